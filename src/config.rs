@@ -1,0 +1,193 @@
+//! Every limit: its default, what it is for, and the attack or the cost that it bounds.
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::wire::{Codec, WireFormat};
+
+/// The settings of a listener, a connection or a manager: the wire format, and every limit with its default.
+///
+/// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
+/// takes a `Duration`, or `None` for no limit.
+///
+/// ```
+/// use std::time::Duration;
+/// use buffstreams::{Config, WireFormat};
+///
+/// let config = Config::new()
+///     .max_message_size(1 << 20)
+///     .wire_format(WireFormat::u32_be())
+///     .idle_timeout(Duration::from_secs(300))
+///     .keepalive(None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) wire_format: WireFormat,
+    pub(crate) max_message_size: usize,
+    pub(crate) inbox_bytes: usize,
+    pub(crate) queue_bytes: usize,
+    pub(crate) max_connections: usize,
+    pub(crate) dial_timeout: Option<Duration>,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) frame_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) close_timeout: Option<Duration>,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) user_timeout: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            wire_format: WireFormat::buffstreams(),
+            max_message_size: 4096,
+            inbox_bytes: 1 << 20,
+            queue_bytes: 1 << 20,
+            max_connections: 16_384,
+            dial_timeout: Some(Duration::from_secs(10)),
+            write_timeout: Some(Duration::from_secs(30)),
+            frame_timeout: Some(Duration::from_secs(30)),
+            idle_timeout: None,
+            close_timeout: Some(Duration::from_secs(5)),
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults; on the wire, those of the Go library buffstreams v2.0.0.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How the length of a message is written. Default: [`WireFormat::buffstreams`]. Both ends need the same.
+    #[must_use]
+    pub fn wire_format(mut self, format: impl Into<WireFormat>) -> Self {
+        self.wire_format = format.into();
+        self
+    }
+
+    /// The longest message, in bytes, that is sent or received. Default: 4096, as in the Go library.
+    ///
+    /// Bounds what a peer can make us hold for one unfinished message. A longer announcement is refused from the header
+    /// alone. In the buffstreams format it sets the width of the header as well, so both ends need the same value.
+    /// Whatever it is, memory follows the bytes received, not the length announced; with many peers the bound is
+    /// `max_connections` times this.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message_size = bytes;
+        self
+    }
+
+    /// How many bytes of received messages a listener holds for its consumer, all peers together. Default: 1 MiB.
+    ///
+    /// Bounds what one stalled consumer costs. When it is full the readers wait, the TCP windows close, and the remote
+    /// sinks are pending. It counts the memory that is held, not just the messages; one batch may exceed it when
+    /// nothing else is held, so that a message larger than the limit still passes.
+    #[must_use]
+    pub fn inbox_bytes(mut self, bytes: usize) -> Self {
+        self.inbox_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of replies a listener holds for one peer that does not take them. Default: 1 MiB.
+    ///
+    /// From 64 KiB on nothing more is read from that peer; at this limit the sink of replies waits, and at the end of
+    /// `write_timeout` the peer is disconnected.
+    #[must_use]
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// How many connections a listener has at once. Default: 16,384.
+    ///
+    /// Bounds a flood of connections: one more is accepted and closed at once, with an
+    /// [`Event::Refused`](crate::Event::Refused). Each costs a descriptor; mind the limit of the process, too.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// How long a dial may take, resolving the name and trying each of its addresses included. Default: 10 s.
+    ///
+    /// Bounds a black hole, which answers nothing. Each address gets an equal share of what is left.
+    #[must_use]
+    pub fn dial_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.dial_timeout = limit.into();
+        self
+    }
+
+    /// How long a peer may take nothing of what is written to it. Default: 30 s.
+    ///
+    /// Bounds a peer that stops reading: its connection is closed. It starts over with every byte that is taken.
+    #[must_use]
+    pub fn write_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.write_timeout = limit.into();
+        self
+    }
+
+    /// How long a frame may take from its first byte to its last. Default: 30 s.
+    ///
+    /// Bounds a peer that sends a byte now and then. Time in which this end does not read, because the inbox is full,
+    /// does not count. Raise it for large messages over slow lines.
+    #[must_use]
+    pub fn frame_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.frame_timeout = limit.into();
+        self
+    }
+
+    /// How long a listener keeps a peer that sends nothing between two frames. Default: no limit.
+    ///
+    /// Bounds peers that connect and stay silent; off, because many programs are right to be silent for hours. A host
+    /// that vanished is found by `keepalive`.
+    #[must_use]
+    pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = limit.into();
+        self
+    }
+
+    /// How long a close waits for what was accepted to be delivered, and for the other end to close. Default: 5 s.
+    #[must_use]
+    pub fn close_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.close_timeout = limit.into();
+        self
+    }
+
+    /// After how much silence the kernel asks whether the other host is still there. Default: 60 s.
+    ///
+    /// Finds hosts that vanished without a word: three questions, a sixth of this time apart, unanswered, end the
+    /// connection.
+    #[must_use]
+    pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
+        self.keepalive = after.into();
+        self
+    }
+
+    /// How long written data may stay unacknowledged before the kernel gives the connection up: `TCP_USER_TIMEOUT`
+    /// (RFC 5482). Default: 30 s.
+    ///
+    /// Without it, a write to a host that vanished goes on for about 15 minutes. On Linux it ends connections whose
+    /// peer keeps its window closed for this long as well, so it should not be shorter than `write_timeout`. On systems
+    /// that do not have the option it does nothing.
+    #[must_use]
+    pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = limit.into();
+        self
+    }
+
+    /// The format with its limit, if all settings can work.
+    pub(crate) fn codec(&self) -> Result<Codec, ConfigError> {
+        let counts = [
+            ("inbox_bytes", self.inbox_bytes),
+            ("queue_bytes", self.queue_bytes),
+            ("max_connections", self.max_connections),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(ConfigError::Zero { name });
+        }
+        Codec::new(self.wire_format, self.max_message_size)
+    }
+}

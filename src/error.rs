@@ -1,0 +1,347 @@
+//! What can go wrong, a layer at a time, with the figures.
+//!
+//! [`ConfigError`] is a setting that cannot work, [`FrameError`] is a header that makes no sense, and [`Error`] is
+//! what an operation of this crate returns. A clean end is never an error: it is the end of a stream.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::peer::Address;
+
+/// An error of a callback: whatever the program's own error is.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The length field of a fixed header has from 1 to 8 bytes.
+    #[error("a length field of {width} bytes: it has from 1 to 8")]
+    LengthWidth {
+        /// The width asked for, in bytes.
+        width: u8,
+    },
+    /// The length field of a fixed header starts at most 8 bytes into it.
+    #[error("a length field at offset {offset}: at most {max}")]
+    LengthOffset {
+        /// The offset asked for, in bytes.
+        offset: u8,
+        /// The largest offset there is.
+        max: u8,
+    },
+    /// A limit of zero would let nothing through.
+    #[error("{name} is zero: it must be at least 1")]
+    Zero {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The wire format cannot write a length this large.
+    #[error("max_message_size is {asked} bytes: this wire format holds at most {max}")]
+    MessageSize {
+        /// The limit asked for, in bytes.
+        asked: usize,
+        /// The largest limit for this format, in bytes.
+        max: u64,
+    },
+}
+
+/// A header that makes no sense: the stream has lost its place, and nothing after it can be trusted.
+///
+/// It is never skipped over. Its peer is disconnected; nobody else is. The error keeps the first bytes and, where they
+/// are telling, says what they look like, because two ends that disagree on a setting is how this mostly comes about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} (the bytes are {}{})", Hex(&self.start), Hint(&self.looks_like))]
+pub struct FrameError {
+    /// What is wrong with the header.
+    pub kind: FrameErrorKind,
+    /// What the bytes look like instead, if that can be told.
+    pub looks_like: Option<LooksLike>,
+    /// The header and what followed it, 16 bytes at most.
+    start: Vec<u8>,
+}
+
+impl FrameError {
+    pub(crate) fn new(kind: FrameErrorKind, looks_like: Option<LooksLike>, input: &[u8]) -> Self {
+        let start = input[..input.len().min(16)].to_vec();
+        Self { kind, looks_like, start }
+    }
+
+    /// The bytes at which the stream lost its place: the header and what followed it, 16 bytes at most.
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+}
+
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameErrorKind {
+    /// The announced length is over `max_message_size`.
+    #[error("a message of {len} bytes is announced: at most {max} are allowed")]
+    TooLarge {
+        /// The announced length, in bytes.
+        len: u64,
+        /// The limit in force, in bytes.
+        max: u64,
+    },
+    /// The announced length is below zero. (Only the buffstreams format has a sign.)
+    #[error("a length of {len} is announced")]
+    Negative {
+        /// The announced length.
+        len: i64,
+    },
+    /// The varint has more bytes than its value needs; no Go writer makes one.
+    #[error("the length is a varint of {bytes} bytes, longer than its value needs")]
+    Overlong {
+        /// How many bytes it has.
+        bytes: usize,
+    },
+    /// The varint does not end inside the header.
+    #[error("the length is a varint that does not end within {width} bytes")]
+    Unterminated {
+        /// The longest that it may be, in bytes.
+        width: usize,
+    },
+    /// The varint does not fit in 64 bits.
+    #[error("the length is a varint of more than 64 bits")]
+    Overflow,
+    /// A byte of padding is not zero.
+    #[error("byte {offset} of the header is padding and should be zero: it is {byte:#04x}")]
+    Padding {
+        /// Where in the header, counted from 0.
+        offset: usize,
+        /// What it is.
+        byte: u8,
+    },
+    /// The length is said to include the header, and is smaller than the header.
+    #[error("a length of {len} is announced, which should include the header's {header} bytes")]
+    BelowHeader {
+        /// The announced length, in bytes.
+        len: u64,
+        /// The header's own length, in bytes.
+        header: usize,
+    },
+}
+
+/// What bytes that are no header of the configured format look like instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LooksLike {
+    /// A request or an answer of HTTP.
+    Http,
+    /// The start of a TLS session.
+    Tls,
+    /// The greeting of an SSH peer.
+    Ssh,
+    /// The same fixed header in the other byte order.
+    OtherByteOrder,
+    /// The buffstreams format with another header width: the two ends were given different values of
+    /// `max_message_size`.
+    BuffstreamsWidth {
+        /// The width that would fit, in bytes.
+        width: usize,
+    },
+    /// A fixed length field, big endian.
+    FixedBigEndian {
+        /// The width that would fit, in bytes.
+        width: usize,
+    },
+    /// A fixed length field, little endian.
+    FixedLittleEndian {
+        /// The width that would fit, in bytes.
+        width: usize,
+    },
+    /// Protobuf's own varint delimiter.
+    Varint,
+}
+
+impl fmt::Display for LooksLike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => f.write_str("HTTP"),
+            Self::Tls => f.write_str("the start of a TLS session"),
+            Self::Ssh => f.write_str("the greeting of an SSH peer"),
+            Self::OtherByteOrder => f.write_str("the other byte order"),
+            Self::BuffstreamsWidth { width } => {
+                write!(f, "a buffstreams header of {width} bytes: is max_message_size the same at both ends?")
+            }
+            Self::FixedBigEndian { width } => write!(f, "a big-endian length of {width} bytes"),
+            Self::FixedLittleEndian { width } => write!(f, "a little-endian length of {width} bytes"),
+            Self::Varint => f.write_str("protobuf's varint delimiter"),
+        }
+    }
+}
+
+/// What an operation of this crate can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting cannot work.
+    #[error("invalid configuration")]
+    Config(#[from] ConfigError),
+
+    /// The address could not be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address, as it was given.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The name could not be resolved, or none of its addresses accepted the connection.
+    #[error("cannot connect to {address}")]
+    Dial {
+        /// The address, as it was given.
+        address: Address,
+        /// What the system said of the last address tried.
+        source: io::Error,
+    },
+
+    /// No address of the name had accepted the connection in time.
+    #[error("no connection to {address} within {after:?}")]
+    DialTimeout {
+        /// The address, as it was given.
+        address: Address,
+        /// The `dial_timeout` in force.
+        after: Duration,
+    },
+
+    /// The manager has, or is making, a connection or a listener of this address.
+    #[error("{address} is open already")]
+    AlreadyOpen {
+        /// The address, as it was given.
+        address: Address,
+    },
+
+    /// The manager has no connection or listener of this address: it was never dialed, or has been closed.
+    #[error("{address} is not open")]
+    NotOpen {
+        /// The address, as it was given.
+        address: Address,
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
+    },
+
+    /// The message is over `max_message_size`. It was not sent; the sink works on.
+    #[error("a message of {len} bytes: at most {max} are allowed")]
+    MessageTooLarge {
+        /// The message's length, in bytes.
+        len: usize,
+        /// The limit in force, in bytes.
+        max: usize,
+        /// The message that was not sent.
+        message: Unsent,
+    },
+
+    /// The peer sent a header that makes no sense.
+    #[error("invalid frame")]
+    Frame(#[from] FrameError),
+
+    /// The stream ended inside a frame.
+    #[error("the stream ended inside a frame: {got} of {want} bytes received")]
+    Truncated {
+        /// How many bytes of the frame were received, header included.
+        got: usize,
+        /// How many bytes the frame has, header included; just the header's if that was not whole.
+        want: usize,
+    },
+
+    /// Reading from the peer failed.
+    #[error("cannot read")]
+    Read(#[source] io::Error),
+
+    /// Writing to the peer failed. What was accepted and not yet handed whole to the kernel is still held.
+    #[error("cannot write")]
+    Write(#[source] io::Error),
+
+    /// A manager's connection broke, and could not be opened again: this message was not sent.
+    #[error("the message was not sent to {address}")]
+    NotSent {
+        /// The address, as it was given to the manager.
+        address: Address,
+        /// The message that was not sent.
+        message: Unsent,
+        /// Why not.
+        source: std::sync::Arc<Error>,
+    },
+
+    /// A peer took longer than a limit allows.
+    #[error("{what} is over: {after:?}")]
+    Timeout {
+        /// The setting that ran out, by its name in [`Config`](crate::Config).
+        what: &'static str,
+        /// Its value.
+        after: Duration,
+    },
+
+    /// The sink, the connection or the listener was closed. A message given to it comes back.
+    #[error("it is closed")]
+    Closed {
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
+    },
+}
+
+impl Error {
+    /// Takes the message that was not sent out of the error, where it holds one.
+    pub fn into_unsent(self) -> Option<Bytes> {
+        match self {
+            Self::MessageTooLarge { message, .. } | Self::NotSent { message, .. } => Some(message.into_inner()),
+            Self::NotOpen { message, .. } | Self::Closed { message } => message.map(Unsent::into_inner),
+            _ => None,
+        }
+    }
+}
+
+/// A message that was not sent, given back inside an error. It prints its length, never its content, so an error can
+/// be logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Unsent(Bytes);
+
+impl Unsent {
+    /// The message itself.
+    pub fn into_inner(self) -> Bytes {
+        self.0
+    }
+}
+
+impl From<Bytes> for Unsent {
+    fn from(message: Bytes) -> Self {
+        Self(message)
+    }
+}
+
+impl fmt::Debug for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unsent({} bytes)", self.0.len())
+    }
+}
+
+/// Prints bytes as `16 03 01`.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let space = if i == 0 { "" } else { " " };
+            write!(f, "{space}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints `; they look like …`, or nothing.
+struct Hint<'a>(&'a Option<LooksLike>);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(looks_like) => write!(f, "; they look like {looks_like}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The bounded queue between the reader tasks and the consumer: batches in, in turn, within a budget of bytes.
+//!
+//! The only file that names flume. Its channel keeps the order; the budget is what bounds it. A reader reserves its
+//! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use flume::r#async::RecvStream;
+use futures::stream::{FusedStream, Stream};
+
+/// What an item costs beside its bytes: its place in the queue and the bookkeeping around it.
+pub(crate) const ITEM: usize = 256;
+
+/// An inbox for `budget` bytes.
+pub(crate) fn inbox<T: Send + 'static>(budget: usize) -> (Sender<T>, Receiver<T>) {
+    // Every item costs at least ITEM, so the budget is always full before the channel is.
+    let (tx, rx) = flume::bounded(budget / ITEM + 1);
+    let state = State { used: 0, next_ticket: 0, waiting: VecDeque::new() };
+    let budget = Arc::new(Budget { total: budget, state: Mutex::new(state) });
+    (Sender { tx, budget, ticket: None }, Receiver(rx.into_stream()))
+}
+
+/// One reader's end. A clone waits in the queue for itself.
+pub(crate) struct Sender<T> {
+    tx: flume::Sender<Parcel<T>>,
+    budget: Arc<Budget>,
+    ticket: Option<u64>,
+}
+
+/// An item with its share of the budget, which is free again when this is dropped.
+pub(crate) struct Parcel<T> {
+    pub(crate) item: T,
+    _share: Share,
+}
+
+/// The consumer is gone.
+pub(crate) struct Disconnected;
+
+impl<T> Sender<T> {
+    /// Waits, in turn, until `bytes` fit in the budget. They always fit when nothing else is held.
+    pub(crate) fn poll_reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Share> {
+        let mut state = self.budget.lock();
+        let in_turn = state.waiting.front().is_none_or(|(first, _)| Some(*first) == self.ticket);
+        let fits = state.used == 0 || state.used + bytes <= self.budget.total;
+        if !in_turn || !fits {
+            let ticket = *self.ticket.get_or_insert_with(|| state.new_ticket());
+            state.wait(ticket, cx.waker());
+            return Poll::Pending;
+        }
+        if self.ticket.take().is_some() {
+            state.waiting.pop_front();
+            // The next in the queue may fit as well.
+            state.wake_first();
+        }
+        state.used += bytes;
+        drop(state);
+        Poll::Ready(Share { budget: self.budget.clone(), bytes })
+    }
+
+    /// Puts an item into the queue.
+    pub(crate) async fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
+        self.tx.send_async(Parcel { item, _share: share }).await.map_err(|_| Disconnected)
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { tx: self.tx.clone(), budget: self.budget.clone(), ticket: None }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let mut state = self.budget.lock();
+            state.waiting.retain(|(waiting, _)| *waiting != ticket);
+            state.wake_first();
+        }
+    }
+}
+
+/// The consumer's end. It yields what was sent, in order, and ends when all senders are gone.
+pub(crate) struct Receiver<T: 'static>(RecvStream<'static, Parcel<T>>);
+
+impl<T> Stream for Receiver<T> {
+    type Item = Parcel<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(cx)
+    }
+}
+
+impl<T> FusedStream for Receiver<T> {
+    fn is_terminated(&self) -> bool {
+        self.0.is_terminated()
+    }
+}
+
+/// A part of the budget.
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Gives a part back, so that `bytes` remain.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        if let Some(rest) = self.bytes.checked_sub(bytes) {
+            self.budget.release(rest);
+            self.bytes = bytes;
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
+    }
+}
+
+struct Budget {
+    total: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    used: usize,
+    next_ticket: u64,
+    /// Those who wait, by ticket: the first has waited longest, and only it is woken.
+    waiting: VecDeque<(u64, Waker)>,
+}
+
+impl Budget {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            let mut state = self.lock();
+            state.used -= bytes;
+            state.wake_first();
+        }
+    }
+}
+
+impl State {
+    fn new_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    fn wait(&mut self, ticket: u64, waker: &Waker) {
+        match self.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting) {
+            Ok(at) => self.waiting[at].1.clone_from(waker),
+            Err(at) => self.waiting.insert(at, (ticket, waker.clone())),
+        }
+    }
+
+    fn wake_first(&self) {
+        if let Some((_, waker)) = self.waiting.front() {
+            waker.wake_by_ref();
+        }
+    }
+}

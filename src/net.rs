@@ -1,0 +1,261 @@
+//! The runtime and its sockets: bind, dial, accept, spawn, sleep, socket options, half-close.
+//!
+//! The only file that names async-std. Another runtime, TLS or Unix sockets come in here, behind the same few items.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use async_std::task::JoinHandle;
+use futures::FutureExt;
+use futures::io::{AsyncRead, AsyncWrite};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::peer::Address;
+
+/// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
+const BACKLOG: i32 = 4096;
+/// How often the kernel asks a silent host before it gives up.
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// A TCP connection. A clone is the same socket, which closes with its last clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream(TcpStream);
+
+impl Stream {
+    fn new(stream: TcpStream, config: &Config) -> Self {
+        // An option that the system refuses costs some comfort, not the connection.
+        let _ = set_options(&stream, config);
+        Self(stream)
+    }
+
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Ends both directions for every clone; what has been received can still be read.
+    pub(crate) fn shut_down(&self) {
+        // Nobody is left to tell that there was nothing to end.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Whether the other end has closed, as far as can be told without taking anything: data that was not read yet
+    /// hides it.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        match SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
+        }
+    }
+}
+
+fn set_options(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    // Small messages are put together here, so the kernel should not wait for more.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    if let Some(after) = config.keepalive {
+        let interval = (after / 6).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(after.max(Duration::from_secs(1)));
+        #[cfg(not(target_os = "openbsd"))]
+        let keepalive = keepalive.with_interval(interval).with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(config.user_timeout)?;
+    Ok(())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written is with the kernel already.
+        Poll::Ready(Ok(()))
+    }
+
+    /// Half-closes. (async-std's own `poll_close` only flushes.)
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.shutdown(Shutdown::Write) {
+            // The other end was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Acceptor(TcpListener);
+
+impl Acceptor {
+    pub(crate) async fn bind(address: &Address) -> Result<(Self, SocketAddr), Error> {
+        let failed = |source| Error::Bind { address: address.clone(), source };
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+        for addr in resolve(address, Purpose::Listen).await.map_err(failed)? {
+            match listen(addr) {
+                Ok(socket) => {
+                    let local = socket.local_addr().map_err(failed)?;
+                    return Ok((Self(socket.into()), local));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(failed(last))
+    }
+
+    /// Waits for the next connection. Dropping the future loses none.
+    pub(crate) async fn accept(&self, config: &Config) -> io::Result<(Stream, SocketAddr)> {
+        let (stream, addr) = self.0.accept().await?;
+        Ok((Stream::new(stream, config), addr))
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restarted program gets its port back at once.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    if addr.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Connects to the first address of the name that answers. Each gets an equal share of the time that is left.
+pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, Error> {
+    let start = Instant::now();
+    let timed_out = |after| Error::DialTimeout { address: address.clone(), after };
+    let failed = |source| Error::Dial { address: address.clone(), source };
+    let left =
+        |addresses: usize| config.dial_timeout.map(|limit| (limit - start.elapsed().min(limit)) / addresses as u32);
+
+    let addrs = match within(left(1), resolve(address, Purpose::Dial)).await {
+        Some(addrs) => addrs.map_err(failed)?,
+        None => return Err(timed_out(config.dial_timeout.unwrap_or_default())),
+    };
+    let mut last = failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
+    for (i, addr) in addrs.iter().enumerate() {
+        match within(left(addrs.len() - i), TcpStream::connect(addr)).await {
+            Some(Ok(stream)) => return Ok(Stream::new(stream, config)),
+            Some(Err(error)) => last = failed(error),
+            None => last = timed_out(config.dial_timeout.unwrap_or_default()),
+        }
+    }
+    Err(last)
+}
+
+/// What an address that names no host means.
+enum Purpose {
+    Listen,
+    Dial,
+}
+
+async fn resolve(address: &Address, purpose: Purpose) -> io::Result<Vec<SocketAddr>> {
+    let text = address.as_str();
+    let Some(port) = text.strip_prefix(':') else {
+        return Ok(text.to_socket_addrs().await?.collect());
+    };
+    let port: u16 = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the port is no number"))?;
+    Ok(match purpose {
+        Purpose::Listen => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
+        Purpose::Dial => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+    })
+}
+
+/// A background task that ends when its handle is dropped. (async-std's own handle would detach it.)
+#[derive(Debug)]
+pub(crate) struct Task(Option<JoinHandle<()>>);
+
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
+    Task(Some(async_std::task::spawn(future)))
+}
+
+impl Task {
+    /// Lets the task end by itself.
+    pub(crate) fn detach(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            // The first poll marks it as cancelled; that its future is gone is not waited for.
+            let _ = handle.cancel().now_or_never();
+        }
+    }
+}
+
+pub(crate) async fn sleep(duration: Duration) {
+    async_std::task::sleep(duration).await;
+}
+
+/// Waits for `future`, at most for `limit`: `None` if that is over.
+pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        None => Some(future.await),
+        Some(limit) => async_std::future::timeout(limit, future).await.ok(),
+    }
+}
+
+/// A time limit that is started and stopped often and runs out rarely: it keeps one timer and looks at the clock when
+/// that fires, instead of setting a new one each time.
+#[derive(Default)]
+pub(crate) struct Deadline {
+    due: Option<Instant>,
+    timer: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl Deadline {
+    /// Stops it.
+    pub(crate) fn clear(&mut self) {
+        self.due = None;
+    }
+
+    /// Starts it if it is not running; ready when it has run for `limit`.
+    pub(crate) fn poll(&mut self, limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(limit) = limit else { return Poll::Pending };
+        let now = Instant::now();
+        let due = *self.due.get_or_insert(now + limit);
+        let mut left = due.saturating_duration_since(now);
+        loop {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+            left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.due = None;
+                return Poll::Ready(limit);
+            }
+        }
+    }
+}

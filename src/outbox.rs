@@ -1,0 +1,440 @@
+//! The bounded queue of one peer's outgoing messages: many producers, one transport.
+//!
+//! Whoever waits for room or for a flush takes the transport out of the queue, writes what everybody has put in, and
+//! puts it back: no task stands between a producer and a socket that takes what it is given. When the socket does not,
+//! the queue is *stalled*, and its driver, the task that owns the peer, goes on as the socket allows. Only the driver
+//! opens a new transport where the old one broke.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::io::AsyncWrite;
+
+use crate::error::Error;
+use crate::wire::{Codec, Output};
+use crate::writer::Writer;
+
+/// How many failures are remembered for producers that have not asked yet how their messages fared.
+const KEEP_FAILURES: usize = 64;
+
+/// The queue of one peer.
+pub(crate) struct Outbox<W> {
+    state: Mutex<State<W>>,
+}
+
+struct State<W> {
+    /// What was accepted and is not with the transport yet.
+    pending: Output,
+    transport: Transport<W>,
+    /// The number of the batch that is being filled; the transport takes it whole.
+    batch: u64,
+    /// Batches below this one are over: written, or given back.
+    over: u64,
+    /// The batches that were given back, and why; the newest last.
+    failures: VecDeque<Failure>,
+    /// How many bytes transports have taken.
+    progress: u64,
+    accepted: u64,
+    given_back: u64,
+    /// Messages, by their number, whose producer waits to have them back if they are not written.
+    claimed: BTreeSet<u64>,
+    /// The transport takes no more, or there is none: the driver has to act.
+    stalled: bool,
+    /// The transport is to be dropped as soon as nobody writes to it.
+    lost: bool,
+    /// Nothing more is accepted.
+    closed: bool,
+    /// Producers that wait for room, or for their batch to be over.
+    waiting: Vec<Waker>,
+    driver: Option<Waker>,
+}
+
+enum Transport<W> {
+    Idle(Writer<W>),
+    /// Somebody is writing; so many messages are with them.
+    Taken {
+        messages: usize,
+    },
+    /// It broke. What it did not take whole, from the start of the oldest frame.
+    Gone(Output),
+}
+
+/// Batches from `from` on and below `until` were given back.
+struct Failure {
+    from: u64,
+    until: u64,
+    error: Arc<Error>,
+}
+
+/// A producer's place in the queue: its messages are over when all batches below `until` are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    until: u64,
+    /// The number of the last message.
+    message: u64,
+}
+
+/// What an attempt to write did.
+enum Step {
+    /// The transport took a batch.
+    Wrote,
+    /// There is nothing to write.
+    Idle,
+    /// Somebody else is writing, and wakes the waiting when they are done.
+    Busy,
+    /// The transport takes no more for now.
+    Full,
+    /// The transport broke.
+    Broke(Error),
+    /// There is no transport.
+    Gone,
+}
+
+/// What the books of a queue say, in messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) accepted: u64,
+    pub(crate) written: u64,
+    pub(crate) given_back: u64,
+    pub(crate) held: u64,
+    pub(crate) held_bytes: usize,
+}
+
+impl<W: AsyncWrite + Unpin> Outbox<W> {
+    pub(crate) fn new(io: W, codec: Codec) -> Self {
+        let state = State {
+            pending: Output::new(codec),
+            transport: Transport::Idle(Writer::with(io, Output::new(codec))),
+            batch: 0,
+            over: 0,
+            failures: VecDeque::new(),
+            progress: 0,
+            accepted: 0,
+            given_back: 0,
+            claimed: BTreeSet::new(),
+            stalled: false,
+            lost: false,
+            closed: false,
+            waiting: Vec::new(),
+            driver: None,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    // ---- producers
+
+    /// Accepts a message. It never waits.
+    pub(crate) fn push(&self, message: Bytes) -> Result<Ticket, Error> {
+        self.lock().push(message)
+    }
+
+    /// Accepts a message of which its producer has a copy: if it is not written, the producer returns it.
+    pub(crate) fn push_claimed(&self, message: Bytes) -> Result<Ticket, Error> {
+        let mut state = self.lock();
+        let ticket = state.push(message)?;
+        state.claimed.insert(ticket.message);
+        Ok(ticket)
+    }
+
+    /// The producer of this message no longer waits.
+    pub(crate) fn unclaim(&self, ticket: Ticket) {
+        self.lock().claimed.remove(&ticket.message);
+    }
+
+    /// Accepts all `messages` messages that one producer has put together.
+    pub(crate) fn append(&self, output: &mut Output, messages: usize) -> Result<Ticket, Error> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed { message: None });
+        }
+        state.pending.append(output);
+        state.accepted += messages as u64;
+        Ok(state.ticket())
+    }
+
+    /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
+    pub(crate) fn poll_room(&self, mark: usize, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_producer(cx, |state| (state.pending.len() < mark || state.closed).then_some(()))
+    }
+
+    /// Waits until the ticket's batch is over. The error is why it was given back instead of written.
+    pub(crate) fn poll_written(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
+        self.poll_producer(cx, |state| (state.over >= ticket.until).then(|| state.outcome(ticket)))
+    }
+
+    /// Leaves what is pending to the driver: its producer does not wait.
+    pub(crate) fn leave_to_driver(&self) {
+        let mut state = self.lock();
+        if !state.pending.is_empty() {
+            state.stall();
+        }
+    }
+
+    /// Writes, batch by batch, until `done` says so or it takes somebody else to go on.
+    fn poll_producer<T>(&self, cx: &mut Context<'_>, done: impl Fn(&State<W>) -> Option<T>) -> Poll<T> {
+        loop {
+            let mut state = self.lock();
+            if let Some(done) = done(&state) {
+                return Poll::Ready(done);
+            }
+            if state.stalled {
+                state.wait(cx.waker());
+                return Poll::Pending;
+            }
+            // The socket need not wake anybody: when it is not ready, the driver asks it again.
+            match self.step(state, &mut Context::from_waker(Waker::noop()), cx.waker()) {
+                Step::Wrote => {}
+                Step::Idle | Step::Busy | Step::Full | Step::Broke(_) | Step::Gone => {
+                    let mut state = self.lock();
+                    if let Some(done) = done(&state) {
+                        return Poll::Ready(done);
+                    }
+                    state.wait(cx.waker());
+                    if !matches!(state.transport, Transport::Taken { .. }) {
+                        state.stall();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    // ---- the driver
+
+    /// Registers the driver: it is woken when the queue is stalled.
+    pub(crate) fn set_driver(&self, waker: &Waker) {
+        let mut state = self.lock();
+        match &mut state.driver {
+            Some(driver) => driver.clone_from(waker),
+            None => state.driver = Some(waker.clone()),
+        }
+    }
+
+    /// Whether there is something for the driver to do.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.lock().stalled
+    }
+
+    /// How many bytes were accepted and are not with the transport yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Writes until nothing is pending. An error is that of the transport, which is gone then.
+    pub(crate) fn poll_drive(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        loop {
+            let state = self.lock();
+            let waiting = cx.waker().clone();
+            match self.step(state, cx, &waiting) {
+                Step::Wrote => {}
+                Step::Idle => return Poll::Ready(Ok(())),
+                Step::Busy | Step::Full => return Poll::Pending,
+                Step::Broke(error) => return Poll::Ready(Err(error)),
+                Step::Gone => return Poll::Ready(Err(Error::Closed { message: None })),
+            }
+        }
+    }
+
+    /// Drops the transport, which broke, as soon as nobody writes to it; what it did not take is kept.
+    pub(crate) fn poll_lose(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
+            Transport::Taken { messages } => {
+                state.transport = Transport::Taken { messages };
+                state.lost = true;
+                state.wait(cx.waker());
+                return Poll::Pending;
+            }
+            Transport::Idle(writer) => state.transport = Transport::Gone(writer.into_output()),
+            gone @ Transport::Gone(_) => state.transport = gone,
+        }
+        Poll::Ready(())
+    }
+
+    /// Goes on with a new transport where the old one is gone.
+    pub(crate) fn resume(&self, io: W) {
+        let mut state = self.lock();
+        state.transport = match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
+            Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
+            other => other,
+        };
+    }
+
+    /// How many bytes transports have taken so far: while this grows, the peer is alive.
+    pub(crate) fn progress(&self) -> u64 {
+        self.lock().progress
+    }
+
+    /// Takes back all that was not written, because of `error`, when the transport is lost: those who wait for it are
+    /// told. Returns the messages whose producer does not wait to return them itself, the oldest first.
+    pub(crate) fn give_back(&self, error: Arc<Error>) -> Vec<Bytes> {
+        let mut state = self.lock();
+        let mut messages = match &mut state.transport {
+            Transport::Gone(output) => output.take_messages(),
+            Transport::Idle(_) | Transport::Taken { .. } => Vec::new(),
+        };
+        messages.append(&mut state.pending.take_messages());
+        state.given_back += messages.len() as u64;
+        let first = state.accepted + 1 - messages.len() as u64;
+        let claimed = mem::take(&mut state.claimed);
+        let unclaimed = |(number, _): &(u64, Bytes)| !claimed.contains(number);
+        let messages = (first..).zip(messages).filter(unclaimed).map(|(_, message)| message).collect();
+        state.fail(error);
+        messages
+    }
+
+    /// Accepts nothing more. The ticket is that of the last message.
+    pub(crate) fn close(&self) -> Ticket {
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake_waiting();
+        state.ticket()
+    }
+
+    pub(crate) fn books(&self) -> Books {
+        let state = self.lock();
+        let (with_transport, bytes) = match &state.transport {
+            Transport::Idle(writer) => (writer.output().held(), writer.output().len()),
+            Transport::Taken { messages } => (*messages, 0),
+            Transport::Gone(output) => (output.held(), output.len()),
+        };
+        let held = (with_transport + state.pending.held()) as u64;
+        Books {
+            accepted: state.accepted,
+            written: state.accepted - state.given_back - held,
+            given_back: state.given_back,
+            held,
+            held_bytes: bytes + state.pending.len(),
+        }
+    }
+
+    /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
+    fn step(&self, mut state: MutexGuard<'_, State<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
+        let mut writer = match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
+            Transport::Idle(writer) => writer,
+            Transport::Taken { messages } => {
+                state.transport = Transport::Taken { messages };
+                state.wait(waiting);
+                return Step::Busy;
+            }
+            Transport::Gone(output) => {
+                state.transport = Transport::Gone(output);
+                return Step::Gone;
+            }
+        };
+        if writer.output().is_empty() {
+            if state.pending.is_empty() {
+                state.pending.release();
+                state.transport = Transport::Idle(writer);
+                state.stalled = false;
+                return Step::Idle;
+            }
+            writer.output_mut().append(&mut state.pending);
+            state.batch += 1;
+        }
+        let taken = state.batch;
+        state.transport = Transport::Taken { messages: writer.output().held() };
+        drop(state);
+
+        let before = writer.output().len();
+        let drained = writer.poll_drain(cx);
+        // After an error the frame that was cut counts as unwritten again.
+        let taken_bytes = before.saturating_sub(writer.output().len());
+
+        let mut state = self.lock();
+        state.progress += taken_bytes as u64;
+        match drained {
+            Poll::Ready(Ok(())) => {
+                state.over = taken;
+                state.put_back(writer);
+                state.wake_waiting();
+                Step::Wrote
+            }
+            Poll::Pending => {
+                state.put_back(writer);
+                Step::Full
+            }
+            Poll::Ready(Err(error)) => {
+                state.lost = true;
+                state.put_back(writer);
+                Step::Broke(error)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
+        // Nothing in here calls anything that panics halfway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: AsyncWrite + Unpin> State<W> {
+    fn push(&mut self, message: Bytes) -> Result<Ticket, Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        self.pending.push(message)?;
+        self.accepted += 1;
+        Ok(self.ticket())
+    }
+
+    /// The ticket of the last message.
+    fn ticket(&self) -> Ticket {
+        let until = if self.pending.is_empty() { self.batch } else { self.batch + 1 };
+        Ticket { until, message: self.accepted }
+    }
+
+    /// How a batch that is over ended.
+    fn outcome(&self, ticket: Ticket) -> Result<(), Arc<Error>> {
+        let of_ticket = |failure: &&Failure| failure.from < ticket.until && ticket.until <= failure.until;
+        match self.failures.iter().find(of_ticket) {
+            Some(failure) => Err(failure.error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, error: Arc<Error>) {
+        self.batch += 1;
+        if self.failures.len() == KEEP_FAILURES {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(Failure { from: self.over, until: self.batch, error });
+        self.over = self.batch;
+        self.stalled = false;
+        self.wake_waiting();
+    }
+
+    /// Ends a turn of writing.
+    fn put_back(&mut self, writer: Writer<W>) {
+        if mem::take(&mut self.lost) {
+            self.transport = Transport::Gone(writer.into_output());
+            self.stall();
+            self.wake_waiting();
+        } else {
+            self.transport = Transport::Idle(writer);
+        }
+    }
+
+    /// Calls the driver.
+    fn stall(&mut self) {
+        self.stalled = true;
+        if let Some(driver) = &self.driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+
+    fn wake_waiting(&mut self) {
+        for waker in self.waiting.drain(..) {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Drives the decoder over any `AsyncRead`: reads of 64 KiB into a lent buffer, whole frames out of it in batches.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::io::AsyncRead;
+use futures::stream::{FusedStream, Stream};
+
+use crate::config::Config;
+use crate::error::{ConfigError, Error};
+use crate::pool::{CHUNK, Lent};
+use crate::wire::{Decoder, Frames};
+
+/// Up to this many bytes of an unfinished frame are set aside in a buffer of their own size while the reader waits, so
+/// that a peer that stalls early holds no chunk.
+const STASH: usize = 4 * 1024;
+/// A frame over this many bytes is large: it is read into a buffer of its own, with little of what comes behind it.
+const LARGE: usize = CHUNK / 4;
+/// How much is read behind a large frame, in bytes: enough to see the next header, little enough to move.
+const LOOKAHEAD: usize = 4 * 1024;
+/// A batch that fills less than this fraction of its buffer is copied out of it, so that a small message pins at most
+/// this many times its size.
+const PIN: usize = 4;
+/// How often one poll reads before it lets other tasks run.
+const READS_PER_POLL: usize = 16;
+
+/// The messages of any byte stream: a `Stream` of `Result<Bytes, Error>`.
+///
+/// This is the reading half of a [`Connection`](crate::Connection) without its socket: for a transport of your own, a
+/// file, or a test. A clean end between two frames is the end of the stream; an end inside a frame is
+/// [`Error::Truncated`]; a header that makes no sense is [`Error::Frame`]. After an error the stream ends.
+///
+/// A message shares the memory of the read that it came in: keeping a small one alive keeps at most four times the bytes
+/// that were received with it. Dropping a future that waits for the next message loses nothing.
+///
+/// ```
+/// use buffstreams::{Config, Reader};
+/// use futures::StreamExt;
+///
+/// # futures::executor::block_on(async {
+/// let wire: &[u8] = &[6, 0, 0, b'o', b'n', b'e', 6, 0, 0, b't', b'w', b'o'];
+/// let mut reader = Reader::new(wire, &Config::new())?;
+/// assert_eq!(reader.next().await.unwrap()?, "one");
+/// assert_eq!(reader.next().await.unwrap()?, "two");
+/// assert!(reader.next().await.is_none());
+/// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+/// ```
+pub struct Reader<R> {
+    source: Source<R>,
+    decoder: Decoder,
+    buffer: Buffer,
+    /// How many bytes the frame at the start of the buffer has, or its header where that is not whole; 0 where nobody
+    /// has looked.
+    want: usize,
+    batch: Frames,
+}
+
+enum Source<R> {
+    Open(R),
+    Ended,
+}
+
+/// What has been received and not been taken; a frame starts at its start.
+enum Buffer {
+    Empty,
+    Stashed(Box<[u8]>),
+    Lent { buf: Lent, filled: usize },
+}
+
+/// What one read brought: whole frames.
+pub(crate) struct Batch {
+    pub(crate) frames: Frames,
+    /// How many frames it has.
+    pub(crate) messages: usize,
+    /// How many bytes they have, headers included.
+    pub(crate) bytes: usize,
+    /// How much memory they hold, in bytes.
+    pub(crate) memory: usize,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Reads frames of `config`'s format and limit from `io`.
+    pub fn new(io: R, config: &Config) -> Result<Self, ConfigError> {
+        config.codec().map(|codec| Self::with(io, Decoder::with(codec)))
+    }
+
+    pub(crate) fn with(io: R, decoder: Decoder) -> Self {
+        let batch = Frames::new(decoder, Bytes::new());
+        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, batch }
+    }
+
+    /// Whether a frame has begun and has not ended.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        !matches!(self.buffer, Buffer::Empty)
+    }
+
+    /// Takes a message that was received with an earlier one.
+    #[inline]
+    pub(crate) fn next_buffered(&mut self) -> Option<Bytes> {
+        self.batch.next()
+    }
+
+    /// Waits for the next message.
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        loop {
+            if let Some(message) = self.next_buffered() {
+                return Poll::Ready(Some(Ok(message)));
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(true) => self.batch = self.take().frames,
+                Ok(false) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
+        let polled = self.buffer.poll_fill(io, self.decoder, &mut self.want, cx);
+        if let Poll::Ready(Ok(false) | Err(_)) = polled {
+            self.source = Source::Ended;
+            self.buffer = Buffer::Empty;
+        }
+        polled
+    }
+
+    /// Takes all whole frames out of the buffer, without a copy if they are worth a buffer of their own.
+    pub(crate) fn take(&mut self) -> Batch {
+        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
+            return Batch { frames: Frames::new(self.decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
+        };
+        let scan = self.decoder.scan(&buf[..filled], |_| true);
+        let end = scan.end;
+        self.want = scan.want();
+        let (bytes, memory) = if end <= buf.len() / PIN {
+            let bytes = Bytes::copy_from_slice(&buf[..end]);
+            buf.copy_within(end..filled, 0);
+            self.buffer = Buffer::of(buf, filled - end);
+            (bytes, end)
+        } else {
+            if end < filled {
+                let rest = filled - end;
+                // What is no header is kept as it is, to be told when these frames have been taken.
+                let mut next = Lent::growing(self.want.max(rest) + LOOKAHEAD, rest);
+                next[..rest].copy_from_slice(&buf[end..filled]);
+                self.buffer = Buffer::of(next, rest);
+            }
+            let memory = buf.len();
+            let mut bytes = Bytes::from_owner(buf);
+            bytes.truncate(end);
+            (bytes, memory)
+        };
+        Batch { frames: Frames::new(self.decoder, bytes), messages: scan.messages, bytes: end, memory }
+    }
+
+    /// Shows each whole frame's message to `visit` where it lies, until that returns `false`, and forgets them. Returns
+    /// how many it showed and their bytes, headers included.
+    pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8]) -> bool) -> (usize, usize) {
+        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
+        let scan = self.decoder.scan(&buf[..filled], visit);
+        self.want = scan.want();
+        buf.copy_within(scan.end..filled, 0);
+        self.buffer = Buffer::of(buf, filled - scan.end);
+        (scan.messages, scan.end)
+    }
+}
+
+impl Buffer {
+    fn of(buf: Lent, filled: usize) -> Self {
+        if filled == 0 { Self::Empty } else { Self::Lent { buf, filled } }
+    }
+
+    fn replace(&mut self) -> Self {
+        std::mem::replace(self, Self::Empty)
+    }
+
+    /// Puts what has been received into a lent buffer with room for more.
+    fn unpack(&mut self, want: usize) -> (Lent, usize) {
+        match self.replace() {
+            Self::Empty => (Lent::chunk(), 0),
+            Self::Stashed(bytes) => {
+                let mut buf = Lent::growing(want + LOOKAHEAD, bytes.len());
+                buf[..bytes.len()].copy_from_slice(&bytes);
+                (buf, bytes.len())
+            }
+            Self::Lent { buf, filled } if filled < buf.len() => (buf, filled),
+            Self::Lent { buf, filled } => {
+                let mut larger = Lent::growing(want + LOOKAHEAD, filled);
+                larger[..filled].copy_from_slice(&buf);
+                (larger, filled)
+            }
+        }
+    }
+
+    /// Keeps what has been received while nothing more comes.
+    fn pack(&mut self, buf: Lent, filled: usize) {
+        *self = if filled > 0 && filled <= STASH { Self::Stashed(buf[..filled].into()) } else { Self::of(buf, filled) };
+    }
+
+    fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut R,
+        decoder: Decoder,
+        want: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, Error>> {
+        let (mut buf, mut filled) = self.unpack(*want);
+        for _ in 0..READS_PER_POLL {
+            // A frame that has been announced is looked at again when it is whole, and not before.
+            if filled > 0 && filled >= *want {
+                *want = decoder.want(&buf[..filled])?;
+                if *want <= filled {
+                    *self = Self::Lent { buf, filled };
+                    return Poll::Ready(Ok(true));
+                }
+            }
+            if filled == buf.len() {
+                *self = Self::Lent { buf, filled };
+                (buf, filled) = self.unpack(*want);
+            }
+            let end = if *want > LARGE { buf.len().min(*want + LOOKAHEAD) } else { buf.len() };
+            match Pin::new(&mut *io).poll_read(cx, &mut buf[filled..end]) {
+                Poll::Ready(Ok(0)) if filled == 0 => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Error::Truncated { got: filled, want: *want })),
+                Poll::Ready(Ok(n)) => filled += n,
+                Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::Read(error))),
+                Poll::Pending => {
+                    self.pack(buf, filled);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.pack(buf, filled);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<R: AsyncRead + Unpin> Stream for Reader<R> {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_message(cx)
+    }
+}
+
+impl<R: AsyncRead + Unpin> FusedStream for Reader<R> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.source, Source::Ended) && self.batch.is_empty()
+    }
+}
+
+impl<R> fmt::Debug for Reader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (&self.source, &self.buffer) {
+            (Source::Ended, _) => "ended",
+            (Source::Open(_), Buffer::Empty) => "between frames",
+            (Source::Open(_), _) => "inside a frame",
+        };
+        f.debug_struct("Reader").field("state", &state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! Received bytes -> frames, without a copy. Total: any input gives frames, a wait for more, or an error; never a panic.
+
+use bytes::{Buf, Bytes};
+
+use super::{Codec, WireFormat, guess};
+use crate::error::{ConfigError, FrameError, FrameErrorKind};
+
+/// Takes messages out of received bytes. It keeps nothing between calls, so it can be copied freely.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    codec: Codec,
+}
+
+/// A header that makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The header's own width, in bytes.
+    pub width: usize,
+    /// The length of the message behind it, in bytes; at most `max_message_size`.
+    pub payload: usize,
+}
+
+impl Header {
+    /// The length of the whole frame, in bytes.
+    pub fn frame(&self) -> usize {
+        // Both are bounded by the codec; a sum that does not fit is as good as one that is never reached.
+        self.width.saturating_add(self.payload)
+    }
+}
+
+impl Decoder {
+    /// A decoder of this format that refuses lengths over `max_message_size` bytes.
+    pub fn new(format: impl Into<WireFormat>, max_message_size: usize) -> Result<Self, ConfigError> {
+        Codec::new(format.into(), max_message_size).map(Self::with)
+    }
+
+    pub(crate) fn with(codec: Codec) -> Self {
+        Self { codec }
+    }
+
+    /// The limit in force, in bytes: `max_message_size`, or what the format can hold if that is less.
+    pub fn max_message_size(&self) -> usize {
+        self.codec.max()
+    }
+
+    /// Reads the header at the start of `input`; `None` when its end has not been received.
+    #[inline]
+    pub fn header(&self, input: &[u8]) -> Result<Option<Header>, FrameError> {
+        self.codec.read(input).map_err(|kind| self.describe(kind, input))
+    }
+
+    /// Takes the first message off `input`, without a copy; `None`, and `input` as it was, when its end has not been
+    /// received. After an error the stream has lost its place: nothing behind it can be trusted.
+    #[inline]
+    pub fn decode(&self, input: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
+        let Some(header) = self.header(input)? else { return Ok(None) };
+        if input.len() < header.frame() {
+            return Ok(None);
+        }
+        input.advance(header.width);
+        Ok(Some(input.split_to(header.payload)))
+    }
+
+    /// How many bytes the frame at the start of `input` has, header included; where the header is not whole, how many
+    /// that has at least.
+    pub(crate) fn want(&self, input: &[u8]) -> Result<usize, FrameError> {
+        let header = self.header(input)?;
+        Ok(header.map_or_else(|| self.least(input), |header| header.frame()))
+    }
+
+    fn least(&self, input: &[u8]) -> usize {
+        self.codec.least_header().max(input.len() + 1)
+    }
+
+    /// Finds the whole frames at the start of `input` and hands each message to `visit`; stops where that returns
+    /// `false`.
+    #[inline]
+    pub(crate) fn scan(&self, input: &[u8], mut visit: impl FnMut(&[u8]) -> bool) -> Scan {
+        let mut scan = Scan { end: 0, messages: 0, rest: Rest::Nothing };
+        loop {
+            let ahead = &input[scan.end..];
+            if ahead.is_empty() {
+                return scan;
+            }
+            let header = match self.codec.read(ahead) {
+                Ok(Some(header)) if header.frame() <= ahead.len() => header,
+                Ok(Some(header)) => {
+                    scan.rest = Rest::Partial { want: header.frame() };
+                    return scan;
+                }
+                Ok(None) => {
+                    scan.rest = Rest::Partial { want: self.least(ahead) };
+                    return scan;
+                }
+                Err(_) => {
+                    scan.rest = Rest::Invalid;
+                    return scan;
+                }
+            };
+            scan.end += header.frame();
+            scan.messages += 1;
+            if !visit(&ahead[header.width..header.frame()]) {
+                return scan;
+            }
+        }
+    }
+
+    #[cold]
+    fn describe(&self, kind: FrameErrorKind, input: &[u8]) -> FrameError {
+        let header = input.len().min(self.codec.least_header().max(4));
+        FrameError::new(kind, guess::looks_like(self.codec, input), &input[..header])
+    }
+}
+
+/// What a run of bytes holds, from its start.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// Where the whole frames end.
+    pub(crate) end: usize,
+    /// How many they are.
+    pub(crate) messages: usize,
+    /// What comes after them.
+    pub(crate) rest: Rest,
+}
+
+impl Scan {
+    /// How many bytes the frame that is not whole has, or its header; 0 where there is none.
+    pub(crate) fn want(&self) -> usize {
+        match self.rest {
+            Rest::Partial { want } => want,
+            Rest::Nothing | Rest::Invalid => 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// Nothing, or frames that were not asked for.
+    Nothing,
+    /// The start of a frame of `want` bytes, header included; of its header's bytes where that is not whole.
+    Partial { want: usize },
+    /// No header: what is wrong with it is told by whoever looks at it again.
+    Invalid,
+}
+
+/// Whole frames, from one read of a socket: an iterator over their messages that slices them off without a copy.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    decoder: Decoder,
+    bytes: Bytes,
+}
+
+impl Frames {
+    /// `bytes` are whole frames, as [`Decoder::scan`] found them.
+    pub(crate) fn new(decoder: Decoder, bytes: Bytes) -> Self {
+        Self { decoder, bytes }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Bytes;
+
+    #[inline]
+    fn next(&mut self) -> Option<Bytes> {
+        // These bytes were scanned, so there is no error to lose; if there were one, the batch would end.
+        self.decoder.decode(&mut self.bytes).ok().flatten()
+    }
+}

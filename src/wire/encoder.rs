@@ -1,0 +1,300 @@
+//! Messages -> pending output. Small ones are copied together, large ones are chained, so that one system call takes
+//! many small messages, and no large message is copied.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use bytes::Bytes;
+
+use super::decoder::{Decoder, Rest};
+use super::{Codec, MAX_HEADER, WireFormat};
+use crate::error::{ConfigError, Error};
+
+/// From this length, in bytes, a message is chained instead of copied: about where a copy costs more than an entry
+/// in a vectored write.
+const CHAIN_FROM: usize = 4096;
+/// How large a buffer of copied messages an idle output keeps, in bytes.
+const KEEP_IDLE: usize = 4096;
+
+/// Puts messages into bytes. It keeps nothing between calls, so it can be copied freely.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoder {
+    codec: Codec,
+}
+
+impl Encoder {
+    /// An encoder of this format that refuses messages over `max_message_size` bytes.
+    pub fn new(format: impl Into<WireFormat>, max_message_size: usize) -> Result<Self, ConfigError> {
+        Codec::new(format.into(), max_message_size).map(|codec| Self { codec })
+    }
+
+    /// The limit in force, in bytes: `max_message_size`, or what the format can hold if that is less.
+    pub fn max_message_size(&self) -> usize {
+        self.codec.max()
+    }
+
+    /// Appends the message, behind its header, to `out`. Where it is over the limit, `out` stays as it was and the
+    /// error is [`Error::MessageTooLarge`].
+    pub fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if message.len() > self.codec.max() {
+            return Err(too_large(self.codec, Bytes::copy_from_slice(message)));
+        }
+        put_header(self.codec, message.len(), out);
+        out.extend_from_slice(message);
+        Ok(())
+    }
+}
+
+#[inline]
+fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
+    let mut header = [0; MAX_HEADER];
+    let width = codec.write(len, &mut header);
+    // A copy of a known size is a few instructions, a copy of a size known at run time is a call.
+    let end = out.len() + width;
+    out.extend_from_slice(&header);
+    out.truncate(end);
+}
+
+#[cold]
+fn too_large(codec: Codec, message: Bytes) -> Error {
+    Error::MessageTooLarge { len: message.len(), max: codec.max(), message: message.into() }
+}
+
+/// Accepted messages on their way out, in order. What has been written is forgotten only at the end of a frame, so
+/// that after a break the frame that was cut can be sent again whole.
+#[derive(Debug)]
+pub(crate) struct Output {
+    codec: Codec,
+    /// What comes before the tail.
+    sealed: VecDeque<Segment>,
+    /// Whole frames, copied together; the last of them may be a header, its message chained behind it.
+    tail: Vec<u8>,
+    tail_messages: usize,
+    /// How much of the first segment has been written, in bytes.
+    cursor: usize,
+    /// How much is yet to be written, in bytes.
+    len: usize,
+    /// How many messages were written whole, except those that still share their segment with others.
+    written: u64,
+    /// An empty buffer to use again.
+    spare: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Segment {
+    /// Whole frames, except that the last may be the header of the `Chained` behind it, which is not counted here.
+    Copied { bytes: Vec<u8>, messages: usize },
+    /// The message of one frame.
+    Chained(Bytes),
+}
+
+impl Output {
+    pub(crate) fn new(codec: Codec) -> Self {
+        Self {
+            codec,
+            sealed: VecDeque::new(),
+            tail: Vec::new(),
+            tail_messages: 0,
+            cursor: 0,
+            len: 0,
+            written: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// How much is yet to be written, in bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Accepts a message. Where it is over the limit it comes back in the error, and nothing else changes.
+    #[inline]
+    pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
+        if message.len() < CHAIN_FROM && message.len() <= self.codec.max() {
+            self.copy(&message);
+            return Ok(());
+        }
+        if message.len() > self.codec.max() {
+            return Err(too_large(self.codec, message));
+        }
+        self.chain(message);
+        Ok(())
+    }
+
+    #[inline]
+    fn copy(&mut self, message: &[u8]) {
+        let before = self.tail.len();
+        put_header(self.codec, message.len(), &mut self.tail);
+        self.tail.extend_from_slice(message);
+        self.tail_messages += 1;
+        self.len += self.tail.len() - before;
+    }
+
+    fn chain(&mut self, message: Bytes) {
+        let before = self.tail.len();
+        put_header(self.codec, message.len(), &mut self.tail);
+        self.len += self.tail.len() - before + message.len();
+        self.seal();
+        self.sealed.push_back(Segment::Chained(message));
+    }
+
+    /// Ends the tail, so that something else can come behind it.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = mem::replace(&mut self.tail, mem::take(&mut self.spare));
+            let messages = mem::take(&mut self.tail_messages);
+            self.sealed.push_back(Segment::Copied { bytes, messages });
+        }
+    }
+
+    /// Takes over all that `other` holds, of which nothing has been written; it is empty then, and keeps a buffer.
+    pub(crate) fn append(&mut self, other: &mut Output) {
+        debug_assert_eq!(other.cursor, 0);
+        self.len += mem::take(&mut other.len);
+        if other.sealed.is_empty() && other.tail.len() < CHAIN_FROM {
+            self.tail.extend_from_slice(&other.tail);
+            self.tail_messages += mem::take(&mut other.tail_messages);
+            other.tail.clear();
+            return;
+        }
+        self.seal();
+        self.sealed.append(&mut other.sealed);
+        mem::swap(&mut self.tail, &mut other.tail);
+        mem::swap(&mut self.tail_messages, &mut other.tail_messages);
+    }
+
+    /// What is to be written next, in order. The first `cursor` bytes are gone already.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let sealed = self.sealed.iter().map(|segment| match segment {
+            Segment::Copied { bytes, .. } => &bytes[..],
+            Segment::Chained(bytes) => &bytes[..],
+        });
+        let mut skip = self.cursor;
+        sealed.chain([&self.tail[..]]).filter_map(move |chunk| {
+            let chunk = &chunk[mem::take(&mut skip)..];
+            (!chunk.is_empty()).then_some(chunk)
+        })
+    }
+
+    /// Counts `n` bytes as written; at most [`Output::len`].
+    pub(crate) fn advance(&mut self, n: usize) {
+        debug_assert!(n <= self.len);
+        self.len -= n;
+        self.cursor += n;
+        while let Some(first) = self.sealed.front_mut() {
+            let (len, messages) = match first {
+                Segment::Copied { bytes, messages } => (bytes.len(), *messages),
+                Segment::Chained(bytes) => (bytes.len(), 1),
+            };
+            if self.cursor < len {
+                return;
+            }
+            self.cursor -= len;
+            self.written += messages as u64;
+            if let Some(Segment::Copied { mut bytes, .. }) = self.sealed.pop_front() {
+                bytes.clear();
+                self.spare = bytes;
+            }
+        }
+        if self.len == 0 {
+            self.written += mem::take(&mut self.tail_messages) as u64;
+            self.tail.clear();
+            self.cursor = 0;
+        }
+    }
+
+    /// Lets go of a large buffer that the next burst may never need.
+    pub(crate) fn release(&mut self) {
+        if self.tail.is_empty() && self.tail.capacity() > KEEP_IDLE {
+            self.tail = Vec::new();
+        }
+        if self.spare.capacity() > KEEP_IDLE {
+            self.spare = Vec::new();
+        }
+    }
+
+    /// How many messages have been written whole.
+    pub(crate) fn written(&self) -> u64 {
+        self.written + self.written_in_front().1 as u64
+    }
+
+    /// How many messages were accepted and are not written whole.
+    pub(crate) fn held(&self) -> usize {
+        let sealed: usize = self
+            .sealed
+            .iter()
+            .map(|segment| match segment {
+                Segment::Copied { messages, .. } => *messages,
+                Segment::Chained(_) => 1,
+            })
+            .sum();
+        sealed + self.tail_messages - self.written_in_front().1
+    }
+
+    /// The whole frames of the first segment that were written: their bytes and their number.
+    fn written_in_front(&self) -> (usize, usize) {
+        let first = match self.sealed.front() {
+            Some(Segment::Copied { bytes, .. }) => bytes,
+            Some(Segment::Chained(_)) => return (0, 0),
+            None => &self.tail,
+        };
+        let scan = Decoder::with(self.codec).scan(&first[..self.cursor], |_| true);
+        debug_assert!(!matches!(scan.rest, Rest::Invalid));
+        (scan.end, scan.messages)
+    }
+
+    /// Goes back to the start of the frame that is partly written, if there is one: the stream it went to is gone, and
+    /// its receiver has thrown the part away.
+    pub(crate) fn rewind(&mut self) {
+        let (end, done) = self.written_in_front();
+        self.written += done as u64;
+        match self.sealed.front_mut() {
+            // Its header was written and forgotten.
+            Some(Segment::Chained(message)) => {
+                let mut bytes = Vec::with_capacity(MAX_HEADER);
+                put_header(self.codec, message.len(), &mut bytes);
+                self.len += bytes.len() + self.cursor;
+                self.sealed.push_front(Segment::Copied { bytes, messages: 0 });
+            }
+            Some(Segment::Copied { bytes, messages }) => {
+                bytes.drain(..end);
+                *messages -= done;
+                self.len += self.cursor - end;
+            }
+            None => {
+                self.tail.drain(..end);
+                self.tail_messages -= done;
+                self.len += self.cursor - end;
+            }
+        }
+        self.cursor = 0;
+    }
+
+    /// Takes all messages that are not written whole, the oldest first.
+    pub(crate) fn take_messages(&mut self) -> Vec<Bytes> {
+        self.rewind();
+        self.seal();
+        self.len = 0;
+        let decoder = Decoder::with(self.codec);
+        let mut messages = Vec::new();
+        for segment in self.sealed.drain(..) {
+            match segment {
+                Segment::Copied { bytes, .. } => {
+                    let mut bytes = Bytes::from(bytes);
+                    // A header whose message is chained is left over: the next segment is that message.
+                    while let Ok(Some(message)) = decoder.decode(&mut bytes) {
+                        messages.push(message);
+                    }
+                }
+                Segment::Chained(message) => messages.push(message),
+            }
+        }
+        messages
+    }
+}

@@ -1,0 +1,370 @@
+//! The wire: how the length of a message is written, and nothing else.
+//!
+//! Everything here is pure. It names no socket, no clock and no runtime, so it can be fuzzed, property-tested and
+//! counted in instructions. [`Decoder`] takes messages out of bytes, [`Encoder`] puts them into bytes; the readers and
+//! writers of this crate drive them over sockets.
+//!
+//! ```
+//! use buffstreams::wire::{Decoder, Encoder};
+//! use buffstreams::{Bytes, WireFormat};
+//!
+//! let mut wire = Vec::new();
+//! Encoder::new(WireFormat::buffstreams(), 4096)?.encode(&[7; 110], &mut wire)?;
+//! assert_eq!(wire[..3], [0xdc, 0x01, 0x00]);
+//!
+//! let mut received = Bytes::from(wire);
+//! let message = Decoder::new(WireFormat::buffstreams(), 4096)?.decode(&mut received)?;
+//! assert_eq!(message.unwrap(), &[7; 110][..]);
+//! # Ok::<(), buffstreams::Error>(())
+//! ```
+
+mod decoder;
+mod encoder;
+mod guess;
+
+use std::fmt;
+
+pub(crate) use decoder::Frames;
+pub(crate) use encoder::Output;
+
+pub use decoder::{Decoder, Header};
+pub use encoder::Encoder;
+
+use crate::error::{ConfigError, FrameErrorKind};
+
+/// The longest header there is: an offset of 8 bytes, then a length of 8 bytes.
+const MAX_HEADER: usize = 16;
+/// The largest offset of a fixed length field.
+const MAX_OFFSET: u8 = 8;
+/// The longest varint of 64 bits.
+const MAX_VARINT: usize = 10;
+/// The largest `max_message_size` whose own header can hold it in the buffstreams format. The header has a byte for
+/// each 8 bits and one more, a varint holds 7 bits a byte and needs one for the sign: at 56 bits it no longer fits.
+const MAX_BUFFSTREAMS: u64 = (1 << 55) - 1;
+
+/// How the length of a message is written in front of it. Both ends of a connection must use the same.
+///
+/// | preset | header | length |
+/// |---|---|---|
+/// | [`buffstreams`](Self::buffstreams) | 2 to 9 bytes, set by `max_message_size` | zig-zag varint, padded with zeros |
+/// | [`u8`](Self::u8) … [`u64_be`](Self::u64_be) | 1 to 8 bytes | unsigned integer |
+/// | [`varint`](Self::varint) | 1 to 10 bytes | unsigned varint |
+/// | [`fixed`](Self::fixed) | offset + 1 to 8 bytes | unsigned integer, may include the header |
+///
+/// A format that cannot write a length as large as `max_message_size` lowers that limit to what it can: with
+/// [`u8`](Self::u8) a message has at most 255 bytes, whatever the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WireFormat(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Buffstreams,
+    Fixed(FixedFormat),
+    Varint,
+}
+
+impl WireFormat {
+    /// The format of the Go library buffstreams v2.0.0, and the default.
+    ///
+    /// The header's width in bytes is `ceil((floor(log2(max_message_size)) + 1) / 8) + 1`: 3 for 4096. It holds the
+    /// length as Go's `binary.PutVarint` writes it, then zeros. Both ends must be given the same `max_message_size`,
+    /// which sets the width: 255 and 256 do not understand each other.
+    pub const fn buffstreams() -> Self {
+        Self(Kind::Buffstreams)
+    }
+
+    /// A length of one byte.
+    pub const fn u8() -> Self {
+        Self(Kind::Fixed(Self::fixed(1)))
+    }
+
+    /// A length of two bytes, big endian.
+    pub const fn u16_be() -> Self {
+        Self(Kind::Fixed(Self::fixed(2)))
+    }
+
+    /// A length of two bytes, little endian.
+    pub const fn u16_le() -> Self {
+        Self(Kind::Fixed(Self::fixed(2).little_endian()))
+    }
+
+    /// A length of three bytes, big endian.
+    pub const fn u24_be() -> Self {
+        Self(Kind::Fixed(Self::fixed(3)))
+    }
+
+    /// A length of four bytes, big endian: the default of tokio-util's `LengthDelimitedCodec` and Erlang's
+    /// `{packet, 4}`.
+    pub const fn u32_be() -> Self {
+        Self(Kind::Fixed(Self::fixed(4)))
+    }
+
+    /// A length of four bytes, little endian.
+    pub const fn u32_le() -> Self {
+        Self(Kind::Fixed(Self::fixed(4).little_endian()))
+    }
+
+    /// A length of eight bytes, big endian.
+    pub const fn u64_be() -> Self {
+        Self(Kind::Fixed(Self::fixed(8)))
+    }
+
+    /// Protobuf's own delimiter, an unsigned varint: Java's `writeDelimitedTo`, prost's `encode_length_delimited`.
+    ///
+    /// A varint with more bytes than its value needs is accepted, as protobuf's readers accept it: some writers
+    /// reserve its place before they know the length.
+    pub const fn varint() -> Self {
+        Self(Kind::Varint)
+    }
+
+    /// A length field of `width` bytes, from 1 to 8, big endian, alone in the header. The methods of
+    /// [`FixedFormat`] change the rest.
+    ///
+    /// ```
+    /// use buffstreams::{Config, WireFormat};
+    ///
+    /// // Two bytes of something else, then a little-endian length that counts all five bytes of the header.
+    /// let format = WireFormat::fixed(3).little_endian().offset(2).length_includes_header();
+    /// let config = Config::new().wire_format(format);
+    /// ```
+    pub const fn fixed(width: u8) -> FixedFormat {
+        FixedFormat { width, offset: 0, little_endian: false, includes_header: false }
+    }
+}
+
+impl fmt::Display for WireFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Kind::Buffstreams => f.write_str("buffstreams"),
+            Kind::Varint => f.write_str("varint"),
+            Kind::Fixed(fixed) => {
+                let order = if fixed.little_endian { "little" } else { "big" };
+                write!(f, "fixed {} bytes, {order} endian", fixed.width)?;
+                if fixed.offset > 0 {
+                    write!(f, ", at offset {}", fixed.offset)?;
+                }
+                if fixed.includes_header {
+                    f.write_str(", length includes the header")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A header of fixed width, as [`WireFormat::fixed`] starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FixedFormat {
+    width: u8,
+    offset: u8,
+    little_endian: bool,
+    includes_header: bool,
+}
+
+impl FixedFormat {
+    /// Writes the length with its lowest byte first.
+    #[must_use]
+    pub const fn little_endian(mut self) -> Self {
+        self.little_endian = true;
+        self
+    }
+
+    /// Puts `bytes` bytes, 8 at most, in front of the length. They are written as zeros and not looked at when read.
+    #[must_use]
+    pub const fn offset(mut self, bytes: u8) -> Self {
+        self.offset = bytes;
+        self
+    }
+
+    /// Lets the length count the header as well as the message.
+    #[must_use]
+    pub const fn length_includes_header(mut self) -> Self {
+        self.includes_header = true;
+        self
+    }
+
+    const fn header(self) -> usize {
+        self.offset as usize + self.width as usize
+    }
+
+    /// The longest message whose length this field can hold, in bytes.
+    fn capacity(self) -> u64 {
+        let largest = u64::MAX >> (64 - 8 * u32::from(self.width));
+        if self.includes_header { largest.saturating_sub(self.header() as u64) } else { largest }
+    }
+}
+
+impl From<FixedFormat> for WireFormat {
+    fn from(fixed: FixedFormat) -> Self {
+        Self(Kind::Fixed(fixed))
+    }
+}
+
+/// A format with its limit: checked once, so that nothing that uses it can meet a setting that does not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Codec {
+    layout: Layout,
+    max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Buffstreams { width: usize },
+    Fixed(FixedFormat),
+    Varint,
+}
+
+impl Codec {
+    pub(crate) fn new(format: WireFormat, max_message_size: usize) -> Result<Self, ConfigError> {
+        if max_message_size == 0 {
+            return Err(ConfigError::Zero { name: "max_message_size" });
+        }
+        let asked = max_message_size as u64;
+        let (layout, max) = match format.0 {
+            Kind::Buffstreams if asked > MAX_BUFFSTREAMS => {
+                return Err(ConfigError::MessageSize { asked: max_message_size, max: MAX_BUFFSTREAMS });
+            }
+            Kind::Buffstreams => (Layout::Buffstreams { width: buffstreams_width(asked) }, max_message_size),
+            Kind::Fixed(fixed) if !(1..=8).contains(&fixed.width) => {
+                return Err(ConfigError::LengthWidth { width: fixed.width });
+            }
+            Kind::Fixed(fixed) if fixed.offset > MAX_OFFSET => {
+                return Err(ConfigError::LengthOffset { offset: fixed.offset, max: MAX_OFFSET });
+            }
+            // The smaller of the two fits in a usize, because the limit asked for is one.
+            Kind::Fixed(fixed) => (Layout::Fixed(fixed), asked.min(fixed.capacity()) as usize),
+            Kind::Varint => (Layout::Varint, max_message_size),
+        };
+        Ok(Self { layout, max })
+    }
+
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Writes the header of a message of `len` bytes, which the caller has held against [`Codec::max`], and returns
+    /// its width.
+    #[inline]
+    fn write(&self, len: usize, header: &mut [u8; MAX_HEADER]) -> usize {
+        let len = len as u64;
+        match self.layout {
+            Layout::Buffstreams { width } => {
+                *header = [0; MAX_HEADER];
+                write_varint(len << 1, header);
+                width
+            }
+            Layout::Fixed(fixed) => {
+                let (offset, width) = (fixed.offset as usize, fixed.width as usize);
+                let written = if fixed.includes_header { len + fixed.header() as u64 } else { len };
+                header[..offset].fill(0);
+                let field = &mut header[offset..offset + width];
+                if fixed.little_endian {
+                    field.copy_from_slice(&written.to_le_bytes()[..width]);
+                } else {
+                    field.copy_from_slice(&written.to_be_bytes()[8 - width..]);
+                }
+                offset + width
+            }
+            Layout::Varint => write_varint(len, header),
+        }
+    }
+
+    /// Reads the header at the start of `input`; `None` when its end has not been received.
+    #[inline]
+    fn read(&self, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
+        let (header, len) = match self.layout {
+            Layout::Buffstreams { width } => {
+                let Some(header) = input.get(..width) else { return Ok(None) };
+                (width, read_zigzag(header)?)
+            }
+            Layout::Fixed(fixed) => {
+                let header = fixed.header();
+                let Some(field) = input.get(fixed.offset as usize..header) else { return Ok(None) };
+                let written = if fixed.little_endian {
+                    field.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte))
+                } else {
+                    field.iter().fold(0, |len, byte| len << 8 | u64::from(*byte))
+                };
+                let counted = if fixed.includes_header { header as u64 } else { 0 };
+                match written.checked_sub(counted) {
+                    Some(len) => (header, len),
+                    None => return Err(FrameErrorKind::BelowHeader { len: written, header }),
+                }
+            }
+            Layout::Varint => match read_varint(input, MAX_VARINT)? {
+                Some(read) => read,
+                None => return Ok(None),
+            },
+        };
+        if len > self.max as u64 {
+            return Err(FrameErrorKind::TooLarge { len, max: self.max as u64 });
+        }
+        Ok(Some(Header { width: header, payload: len as usize }))
+    }
+
+    /// How many bytes the header has at least: all of them, except in a varint.
+    fn least_header(&self) -> usize {
+        match self.layout {
+            Layout::Buffstreams { width } => width,
+            Layout::Fixed(fixed) => fixed.header(),
+            Layout::Varint => 1,
+        }
+    }
+}
+
+/// The width of a buffstreams header in bytes, `ceil(bits / 8) + 1` for a limit of `bits` bits. The Go library computes
+/// the bits in floating point; the two agree up to 2^48 - 1, where its rounding starts to show.
+fn buffstreams_width(max_message_size: u64) -> usize {
+    let bits = max_message_size.ilog2() as usize + 1;
+    bits.div_ceil(8) + 1
+}
+
+/// Reads a whole buffstreams header.
+#[inline]
+fn read_zigzag(header: &[u8]) -> Result<u64, FrameErrorKind> {
+    let Some((varint, value)) = read_varint(header, header.len())? else {
+        return Err(FrameErrorKind::Unterminated { width: header.len() });
+    };
+    if varint > 1 && header[varint - 1] == 0 {
+        return Err(FrameErrorKind::Overlong { bytes: varint });
+    }
+    if let Some(at) = header[varint..].iter().position(|byte| *byte != 0) {
+        let offset = varint + at;
+        return Err(FrameErrorKind::Padding { offset, byte: header[offset] });
+    }
+    if value & 1 == 1 {
+        // -1 is written as 1, -2 as 3: half of it, with every bit turned over.
+        return Err(FrameErrorKind::Negative { len: !(value >> 1) as i64 });
+    }
+    Ok(value >> 1)
+}
+
+/// Reads a varint of at most `longest` bytes: its width and its value, or `None` when its end has not been received.
+#[inline]
+fn read_varint(input: &[u8], longest: usize) -> Result<Option<(usize, u64)>, FrameErrorKind> {
+    let mut value = 0;
+    for (i, byte) in input.iter().take(longest).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        if i == MAX_VARINT - 1 && bits > 1 {
+            return Err(FrameErrorKind::Overflow);
+        }
+        value |= bits << (7 * i);
+        if byte & 0x80 == 0 {
+            return Ok(Some((i + 1, value)));
+        }
+    }
+    if input.len() < longest { Ok(None) } else { Err(FrameErrorKind::Unterminated { width: longest }) }
+}
+
+/// Writes a varint and returns its width.
+#[inline]
+fn write_varint(mut value: u64, out: &mut [u8; MAX_HEADER]) -> usize {
+    let mut width = 0;
+    while value >= 0x80 {
+        out[width] = value as u8 | 0x80;
+        value >>= 7;
+        width += 1;
+    }
+    out[width] = value as u8;
+    width + 1
+}

@@ -1,0 +1,191 @@
+//! Drives the encoder over any `AsyncWrite`. The rules of the `Sink` live here.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::io::AsyncWrite;
+use futures::sink::Sink;
+
+use crate::config::Config;
+use crate::error::{ConfigError, Error};
+use crate::wire::Output;
+
+/// From this many pending bytes a sink writes before it accepts more. One system call takes them all.
+pub(crate) const HIGH_WATER: usize = 64 * 1024;
+/// How many pieces one vectored write takes at the most.
+const MAX_SLICES: usize = 32;
+
+/// Messages into any byte stream: a `Sink` of `Bytes`.
+///
+/// This is the writing half of a [`Connection`](crate::Connection) without its socket: for a transport of your own, a
+/// file, or a test.
+///
+/// - `poll_ready` waits while 64 KiB or more are pending; that is the most that it holds, and one message.
+/// - `start_send` copies a message of less than 4 KiB behind the others and chains a larger one. It never waits. A
+///   message over the limit comes back in [`Error::MessageTooLarge`], and the sink works on.
+/// - `poll_flush` is ready when the transport has taken everything.
+/// - `poll_close` flushes, then closes the transport.
+///
+/// After [`Error::Write`] it is closed; [`into_unsent`](Self::into_unsent) gives the messages back that the transport
+/// had not taken whole. Dropping a future that waits loses nothing.
+pub struct Writer<W> {
+    state: State<W>,
+    output: Output,
+}
+
+enum State<W> {
+    Open(W),
+    Closed,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    /// Writes frames of `config`'s format and limit to `io`.
+    pub fn new(io: W, config: &Config) -> Result<Self, ConfigError> {
+        config.codec().map(|codec| Self::with(io, Output::new(codec)))
+    }
+
+    /// Goes on, on a new transport, with what an old one did not take.
+    pub(crate) fn with(io: W, output: Output) -> Self {
+        Self { state: State::Open(io), output }
+    }
+
+    /// The messages that were accepted and that the transport has not taken whole, the oldest first.
+    pub fn into_unsent(mut self) -> Vec<Bytes> {
+        self.output.take_messages()
+    }
+
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    pub(crate) fn output_mut(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// What is pending, for a new transport to go on with.
+    pub(crate) fn into_output(mut self) -> Output {
+        self.output.rewind();
+        self.output
+    }
+
+    /// The transport, while it is open.
+    pub(crate) fn io(&self) -> Option<&W> {
+        match &self.state {
+            State::Open(io) => Some(io),
+            State::Closed => None,
+        }
+    }
+
+    /// Waits until less than the high-water mark is pending.
+    #[inline]
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.output.len() < HIGH_WATER {
+            return Poll::Ready(self.open().map(|_| ()));
+        }
+        self.poll_write_below(HIGH_WATER, cx)
+    }
+
+    /// Accepts a message.
+    #[inline]
+    pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
+        match self.state {
+            State::Open(_) => self.output.push(message),
+            State::Closed => Err(Error::Closed { message: Some(message.into()) }),
+        }
+    }
+
+    /// Waits until the transport has taken everything.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_write_below(1, cx))?;
+        self.output.release();
+        let flushed = Pin::new(self.open()?).poll_flush(cx);
+        self.check(flushed)
+    }
+
+    /// Flushes, then closes the transport; ready at once when it is closed.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if matches!(self.state, State::Closed) && self.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_drain(cx))?;
+        let closed = ready!(Pin::new(self.open()?).poll_close(cx));
+        self.state = State::Closed;
+        Poll::Ready(closed.map_err(Error::Write))
+    }
+
+    fn open(&mut self) -> Result<&mut W, Error> {
+        match &mut self.state {
+            State::Open(io) => Ok(io),
+            State::Closed => Err(Error::Closed { message: None }),
+        }
+    }
+
+    /// Writes until less than `mark` bytes are pending.
+    fn poll_write_below(&mut self, mark: usize, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.output.len() >= mark {
+            let State::Open(io) = &mut self.state else { return Poll::Ready(Err(Error::Closed { message: None })) };
+            match ready!(poll_write(io, &self.output, cx)) {
+                Ok(0) => return self.check(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Ok(n) => self.output.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.check(Poll::Ready(Err(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closes after an error: a transport that failed halfway has lost its place.
+    fn check(&mut self, polled: Poll<io::Result<()>>) -> Poll<Result<(), Error>> {
+        if let Poll::Ready(Err(_)) = polled {
+            self.state = State::Closed;
+            self.output.rewind();
+        }
+        polled.map_err(Error::Write)
+    }
+}
+
+fn poll_write<W: AsyncWrite + Unpin>(io: &mut W, output: &Output, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let mut used = 0;
+    for (slice, chunk) in slices.iter_mut().zip(output.chunks()) {
+        *slice = IoSlice::new(chunk);
+        used += 1;
+    }
+    match &slices[..used] {
+        [one] => Pin::new(io).poll_write(cx, one),
+        many => Pin::new(io).poll_write_vectored(cx, many),
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_room(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
+        self.get_mut().push(message)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_drain(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_shutdown(cx)
+    }
+}
+
+impl<W> fmt::Debug for Writer<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Open(_) => "open",
+            State::Closed => "closed",
+        };
+        f.debug_struct("Writer").field("state", &state).field("pending", &self.output.len()).finish_non_exhaustive()
+    }
+}
