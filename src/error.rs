@@ -258,13 +258,14 @@ pub enum Error {
     #[error("cannot write")]
     Write(#[source] io::Error),
 
-    /// A manager's connection broke, and could not be opened again: this message was not sent.
-    #[error("the message was not sent to {address}")]
+    /// A manager's connection broke and could not be opened again. The message comes back; messages of a
+    /// [`ManagerSink`](crate::ManagerSink) become dead letters.
+    #[error("not sent to {address}")]
     NotSent {
         /// The address, as it was given to the manager.
         address: Address,
-        /// The message that was not sent.
-        message: Unsent,
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
         /// Why not.
         source: std::sync::Arc<Error>,
     },
@@ -290,8 +291,10 @@ impl Error {
     /// Takes the message that was not sent out of the error, where it holds one.
     pub fn into_unsent(self) -> Option<Bytes> {
         match self {
-            Self::MessageTooLarge { message, .. } | Self::NotSent { message, .. } => Some(message.into_inner()),
-            Self::NotOpen { message, .. } | Self::Closed { message } => message.map(Unsent::into_inner),
+            Self::MessageTooLarge { message, .. } => Some(message.into_inner()),
+            Self::NotOpen { message, .. } | Self::NotSent { message, .. } | Self::Closed { message } => {
+                message.map(Unsent::into_inner)
+            }
             _ => None,
         }
     }

@@ -18,9 +18,10 @@ pub(crate) const ITEM: usize = 256;
 pub(crate) fn inbox<T: Send + 'static>(budget: usize) -> (Sender<T>, Receiver<T>) {
     // Every item costs at least ITEM, so the budget is always full before the channel is.
     let (tx, rx) = flume::bounded(budget / ITEM + 1);
-    let state = State { used: 0, next_ticket: 0, waiting: VecDeque::new() };
+    let state = State { used: 0, ended: false, next_ticket: 0, waiting: VecDeque::new() };
     let budget = Arc::new(Budget { total: budget, state: Mutex::new(state) });
-    (Sender { tx, budget, ticket: None }, Receiver(rx.into_stream()))
+    let receiver = Receiver { items: rx.into_stream(), budget: budget.clone() };
+    (Sender { tx, budget, ticket: None }, receiver)
 }
 
 /// One reader's end. A clone waits in the queue for itself.
@@ -33,7 +34,7 @@ pub(crate) struct Sender<T> {
 /// An item with its share of the budget, which is free again when this is dropped.
 pub(crate) struct Parcel<T> {
     pub(crate) item: T,
-    _share: Share,
+    pub(crate) share: Share,
 }
 
 /// The consumer is gone.
@@ -45,24 +46,26 @@ impl<T> Sender<T> {
         let mut state = self.budget.lock();
         let in_turn = state.waiting.front().is_none_or(|(first, _)| Some(*first) == self.ticket);
         let fits = state.used == 0 || state.used + bytes <= self.budget.total;
-        if !in_turn || !fits {
+        let granted = state.ended || (in_turn && fits);
+        if !granted {
             let ticket = *self.ticket.get_or_insert_with(|| state.new_ticket());
             state.wait(ticket, cx.waker());
             return Poll::Pending;
         }
-        if self.ticket.take().is_some() {
-            state.waiting.pop_front();
-            // The next in the queue may fit as well.
-            state.wake_first();
+        if let Some(ticket) = self.ticket.take() {
+            state.leave(ticket);
         }
         state.used += bytes;
         drop(state);
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
     }
 
-    /// Puts an item into the queue.
+    /// Puts an item into the queue. It does not wait: the share is the place.
     pub(crate) async fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
-        self.tx.send_async(Parcel { item, _share: share }).await.map_err(|_| Disconnected)
+        if self.budget.lock().ended {
+            return Err(Disconnected);
+        }
+        self.tx.send_async(Parcel { item, share }).await.map_err(|_| Disconnected)
     }
 }
 
@@ -76,26 +79,37 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             let mut state = self.budget.lock();
-            state.waiting.retain(|(waiting, _)| *waiting != ticket);
-            state.wake_first();
+            state.leave(ticket);
         }
     }
 }
 
 /// The consumer's end. It yields what was sent, in order, and ends when all senders are gone.
-pub(crate) struct Receiver<T: 'static>(RecvStream<'static, Parcel<T>>);
+pub(crate) struct Receiver<T: 'static> {
+    items: RecvStream<'static, Parcel<T>>,
+    budget: Arc<Budget>,
+}
 
 impl<T> Stream for Receiver<T> {
     type Item = Parcel<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(cx)
+        Pin::new(&mut self.items).poll_next(cx)
     }
 }
 
 impl<T> FusedStream for Receiver<T> {
     fn is_terminated(&self) -> bool {
-        self.0.is_terminated()
+        self.items.is_terminated()
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.budget.end();
+        // flume would keep what is queued until the last sender is gone.
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(_)) = Pin::new(&mut self.items).poll_next(&mut cx) {}
     }
 }
 
@@ -132,6 +146,8 @@ struct Budget {
 
 struct State {
     used: usize,
+    /// The consumer is gone: nobody has to wait for it.
+    ended: bool,
     next_ticket: u64,
     /// Those who wait, by ticket: the first has waited longest, and only it is woken.
     waiting: VecDeque<(u64, Waker)>,
@@ -140,6 +156,14 @@ struct State {
 impl Budget {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        for (_, waker) in &state.waiting {
+            waker.wake_by_ref();
+        }
     }
 
     fn release(&self, bytes: usize) {
@@ -162,6 +186,14 @@ impl State {
             Ok(at) => self.waiting[at].1.clone_from(waker),
             Err(at) => self.waiting.insert(at, (ticket, waker.clone())),
         }
+    }
+
+    /// Ends a wait; the next in the queue may fit as well.
+    fn leave(&mut self, ticket: u64) {
+        if let Ok(at) = self.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting) {
+            self.waiting.remove(at);
+        }
+        self.wake_first();
     }
 
     fn wake_first(&self) {

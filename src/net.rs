@@ -49,6 +49,15 @@ impl Stream {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
+    /// Ends the sending direction for every clone.
+    pub(crate) fn half_close(&self) -> io::Result<()> {
+        match self.0.shutdown(Shutdown::Write) {
+            // The other end was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
     /// Whether the other end has closed, as far as can be told without taking anything: data that was not read yet
     /// hides it.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
@@ -101,11 +110,7 @@ impl AsyncWrite for Stream {
 
     /// Half-closes. (async-std's own `poll_close` only flushes.)
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0.shutdown(Shutdown::Write) {
-            // The other end was quicker.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            result => Poll::Ready(result),
-        }
+        Poll::Ready(self.half_close())
     }
 }
 
@@ -204,6 +209,21 @@ impl Task {
     pub(crate) fn detach(mut self) {
         self.0 = None;
     }
+
+    /// Waits for its end.
+    pub(crate) async fn join(&mut self) {
+        if let Some(handle) = &mut self.0 {
+            handle.await;
+            self.0 = None;
+        }
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub(crate) async fn stop(mut self) {
+        if let Some(handle) = self.0.take() {
+            handle.cancel().await;
+        }
+    }
 }
 
 impl Drop for Task {
@@ -213,6 +233,11 @@ impl Drop for Task {
             let _ = handle.cancel().now_or_never();
         }
     }
+}
+
+/// Lets other tasks run.
+pub(crate) async fn yield_now() {
+    async_std::task::yield_now().await;
 }
 
 pub(crate) async fn sleep(duration: Duration) {

@@ -101,6 +101,8 @@ pub(crate) struct Books {
     pub(crate) given_back: u64,
     pub(crate) held: u64,
     pub(crate) held_bytes: usize,
+    /// How many bytes transports have taken.
+    pub(crate) bytes: u64,
 }
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
@@ -213,14 +215,26 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
     }
 
+    /// Lets the driver look around.
+    pub(crate) fn call_driver(&self) {
+        if let Some(driver) = &self.lock().driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Waits until nothing more is accepted.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Poll::Ready(());
+        }
+        state.wait(cx.waker());
+        Poll::Pending
+    }
+
     /// Whether there is something for the driver to do.
     pub(crate) fn is_stalled(&self) -> bool {
         self.lock().stalled
-    }
-
-    /// How many bytes were accepted and are not with the transport yet.
-    pub(crate) fn pending(&self) -> usize {
-        self.lock().pending.len()
     }
 
     /// Writes until nothing is pending. An error is that of the transport, which is gone then.
@@ -261,6 +275,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
             other => other,
         };
+    }
+
+    /// Whether nothing more is accepted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// How many bytes transports have taken so far: while this grows, the peer is alive.
@@ -308,6 +327,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             given_back: state.given_back,
             held,
             held_bytes: bytes + state.pending.len(),
+            bytes: state.progress,
         }
     }
 
@@ -328,6 +348,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         if writer.output().is_empty() {
             if state.pending.is_empty() {
                 state.pending.release();
+                writer.output_mut().release();
                 state.transport = Transport::Idle(writer);
                 state.stalled = false;
                 return Step::Idle;

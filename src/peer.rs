@@ -49,11 +49,6 @@ impl Address {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Whether both are clones of one address: a quick yes before the texts are compared.
-    pub(crate) fn is_same(&self, other: &Address) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl fmt::Display for Address {

@@ -100,7 +100,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Waits until the transport has taken everything.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_write_below(1, cx))?;
-        self.output.release();
         let flushed = Pin::new(self.open()?).poll_flush(cx);
         self.check(flushed)
     }

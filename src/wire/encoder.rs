@@ -74,8 +74,6 @@ pub(crate) struct Output {
     cursor: usize,
     /// How much is yet to be written, in bytes.
     len: usize,
-    /// How many messages were written whole, except those that still share their segment with others.
-    written: u64,
     /// An empty buffer to use again.
     spare: Vec<u8>,
 }
@@ -97,7 +95,6 @@ impl Output {
             tail_messages: 0,
             cursor: 0,
             len: 0,
-            written: 0,
             spare: Vec::new(),
         }
     }
@@ -187,23 +184,22 @@ impl Output {
         debug_assert!(n <= self.len);
         self.len -= n;
         self.cursor += n;
-        while let Some(first) = self.sealed.front_mut() {
-            let (len, messages) = match first {
-                Segment::Copied { bytes, messages } => (bytes.len(), *messages),
-                Segment::Chained(bytes) => (bytes.len(), 1),
+        while let Some(first) = self.sealed.front() {
+            let len = match first {
+                Segment::Copied { bytes, .. } => bytes.len(),
+                Segment::Chained(bytes) => bytes.len(),
             };
             if self.cursor < len {
                 return;
             }
             self.cursor -= len;
-            self.written += messages as u64;
             if let Some(Segment::Copied { mut bytes, .. }) = self.sealed.pop_front() {
                 bytes.clear();
                 self.spare = bytes;
             }
         }
         if self.len == 0 {
-            self.written += mem::take(&mut self.tail_messages) as u64;
+            self.tail_messages = 0;
             self.tail.clear();
             self.cursor = 0;
         }
@@ -217,11 +213,6 @@ impl Output {
         if self.spare.capacity() > KEEP_IDLE {
             self.spare = Vec::new();
         }
-    }
-
-    /// How many messages have been written whole.
-    pub(crate) fn written(&self) -> u64 {
-        self.written + self.written_in_front().1 as u64
     }
 
     /// How many messages were accepted and are not written whole.
@@ -253,7 +244,6 @@ impl Output {
     /// its receiver has thrown the part away.
     pub(crate) fn rewind(&mut self) {
         let (end, done) = self.written_in_front();
-        self.written += done as u64;
         match self.sealed.front_mut() {
             // Its header was written and forgotten.
             Some(Segment::Chained(message)) => {

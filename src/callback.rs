@@ -1,0 +1,87 @@
+//! Callbacks, for programs in the older style: drives a listener with a closure.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+
+use crate::accept::Delivery;
+use crate::error::{BoxError, Error};
+use crate::listener::{Closer, Listener};
+use crate::net::{self, Task};
+use crate::peer::Peer;
+
+impl Listener {
+    /// Calls `callback` with each message, until the listener ends: after [`Closer::close`], when every peer has closed.
+    ///
+    /// The message is borrowed from the read buffer, without a copy. The callback runs in the connection's own task: one
+    /// peer's messages come one after the other and in order, those of several peers in parallel. One that blocks for
+    /// long keeps a thread of the runtime; see [`serve_async`](Self::serve_async). No inbox stands in between: a slow
+    /// callback closes its peer's TCP window.
+    ///
+    /// An error that it returns goes to [`events`](Self::events), and the peer goes on. A panic is caught and goes to the
+    /// events too; that peer is disconnected, the others go on. (With `panic = "abort"` nothing can be caught.)
+    ///
+    /// Dropping the future ends the listener and its tasks.
+    pub async fn serve<F>(self, callback: F) -> Result<(), Error>
+    where
+        F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
+    {
+        self.run(Delivery::Callback(Arc::new(callback))).await;
+        Ok(())
+    }
+
+    /// As [`serve`](Self::serve), with a callback that returns a future. It gets the message as `Bytes`, to keep if it
+    /// likes. The next message of that peer waits for the future's end.
+    pub async fn serve_async<F, R>(self, callback: F) -> Result<(), Error>
+    where
+        F: Fn(Peer, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let callback = move |peer, message| callback(peer, message).boxed();
+        self.run(Delivery::AsyncCallback(Arc::new(callback))).await;
+        Ok(())
+    }
+
+    /// As [`serve`](Self::serve), in the background, until the handle is closed or dropped.
+    pub fn serve_in_background<F>(self, callback: F) -> Serving
+    where
+        F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
+    {
+        let closer = self.closer();
+        let (ended, end) = futures::channel::oneshot::channel();
+        let task = net::spawn(async move {
+            self.run(Delivery::Callback(Arc::new(callback))).await;
+            // The handle may be waiting.
+            let _ = ended.send(());
+        });
+        Serving { closer, end, _task: task }
+    }
+}
+
+/// A listener that is served in the background. Dropping it ends the listener at once.
+#[derive(Debug)]
+pub struct Serving {
+    closer: Closer,
+    end: futures::channel::oneshot::Receiver<()>,
+    _task: Task,
+}
+
+impl Serving {
+    /// A handle to the listener: its address, its counters, and its end.
+    pub fn closer(&self) -> Closer {
+        self.closer.clone()
+    }
+
+    /// Closes the listener, and waits until the callback has seen everything: what has been received, and what the
+    /// peers send until they close or have been silent for `close_timeout`.
+    ///
+    /// The error is that of [`Listener::close`]. Dropping the future ends the listener at once.
+    pub async fn close(self) -> Result<(), Error> {
+        let closed = self.closer.close().await;
+        // The task ends by itself; there is nothing else that it could tell.
+        let _ = self.end.await;
+        closed
+    }
+}

@@ -1,0 +1,86 @@
+//! Where messages go that were accepted and could not be sent.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::stream::Stream;
+
+use crate::error::Error;
+use crate::inbox::{self, Disconnected, ITEM, Receiver, Sender};
+use crate::peer::Address;
+
+/// A message that a manager had accepted and did not send.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Where it should have gone, as it was given to the manager.
+    pub address: Address,
+    /// The message.
+    pub message: Bytes,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub error: Arc<Error>,
+}
+
+/// What became of a message that was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The connection broke, and could not be opened again.
+    NotSent,
+    /// The address was closed before it could be sent.
+    Closed,
+}
+
+/// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
+///
+/// It holds `queue_bytes`. When it is full, the address whose letters come waits until some are taken; other addresses go
+/// on. Dropping a future that waits for the next letter loses nothing; dropping the stream loses what is in it.
+pub struct DeadLetters(Receiver<DeadLetter>);
+
+/// Where a manager puts its dead letters.
+pub(crate) struct DeadLetterBox {
+    bytes: usize,
+    taker: Mutex<Option<Sender<DeadLetter>>>,
+}
+
+impl DeadLetterBox {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { bytes, taker: Mutex::new(None) }
+    }
+
+    /// From now on they go to this one.
+    pub(crate) fn subscribe(&self) -> DeadLetters {
+        let (sender, receiver) = inbox::inbox(self.bytes);
+        *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        DeadLetters(receiver)
+    }
+
+    /// Waits for room. The letter is lost if nobody has asked for it, or they are gone.
+    pub(crate) async fn send(&self, letter: DeadLetter) -> Result<(), Disconnected> {
+        let taker = self.taker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut taker) = taker else { return Err(Disconnected) };
+        let bytes = letter.message.len() + ITEM;
+        let share = poll_fn(|cx| taker.poll_reserve(bytes, cx)).await;
+        taker.send(letter, share).await
+    }
+}
+
+impl Stream for DeadLetters {
+    type Item = DeadLetter;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DeadLetter>> {
+        Pin::new(&mut self.0).poll_next(cx).map(|parcel| parcel.map(|parcel| parcel.item))
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,185 @@
+//! One address of a manager: the queue of its messages, and the task that keeps a connection under it.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::io::AsyncRead;
+
+use crate::config::Config;
+use crate::dead_letters::{DeadLetter, DeadLetterBox, Outcome};
+use crate::error::Error;
+use crate::events::{ManagerEvent, Reporter};
+use crate::net::{self, Deadline, Task};
+use crate::outbox::Outbox;
+use crate::peer::Address;
+use crate::wire::Codec;
+
+/// How often one poll reads replies that nobody wants before it lets other tasks run.
+const READS_PER_POLL: usize = 16;
+
+/// One address: the way from its producers to its task.
+pub(crate) struct Link {
+    pub(crate) address: Address,
+    pub(crate) outbox: Outbox<net::Stream>,
+    pub(crate) reconnects: AtomicU64,
+}
+
+/// What the links of one manager have in common.
+pub(crate) struct Common {
+    pub(crate) config: Config,
+    pub(crate) reporter: Reporter<ManagerEvent>,
+    pub(crate) dead_letters: DeadLetterBox,
+}
+
+impl Link {
+    /// Starts on a connection that has been made.
+    pub(crate) fn start(common: Arc<Common>, address: Address, stream: net::Stream, codec: Codec) -> (Arc<Self>, Task) {
+        let outbox = Outbox::new(stream.clone(), codec);
+        let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0) });
+        let task = LinkTask {
+            link: link.clone(),
+            common,
+            stream,
+            half_closed: false,
+            progress: 0,
+            stalled: Deadline::default(),
+        };
+        (link, net::spawn(task.run()))
+    }
+
+    /// Makes dead letters of all that is held, when its task has ended.
+    pub(crate) async fn bury(&self, common: &Common, outcome: Outcome, error: Arc<Error>) {
+        poll_fn(|cx| self.outbox.poll_lose(cx)).await;
+        let messages = self.outbox.give_back(error.clone());
+        common.bury(&self.address, messages, outcome, &error).await;
+    }
+}
+
+impl Common {
+    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, or when
+    /// they are gone, says how many were lost.
+    pub(crate) async fn bury(&self, address: &Address, messages: Vec<Bytes>, outcome: Outcome, error: &Arc<Error>) {
+        let mut lost = 0;
+        for message in messages {
+            let letter = DeadLetter { address: address.clone(), message, outcome, error: error.clone() };
+            if self.dead_letters.send(letter).await.is_err() {
+                lost += 1;
+            }
+        }
+        if lost > 0 {
+            self.reporter.report(ManagerEvent::Lost { address: address.clone(), messages: lost });
+        }
+    }
+}
+
+/// Drives the queue where its producers do not, notices when the peer closes, and opens the connection again.
+struct LinkTask {
+    link: Arc<Link>,
+    common: Arc<Common>,
+    stream: net::Stream,
+    half_closed: bool,
+    progress: u64,
+    stalled: Deadline,
+}
+
+impl LinkTask {
+    async fn run(mut self) {
+        loop {
+            let broken = poll_fn(|cx| self.poll_up(cx)).await;
+            self.stream.shut_down();
+            poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
+            let done = self.link.outbox.is_closed() && self.link.outbox.books().held == 0;
+            if !done || broken.is_err() {
+                let error = broken.err().map(Arc::new);
+                self.common.reporter.report(ManagerEvent::Broken { address: self.address(), error });
+            }
+            if !self.open_again().await {
+                return;
+            }
+        }
+    }
+
+    /// Opens the connection when there is something to write. `false` when there will be nothing more.
+    async fn open_again(&mut self) -> bool {
+        loop {
+            if !poll_fn(|cx| self.poll_wanted(cx)).await {
+                return false;
+            }
+            match net::dial(&self.link.address, &self.common.config).await {
+                Ok(stream) => {
+                    self.stream = stream.clone();
+                    self.link.outbox.resume(stream);
+                    self.link.reconnects.fetch_add(1, Ordering::Relaxed);
+                    self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
+                    return true;
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    let failed = ManagerEvent::DialFailed { address: self.address(), error: error.clone() };
+                    self.common.reporter.report(failed);
+                    let messages = self.link.outbox.give_back(error.clone());
+                    self.common.bury(&self.link.address, messages, Outcome::NotSent, &error).await;
+                }
+            }
+        }
+    }
+
+    fn address(&self) -> Address {
+        self.link.address.clone()
+    }
+
+    /// Waits until something is to be written; `false` when nothing more can come.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let outbox = &self.link.outbox;
+        outbox.set_driver(cx.waker());
+        match (outbox.books().held, outbox.is_closed()) {
+            (1.., _) => Poll::Ready(true),
+            (0, true) => Poll::Ready(false),
+            (0, false) => Poll::Pending,
+        }
+    }
+
+    /// Serves the connection until it ends: with an error, or because the peer closed it.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let outbox = &self.link.outbox;
+        outbox.set_driver(cx.waker());
+        let driven = if outbox.is_stalled() || outbox.is_closed() { outbox.poll_drive(cx)? } else { Poll::Ready(()) };
+        match driven {
+            Poll::Ready(()) => self.stalled.clear(),
+            Poll::Pending => {
+                let progress = outbox.progress();
+                if mem::replace(&mut self.progress, progress) != progress {
+                    self.stalled.clear();
+                }
+                if let Poll::Ready(after) = self.stalled.poll(self.common.config.write_timeout, cx) {
+                    return Poll::Ready(Err(Error::Timeout { what: "write_timeout", after }));
+                }
+            }
+        }
+        if driven.is_ready() && outbox.is_closed() && !mem::replace(&mut self.half_closed, true) {
+            self.stream.half_close().map_err(Error::Write)?;
+        }
+        self.poll_end(cx)
+    }
+
+    /// Waits for the peer to close. A manager has no stream of replies: what comes is read and forgotten, or it would
+    /// hide the end.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        for _ in 0..READS_PER_POLL {
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut [0; 1024])) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(Error::Read(error))),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

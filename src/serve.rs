@@ -1,0 +1,343 @@
+//! The task of one accepted connection: reads what comes, delivers it, and drives the replies that the socket does not
+//! take at once.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use crate::accept::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
+use crate::connection::Connection;
+use crate::error::{BoxError, Error};
+use crate::events::{Event, Reason};
+use crate::inbox::{ITEM, Sender, Share};
+use crate::net::{self, Deadline};
+use crate::pool::CHUNK;
+use crate::reader::Reader;
+use crate::wire::Decoder;
+use crate::writer::HIGH_WATER;
+
+/// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
+const BATCHES_IN_A_ROW: u32 = 4;
+
+/// Runs until the connection ends. The inbox ends with the last task that holds a sender, whatever it is used for.
+pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+    // Without a choice the listener is gone, and its tasks with it.
+    let Some(delivery) = hub.chosen().await else { return };
+    if let Delivery::Connections = delivery {
+        return hand_over(hub, member, stream, inbox).await;
+    }
+    let reader = Reader::with(stream.clone(), Decoder::with(hub.codec));
+    let mut task = PeerTask {
+        hub,
+        member,
+        stream,
+        reader,
+        slow: Slow { doing: "", deadline: Deadline::default() },
+        stalled: Stalled { progress: 0, deadline: Deadline::default() },
+        half_closed: false,
+    };
+    let end = match delivery {
+        Delivery::Callback(callback) => task.call(&*callback).await,
+        Delivery::AsyncCallback(callback) => task.call_async(&*callback).await,
+        Delivery::Inbox | Delivery::Connections => task.fill(&mut inbox).await,
+    };
+    task.finish(end).await;
+}
+
+/// Gives the connection to the program, which reads and writes it by itself.
+async fn hand_over(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+    let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
+    let (config, codec) = (hub.config.clone(), hub.codec);
+    hub.hand_over(&member);
+    let on_end = Box::new(move |reason| hub.leave(&member, reason));
+    let connection = Connection::accepted(stream, config, codec, on_end);
+    // If there is no consumer any more, the connection ends with the item.
+    let _ = inbox.send(Arrival::Connection(Box::new(connection)), share).await;
+}
+
+struct PeerTask {
+    hub: Arc<Hub>,
+    member: Arc<Member>,
+    stream: net::Stream,
+    reader: Reader<net::Stream>,
+    slow: Slow,
+    stalled: Stalled,
+    half_closed: bool,
+}
+
+/// How long the peer takes for what it is doing now.
+struct Slow {
+    /// The setting that limits it.
+    doing: &'static str,
+    deadline: Deadline,
+}
+
+/// How long the peer has taken nothing of the replies to it.
+struct Stalled {
+    progress: u64,
+    deadline: Deadline,
+}
+
+/// What became of a connection, when not a clean end.
+enum End {
+    Error(Error),
+    Panicked,
+    /// The consumer is gone.
+    Stopped,
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What there is to read.
+enum Readable {
+    /// Whole frames, and the share of the inbox that was reserved for them.
+    Frames(Option<Share>),
+    CleanEnd,
+}
+
+impl PeerTask {
+    /// Batches into the inbox, each with its share of the budget.
+    async fn fill(&mut self, inbox: &mut Sender<Arrival>) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(Some(inbox), cx)).await? {
+            let batch = self.reader.take();
+            self.count(batch.messages, batch.bytes);
+            let memory = batch.memory + ITEM;
+            let share = match share {
+                Some(mut share) if memory <= share.bytes() => {
+                    share.shrink(memory);
+                    share
+                }
+                // Nothing is held while a larger share is waited for, or two could wait for each other.
+                too_small => {
+                    drop(too_small);
+                    poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
+                }
+            };
+            self.member.in_flight.fetch_add(1, Ordering::AcqRel);
+            let received = Received { member: self.member.clone(), frames: batch.frames };
+            inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
+            in_a_row = rest(in_a_row).await;
+        }
+        Ok(())
+    }
+
+    /// The callback on each message where it lies.
+    async fn call(&mut self, callback: &Callback) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(None, cx)).await? {
+            let (peer, hub, reader) = (self.member.peer, &self.hub, &mut self.reader);
+            let visit = |message: &[u8]| {
+                if let Err(error) = callback(peer, message) {
+                    hub.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
+                }
+                true
+            };
+            let called = catch_unwind(AssertUnwindSafe(|| reader.visit(visit)));
+            let (messages, bytes) = called.map_err(|panic| self.panicked(&*panic))?;
+            self.count(messages, bytes);
+            in_a_row = rest(in_a_row).await;
+        }
+        Ok(())
+    }
+
+    /// The callback's future for each message, one after the other.
+    async fn call_async(&mut self, callback: &AsyncCallback) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(None, cx)).await? {
+            let peer = self.member.peer;
+            let batch = self.reader.take();
+            self.count(batch.messages, batch.bytes);
+            for message in batch.frames {
+                // The call may panic as well as its future.
+                let called = AssertUnwindSafe(async { callback(peer, message).await }).catch_unwind().await;
+                self.report_failure(called.map_err(|panic| self.panicked(&*panic))?);
+            }
+            in_a_row = rest(in_a_row).await;
+        }
+        Ok(())
+    }
+
+    fn report_failure(&self, result: Result<(), BoxError>) {
+        if let Err(error) = result {
+            self.hub.reporter.report(Event::CallbackFailed { peer: self.member.peer, error: Arc::new(error) });
+        }
+    }
+
+    fn panicked(&self, panic: &(dyn Any + Send)) -> End {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        self.hub.reporter.report(Event::CallbackPanicked { peer: self.member.peer, message });
+        End::Panicked
+    }
+
+    fn count(&self, messages: usize, bytes: usize) {
+        let counters = &self.hub.counters;
+        counters.messages.fetch_add(messages as u64, Ordering::Relaxed);
+        counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Waits until whole frames are in the reader's buffer. With an inbox, their share of it is reserved before anything
+    /// is read.
+    fn poll_readable(
+        &mut self,
+        inbox: Option<&mut Sender<Arrival>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Readable, Error>> {
+        self.poll_replies(cx)?;
+        self.half_close_if_closing();
+        let share = match inbox.map(|inbox| inbox.poll_reserve(CHUNK + ITEM, cx)) {
+            Some(Poll::Pending) => {
+                // It is the consumer, not the peer, that makes us wait.
+                self.slow.deadline.clear();
+                return Poll::Pending;
+            }
+            Some(Poll::Ready(share)) => Some(share),
+            None => None,
+        };
+        if self.member.outbox.poll_room(HIGH_WATER, cx).is_pending() {
+            // A peer that does not take its replies gets no more of them.
+            self.slow.deadline.clear();
+            return Poll::Pending;
+        }
+        let readable = match self.reader.poll_fill(cx)? {
+            Poll::Ready(true) => Readable::Frames(share),
+            Poll::Ready(false) => Readable::CleanEnd,
+            Poll::Pending => {
+                drop(share);
+                let (what, limit) = self.patience();
+                if mem::replace(&mut self.slow.doing, what) != what {
+                    self.slow.deadline.clear();
+                }
+                let after = ready!(self.slow.deadline.poll(limit, cx));
+                return Poll::Ready(Err(Error::Timeout { what, after }));
+            }
+        };
+        self.slow.deadline.clear();
+        Poll::Ready(Ok(readable))
+    }
+
+    /// What limits how long the peer may take for what comes next.
+    fn patience(&self) -> (&'static str, Option<Duration>) {
+        let config = &self.hub.config;
+        if self.hub.is_closing() {
+            ("close_timeout", config.close_timeout)
+        } else if self.reader.is_mid_frame() {
+            ("frame_timeout", config.frame_timeout)
+        } else {
+            ("idle_timeout", config.idle_timeout)
+        }
+    }
+
+    /// Tells the peer that this end closes, as soon as nothing is on its way to it.
+    fn half_close_if_closing(&mut self) {
+        if self.hub.is_closing() && !self.half_closed && self.is_answered() {
+            self.half_closed = true;
+            self.member.outbox.close();
+            // A peer that is gone has no use for it.
+            let _ = self.stream.half_close();
+        }
+    }
+
+    /// Whether all that the peer sent was taken, and all replies to it were written.
+    fn is_answered(&self) -> bool {
+        let may_reply = self.hub.replies.load(Ordering::Acquire) && self.member.in_flight.load(Ordering::Acquire) > 0;
+        !may_reply && self.member.outbox.books().held == 0
+    }
+
+    /// Waits for a share of the inbox, without neglecting the replies.
+    fn poll_share(
+        &mut self,
+        inbox: &mut Sender<Arrival>,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Share, Error>> {
+        self.poll_replies(cx)?;
+        inbox.poll_reserve(bytes, cx).map(Ok)
+    }
+
+    /// Writes the replies that the socket did not take at once, as it allows. An error ends the peer.
+    fn poll_replies(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.member.outbox.set_driver(cx.waker());
+        if !self.member.outbox.is_stalled() {
+            return Ok(());
+        }
+        match self.poll_drive(cx) {
+            Poll::Ready(driven) => driven,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Writes all replies. A peer that takes nothing for too long is an error.
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let outbox = &self.member.outbox;
+        if let Poll::Ready(driven) = outbox.poll_drive(cx) {
+            self.stalled.deadline.clear();
+            return Poll::Ready(driven);
+        }
+        let progress = outbox.progress();
+        if mem::replace(&mut self.stalled.progress, progress) != progress {
+            self.stalled.deadline.clear();
+        }
+        let after = ready!(self.stalled.deadline.poll(self.hub.config.write_timeout, cx));
+        Poll::Ready(Err(Error::Timeout { what: "write_timeout", after }))
+    }
+
+    /// The peer sends no more; the replies to what it sent still go out.
+    async fn finish(mut self, end: Result<(), End>) {
+        let end = match end {
+            Ok(()) => poll_fn(|cx| self.poll_answered(cx)).await.map_err(End::Error),
+            failed => failed,
+        };
+        let (hub, member) = (&self.hub, &self.member);
+        member.outbox.close();
+        poll_fn(|cx| member.outbox.poll_lose(cx)).await;
+        let messages = member.outbox.give_back(Arc::new(Error::Closed { message: None })).len();
+        if messages > 0 {
+            hub.reporter.report(Event::Undelivered { peer: member.peer, messages });
+        }
+        let reason = match end {
+            Ok(()) => Reason::Closed,
+            Err(End::Stopped) => Reason::Stopped,
+            Err(End::Panicked) => Reason::CallbackPanicked,
+            Err(End::Error(error)) => {
+                let reason = Reason::from(&error);
+                if let Error::Frame(error) = error {
+                    hub.reporter.report(Event::Rejected { peer: member.peer, error });
+                }
+                reason
+            }
+        };
+        hub.leave(member, reason);
+    }
+
+    /// Waits until all that the peer sent was taken, and writes what was replied.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.member.outbox.set_driver(cx.waker());
+        if self.hub.replies.load(Ordering::Acquire) && self.member.in_flight.load(Ordering::Acquire) > 0 {
+            self.poll_replies(cx)?;
+            return Poll::Pending;
+        }
+        self.poll_drive(cx)
+    }
+}
+
+/// Lets other tasks run, now and then.
+async fn rest(in_a_row: u32) -> u32 {
+    if in_a_row < BATCHES_IN_A_ROW {
+        return in_a_row + 1;
+    }
+    net::yield_now().await;
+    0
+}
