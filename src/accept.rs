@@ -1,287 +1,37 @@
-//! A listener's inner life: the accept loop, who is connected, and how it all ends.
+//! The accept loop: takes connections until the listener closes, whatever the system says meanwhile.
 
-use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::{BoxFuture, Shared, poll_fn};
 
-use crate::config::Config;
-use crate::connection::Connection;
-use crate::error::{BoxError, Error};
-use crate::events::{Event, Reason, Reporter};
+use crate::events::Event;
+use crate::hub::{Arrival, Hub, Signal};
 use crate::inbox::Sender;
-use crate::net::{self, Acceptor, Task};
-use crate::outbox::Outbox;
-use crate::peer::Peer;
+use crate::net::{self, Acceptor};
 use crate::serve;
-use crate::wire::{Codec, Frames};
 
 /// How long accepting waits after the first failure, and after many.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// What the peers' tasks do with what they receive. Chosen once, by what the program does with its listener.
-#[derive(Clone)]
-pub(crate) enum Delivery {
-    /// Batches into the inbox.
-    Inbox,
-    /// A callback on each message where it lies, in the peer's own task.
-    Callback(Arc<Callback>),
-    /// A future for each message, awaited in the peer's own task.
-    AsyncCallback(Arc<AsyncCallback>),
-    /// The connection itself, unread, into the inbox.
-    Connections,
-}
-
-pub(crate) type Callback = dyn Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync;
-pub(crate) type AsyncCallback = dyn Fn(Peer, Bytes) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
-
-/// What the inbox carries.
-pub(crate) enum Arrival {
-    Batch(Received),
-    Connection(Box<Connection>),
-}
-
-/// A batch, and whose it is.
-pub(crate) struct Received {
-    pub(crate) member: Arc<Member>,
-    pub(crate) frames: Frames,
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        if self.member.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // Its task may wait for this to end the connection.
-            self.member.outbox.call_driver();
-        }
-    }
-}
-
-/// One connected peer. It may be held longer than its socket should live, so it does not hold the socket.
-pub(crate) struct Member {
-    pub(crate) peer: Peer,
-    /// The replies to it; its task is the driver.
-    pub(crate) outbox: Outbox<net::Stream>,
-    /// Its batches that the consumer has not finished with.
-    pub(crate) in_flight: AtomicUsize,
-}
-
-/// A signal that many can wait for.
-type Signal<T> = Shared<oneshot::Receiver<T>>;
-
-/// What a listener, its handles and its tasks share.
-pub(crate) struct Hub {
-    pub(crate) config: Config,
-    pub(crate) codec: Codec,
-    pub(crate) local_addr: SocketAddr,
-    pub(crate) reporter: Reporter<Event>,
-    pub(crate) counters: Counters,
-    /// Whether there is a sink of replies.
-    pub(crate) replies: AtomicBool,
-    members: Mutex<Members>,
-    choose: Mutex<Option<oneshot::Sender<Delivery>>>,
-    chosen: Signal<Delivery>,
-    is_closing: AtomicBool,
-    close: Mutex<Option<oneshot::Sender<()>>>,
-    closing: Signal<()>,
-    closed: Signal<()>,
-}
-
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) accepted: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) messages: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-}
-
-struct Members {
-    connected: HashMap<u64, Entry>,
-    last_id: u64,
-    stopped: bool,
-}
-
-struct Entry {
-    member: Arc<Member>,
-    stream: net::Stream,
-    /// `None` when the connection is the program's.
-    task: Option<Task>,
-}
-
-impl Hub {
-    /// Listens, and starts to accept.
-    pub(crate) fn start(
-        acceptor: Acceptor,
-        local_addr: SocketAddr,
-        config: Config,
-        codec: Codec,
-        inbox: Sender<Arrival>,
-    ) -> (Arc<Self>, Task) {
-        let (choose, chosen) = oneshot::channel();
-        let (close, closing) = oneshot::channel();
-        let (ended, closed) = oneshot::channel();
-        let members = Members { connected: HashMap::new(), last_id: 0, stopped: false };
-        let hub = Arc::new(Self {
-            config,
-            codec,
-            local_addr,
-            reporter: Reporter::new(),
-            counters: Counters::default(),
-            replies: AtomicBool::new(false),
-            members: Mutex::new(members),
-            choose: Mutex::new(Some(choose)),
-            chosen: chosen.shared(),
-            is_closing: AtomicBool::new(false),
-            close: Mutex::new(Some(close)),
-            closing: closing.shared(),
-            closed: closed.shared(),
-        });
-        let task = net::spawn(accept_all(hub.clone(), acceptor, inbox, ended));
-        (hub, task)
-    }
-
-    /// Chooses what becomes of the messages. The first choice stays.
-    pub(crate) fn choose(&self, delivery: Delivery) {
-        if let Some(choose) = lock(&self.choose).take() {
-            // A peer's task may have gone meanwhile; the choice is kept for the next.
-            let _ = choose.send(delivery);
-        }
-    }
-
-    pub(crate) async fn chosen(&self) -> Option<Delivery> {
-        self.chosen.clone().await.ok()
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        self.is_closing.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn member(&self, id: u64) -> Option<Arc<Member>> {
-        Some(lock(&self.members).connected.get(&id)?.member.clone())
-    }
-
-    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
-        lock(&self.members).connected.values().map(|entry| entry.member.clone()).collect()
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        lock(&self.members).stopped
-    }
-
-    pub(crate) fn connections(&self) -> usize {
-        lock(&self.members).connected.len()
-    }
-
-    /// Stops accepting, after what the system holds already, and waits until every peer's task has written its replies
-    /// and ended that direction. What the peers send until they close is still received.
-    pub(crate) async fn close(&self) -> Result<(), Error> {
-        // Peers that nobody has asked for are received as well, for whoever reads the listener to its end.
-        self.choose(Delivery::Inbox);
-        self.is_closing.store(true, Ordering::Release);
-        if let Some(close) = lock(&self.close).take() {
-            // The accept loop listens to it, unless it is gone.
-            let _ = close.send(());
-        }
-        let all_closed = async {
-            let _ = self.closed.clone().await;
-            for member in self.members() {
-                member.outbox.call_driver();
-                poll_fn(|cx| member.outbox.poll_closed(cx)).await;
-            }
-        };
-        match (net::within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
-            (None, Some(after)) => Err(Error::Timeout { what: "close_timeout", after }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Ends everything at once, except connections that the program has been given.
-    pub(crate) fn stop(&self) {
-        let stopped: Vec<_> = {
-            let mut members = lock(&self.members);
-            members.stopped = true;
-            members.connected.extract_if(|_, entry| entry.task.is_some()).collect()
-        };
-        for (_, Entry { member, stream, task }) in stopped {
-            drop(task);
-            stream.shut_down();
-            self.reporter.report(Event::Disconnected { peer: member.peer, reason: Reason::Stopped });
-        }
-    }
-
-    /// Ends the sending direction to every peer.
-    pub(crate) fn half_close_all(&self) {
-        for entry in lock(&self.members).connected.values().filter(|entry| entry.task.is_some()) {
-            entry.member.outbox.close();
-            // A peer that is gone has no use for it.
-            let _ = entry.stream.half_close();
-        }
-    }
-
-    /// The connection is the program's now, not its task's.
-    pub(crate) fn hand_over(&self, member: &Member) {
-        // Nobody replies to it here, and a close does not wait for it.
-        member.outbox.close();
-        if let Some(entry) = lock(&self.members).connected.get_mut(&member.peer.id())
-            && let Some(task) = entry.task.take()
-        {
-            task.detach();
-        }
-    }
-
-    /// A peer's task is about to end.
-    pub(crate) fn leave(&self, member: &Member, reason: Reason) {
-        let Some(Entry { task, stream, .. }) = lock(&self.members).connected.remove(&member.peer.id()) else { return };
-        if let Some(task) = task {
-            // Others may hold a clone of the socket for a while.
-            stream.shut_down();
-            task.detach();
-        }
-        self.reporter.report(Event::Disconnected { peer: member.peer, reason });
-    }
-
-    fn admit(self: &Arc<Self>, stream: net::Stream, addr: SocketAddr, inbox: &Sender<Arrival>) {
-        let mut members = lock(&self.members);
-        if members.stopped {
-            return;
-        }
-        if members.connected.len() >= self.config.max_connections {
-            drop(members);
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.reporter.report(Event::Refused { addr, max_connections: self.config.max_connections });
-            return;
-        }
-        members.last_id += 1;
-        let peer = Peer::new(members.last_id, addr);
-        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        self.reporter.report(Event::Connected { peer });
-        let member =
-            Arc::new(Member { peer, outbox: Outbox::new(stream.clone(), self.codec), in_flight: AtomicUsize::new(0) });
-        // The task needs the lock to leave, so it finds itself here however short it lives.
-        let task = net::spawn(serve::run(self.clone(), member.clone(), stream.clone(), inbox.clone()));
-        members.connected.insert(peer.id(), Entry { member, stream, task: Some(task) });
-    }
-}
-
 /// Accepts until the listener is closed, and then what is waiting in the system's queue.
-async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<Arrival>, ended: oneshot::Sender<()>) {
-    let mut closing = hub.closing.clone();
+pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<Arrival>, ended: oneshot::Sender<()>) {
+    let mut closing = hub.closing();
+    let admit = |stream, addr| {
+        hub.enter(stream, addr, |member, stream| net::spawn(serve::run(hub.clone(), member, stream, inbox.clone())));
+    };
     let mut retry = RETRY.0;
     loop {
         let Some(accepted) = unless(&mut closing, acceptor.accept(&hub.config)).await else { break };
         match accepted {
             Ok((stream, addr)) => {
                 retry = RETRY.0;
-                hub.admit(stream, addr, &inbox);
+                admit(stream, addr);
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
@@ -294,7 +44,7 @@ async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<Arrival>, e
         }
     }
     while let Some(Ok((stream, addr))) = acceptor.accept(&hub.config).now_or_never() {
-        hub.admit(stream, addr, &inbox);
+        admit(stream, addr);
     }
     drop(acceptor);
     drop(inbox);
@@ -318,9 +68,4 @@ async fn unless<F: Future>(signal: &mut Signal<()>, future: F) -> Option<F::Outp
         future.as_mut().poll(cx).map(Some)
     })
     .await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code of the program runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use crate::accept::Delivery;
 use crate::error::{BoxError, Error};
+use crate::hub::Delivery;
 use crate::listener::{Closer, Listener};
 use crate::net::{self, Task};
 use crate::peer::Peer;

@@ -1,35 +1,132 @@
-//! Length-prefixed messages over TCP, as [`futures::Stream`] and [`futures::Sink`].
+//! Stream length-prefixed messages over TCP, as [`futures::Stream`] and [`futures::Sink`].
+//!
+//! A fixed, configurable header says how long each message is. A program sends and receives whole messages, Protocol
+//! Buffers or any other bytes, and never sees a header, a partial read, a reconnect or a socket map. It is the successor
+//! of the Go library buffstreams v2.0.0, and speaks its wire format by default.
+//!
+//! ```
+//! use buffstreams::{Bytes, Config, Connection, Listener};
+//! use futures::{SinkExt, StreamExt};
+//!
+//! # async_std::task::block_on(async {
+//! let config = Config::new().max_message_size(1 << 20);
+//! let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await?;
+//!
+//! let mut connection = Connection::dial(listener.local_addr(), config).await?;
+//! connection.feed(Bytes::from_static(b"one")).await?;
+//! connection.send(Bytes::from_static(b"two")).await?;
+//!
+//! let (peer, message) = listener.next().await.unwrap();
+//! assert_eq!(message, "one");
+//! println!("{peer} sent {} bytes", message.len());
+//! # Ok::<(), buffstreams::Error>(()) }).unwrap();
+//! ```
+//!
+//! # On the wire
+//!
+//! ```text
+//! +----------------------+---------------------------+----------------------+- -
+//! | header               | message                   | header               |
+//! | its length in bytes  | any bytes, 0 to max_message_size                  …
+//! +----------------------+---------------------------+----------------------+- -
+//!   dc 01 00               08 96 01 12 …  (110 bytes)   buffstreams format, max_message_size 4096
+//! ```
+//!
+//! [`WireFormat`] has the formats. Both ends must use the same.
+//!
+//! # Layout
+//!
+//! ```text
+//! in :  net -> reader (wire::decoder) -> inbox -> listener -> the program's Stream, or its callback
+//! out:  the program's Sink -> manager -> connection -> writer (wire::encoder) -> net
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | receive from all who connect, and reply | [`Listener`], [`Incoming`], [`Outgoing`] |
+//! | receive with a callback | [`Listener::serve`], [`Listener::serve_async`], [`Serving`] |
+//! | have a connection for each who connects | [`Connections`] |
+//! | send, and receive the replies | [`Connection`], [`ReadHalf`], [`WriteHalf`] |
+//! | send to many addresses, from many tasks | [`Manager`], [`ManagerSink`], [`DeadLetters`] |
+//! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
+//! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
+//! | set a limit | [`Config`] |
+//!
+//! Inside, each file says in its first line what it is for. Two straight lines, in and out, meet only in the files about
+//! the wire, the net, the configuration, errors and peers; nothing flows back up. async-std is named in one file, flume in
+//! one other, and the wire is pure code.
+//!
+//! # Three contracts
+//!
+//! 1. **Pressure.** Every queue is bounded, in bytes. A full inbox makes the readers wait, which closes the TCP windows,
+//!    which makes the remote sinks pending. A reader reserves its place in the inbox before it reads, so one stalled
+//!    consumer costs bounded memory, whatever the number of peers. Memory for a message follows the bytes received, never
+//!    the length announced.
+//! 2. **Stop.** Dropping a listener, a connection or a manager ends its tasks and closes its sockets at once, and never
+//!    blocks. Closing first delivers what was accepted, then ends the sending direction, and has a deadline
+//!    ([`Config::close_timeout`]).
+//! 3. **Errors.** One bad peer never ends the listener's stream and never reaches another peer. What a background task
+//!    meets goes to a stream of events, to counters and to the log. A message that was accepted is written, or comes
+//!    back: held for the next connection, in an error, or as a dead letter. Two ways lead out of this contract, and both
+//!    are the program's own: dropping what holds the message, and not asking for the dead letters.
+//!
+//! A message counts as written when the kernel has taken it whole. That the peer's host received it, and that its
+//! program did, is more than TCP can tell.
+//!
+//! # Runtime
+//!
+//! The tasks and timers of this crate run on async-std, whose threads start by themselves. Its public types are plain
+//! streams, sinks and futures: any executor can poll them.
+
+mod error;
+mod peer;
+pub mod wire;
+
+mod config;
+mod events;
+
+mod net;
+mod pool;
+mod reader;
+mod writer;
+
+mod inbox;
+mod outbox;
 
 mod accept;
 mod callback;
-mod config;
-mod connection;
-mod dead_letters;
-mod error;
-mod events;
-mod inbox;
-mod link;
+mod hub;
 mod listener;
-mod manager;
-mod net;
-mod outbox;
-mod peer;
-mod pool;
-mod reader;
+mod outgoing;
 mod serve;
-pub mod wire;
-mod writer;
+
+mod connection;
+mod halves;
+
+mod dead_letters;
+mod directory;
+mod link;
+mod manager;
+mod manager_sink;
 
 pub use bytes::Bytes;
-pub use callback::Serving;
+
 pub use config::Config;
-pub use connection::{Connection, ReadHalf, WriteHalf};
-pub use dead_letters::{DeadLetter, DeadLetters, Outcome};
-pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
-pub use events::{Event, Events, ManagerEvent, Reason};
-pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats, Outgoing};
-pub use manager::{LinkStats, Manager, ManagerSink, ManagerStats};
+pub use wire::{FixedFormat, WireFormat};
+
+pub use callback::Serving;
+pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats};
+pub use outgoing::Outgoing;
 pub use peer::{Address, Peer};
 pub use reader::Reader;
-pub use wire::{FixedFormat, WireFormat};
+
+pub use connection::Connection;
+pub use dead_letters::{DeadLetter, DeadLetters, Outcome};
+pub use halves::{ReadHalf, WriteHalf};
+pub use link::LinkStats;
+pub use manager::{Manager, ManagerStats};
+pub use manager_sink::ManagerSink;
 pub use writer::Writer;
+
+pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
+pub use events::{Event, Events, ManagerEvent, Reason};

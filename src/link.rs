@@ -2,7 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::iter::Sum;
 use std::mem;
+use std::ops::Add;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,26 @@ pub(crate) struct Link {
     pub(crate) reconnects: AtomicU64,
 }
 
+/// What was counted of one address: `accepted = written + given_back + held`, at every moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStats {
+    /// How many messages were put into the queue.
+    pub accepted: u64,
+    /// How many were handed whole to the kernel.
+    pub written: u64,
+    /// How many came back: in an error of `write`, or as dead letters.
+    pub given_back: u64,
+    /// How many are in the queue.
+    pub held: u64,
+    /// How many bytes they have on the wire, headers included.
+    pub held_bytes: usize,
+    /// How many bytes the kernel has taken, headers included.
+    pub bytes: u64,
+    /// How often the connection was opened again.
+    pub reconnects: u64,
+}
+
 /// What the links of one manager have in common.
 pub(crate) struct Common {
     pub(crate) config: Config,
@@ -51,6 +73,20 @@ impl Link {
             stalled: Deadline::default(),
         };
         (link, net::spawn(task.run()))
+    }
+
+    /// Its books.
+    pub(crate) fn stats(&self) -> LinkStats {
+        let books = self.outbox.books();
+        LinkStats {
+            accepted: books.accepted,
+            written: books.written,
+            given_back: books.given_back,
+            held: books.held,
+            held_bytes: books.held_bytes,
+            bytes: books.bytes,
+            reconnects: self.reconnects.load(Ordering::Relaxed),
+        }
     }
 
     /// Makes dead letters of all that is held, when its task has ended.
@@ -181,5 +217,27 @@ impl LinkTask {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Add for LinkStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            accepted: self.accepted + other.accepted,
+            written: self.written + other.written,
+            given_back: self.given_back + other.given_back,
+            held: self.held + other.held,
+            held_bytes: self.held_bytes + other.held_bytes,
+            bytes: self.bytes + other.bytes,
+            reconnects: self.reconnects + other.reconnects,
+        }
+    }
+}
+
+impl Sum for LinkStats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), Add::add)
     }
 }

@@ -1,27 +1,25 @@
-//! A listener: the messages of all peers as one `Stream`, and a `Sink` of replies.
+//! A listener: the messages of all peers as one `Stream`, or a connection for each.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 
-use crate::accept::{Arrival, Delivery, Hub, Member, Received};
+use crate::accept;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::events::{Event, Events};
+use crate::hub::{Arrival, Delivery, Hub, Received};
 use crate::inbox::{self, Parcel, Receiver};
-use crate::net::{Acceptor, Deadline, Task};
-use crate::outbox::Ticket;
+use crate::net::{self, Acceptor, Task};
+use crate::outgoing::Outgoing;
 use crate::peer::{Address, Peer};
-use crate::writer::HIGH_WATER;
 
 /// A listening socket: a `Stream` of `(Peer, Bytes)` with the messages of all who connect.
 ///
@@ -53,30 +51,6 @@ pub struct Listener {
 pub struct Incoming {
     arrivals: Arrivals,
     batch: Option<Batch>,
-}
-
-/// The replying half of a [`Listener`]: a `Sink` of `(Peer, Bytes)`.
-///
-/// - `start_send` puts the message behind the others to that peer and never waits. A message over the limit comes back in
-///   [`Error::MessageTooLarge`], and the sink works on. A message to a peer that is gone is dropped, with an
-///   [`Event::Undelivered`]: one bad peer is no reason to fail the others.
-/// - `poll_ready` waits while `queue_bytes` are held for the last peer that was written to.
-/// - `poll_flush` is ready when the kernel has taken everything, or its peer is gone. A peer that takes nothing holds it
-///   up until `write_timeout` disconnects that peer; `feed`, and `forward`, do not wait for it.
-/// - `poll_close` flushes, for `close_timeout` at the most, and then ends the sending direction of every connection.
-///
-/// A peer may close its sending direction and wait for replies: its connection stays open until all its messages have been
-/// taken and what was replied by then is written. So a reply should be given to the sink before the next message is asked
-/// for, as `forward` does; a program that answers later should use [`Listener::connections`].
-///
-/// Dropping a future loses nothing that was accepted. Dropping the sink leaves what is pending to the background.
-pub struct Outgoing {
-    hub: Arc<Hub>,
-    /// The peer that was written to last: mostly the next one, too.
-    last: Option<Arc<Member>>,
-    unflushed: HashMap<u64, (Arc<Member>, Ticket)>,
-    closing: Deadline,
-    closed: bool,
 }
 
 /// The connections of a [`Listener`], one [`Connection`] each, instead of the merged stream.
@@ -133,7 +107,8 @@ impl Listener {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address).await?;
         let (sender, inbox) = inbox::inbox(config.inbox_bytes);
-        let (hub, accept) = Hub::start(acceptor, local_addr, config, codec, sender);
+        let (hub, ended) = Hub::new(local_addr, config, codec);
+        let accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
         Ok(Self { incoming: Incoming { arrivals: Arrivals { hub, inbox, _accept: accept }, batch: None } })
     }
 
@@ -169,11 +144,8 @@ impl Listener {
     /// # }
     /// ```
     pub fn split(self) -> (Incoming, Outgoing) {
-        let hub = self.hub().clone();
-        hub.replies.store(true, Ordering::Release);
-        hub.choose(Delivery::Inbox);
-        let outgoing =
-            Outgoing { hub, last: None, unflushed: HashMap::new(), closing: Deadline::default(), closed: false };
+        let outgoing = Outgoing::new(self.hub().clone());
+        self.hub().choose(Delivery::Inbox);
         (self.incoming, outgoing)
     }
 
@@ -285,98 +257,6 @@ impl Drop for Arrivals {
     }
 }
 
-impl Outgoing {
-    /// The peer, unless it is gone.
-    fn member(&mut self, peer: Peer) -> Option<&Arc<Member>> {
-        if self.last.as_ref().is_none_or(|last| last.peer != peer) {
-            self.last = Some(self.hub.member(peer.id())?);
-        }
-        self.last.as_ref()
-    }
-}
-
-impl Sink<(Peer, Bytes)> for Outgoing {
-    type Error = Error;
-
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.closed {
-            return Poll::Ready(Err(Error::Closed { message: None }));
-        }
-        match &self.last {
-            Some(last) => last.outbox.poll_room(self.hub.config.queue_bytes, cx).map(Ok),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn start_send(self: Pin<&mut Self>, (peer, message): (Peer, Bytes)) -> Result<(), Error> {
-        let this = self.get_mut();
-        if this.closed {
-            return Err(Error::Closed { message: Some(message.into()) });
-        }
-        let sent = match this.member(peer) {
-            Some(member) => member.outbox.push(message).map(|ticket| (member.clone(), ticket)),
-            None => Err(Error::Closed { message: None }),
-        };
-        match sent {
-            Ok((member, ticket)) => {
-                // What is worth a system call goes now; the peer's own task goes on if the socket takes no more.
-                let _ = member.outbox.poll_room(HIGH_WATER, &mut Context::from_waker(Waker::noop()));
-                this.unflushed.insert(peer.id(), (member, ticket));
-                Ok(())
-            }
-            Err(Error::Closed { .. }) => {
-                this.hub.reporter.report(Event::Undelivered { peer, messages: 1 });
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        // A peer that is gone has been reported by its own task.
-        let this = self.get_mut();
-        this.unflushed.retain(|_, (member, ticket)| member.outbox.poll_written(*ticket, cx).is_pending());
-        if this.unflushed.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let flushed = self.as_mut().poll_flush(cx);
-        let this = self.get_mut();
-        let result = match flushed {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                let after = ready!(this.closing.poll(this.hub.config.close_timeout, cx));
-                Err(Error::Timeout { what: "close_timeout", after })
-            }
-        };
-        if !this.closed {
-            this.closed = true;
-            this.end_replies();
-            this.hub.half_close_all();
-        }
-        Poll::Ready(result)
-    }
-}
-
-impl Outgoing {
-    /// No more replies: peers that have closed their direction are not kept for them.
-    fn end_replies(&self) {
-        self.hub.replies.store(false, Ordering::Release);
-        for member in self.hub.members() {
-            member.outbox.call_driver();
-        }
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        for (member, _) in self.unflushed.values() {
-            member.outbox.leave_to_driver();
-        }
-        self.end_replies();
-    }
-}
-
 impl Incoming {
     /// What happens from now on, beside the messages. See [`Events`].
     pub fn events(&self) -> Events<Event> {
@@ -441,12 +321,6 @@ impl fmt::Debug for Listener {
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         debug("Incoming", &self.arrivals.hub, f)
-    }
-}
-
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        debug("Outgoing", &self.hub, f)
     }
 }
 

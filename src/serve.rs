@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use crate::accept::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
 use crate::connection::Connection;
 use crate::error::{BoxError, Error};
 use crate::events::{Event, Reason};
+use crate::hub::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
 use crate::inbox::{ITEM, Sender, Share};
 use crate::net::{self, Deadline};
 use crate::pool::CHUNK;
