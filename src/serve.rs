@@ -256,7 +256,7 @@ impl PeerTask {
         !may_reply && self.member.outbox.books().held == 0
     }
 
-    /// Waits for a share of the inbox, without neglecting the replies.
+    /// Waits for a share of the inbox, without neglecting the rest.
     fn poll_share(
         &mut self,
         inbox: &mut Sender<Arrival>,
@@ -264,6 +264,7 @@ impl PeerTask {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Share, Error>> {
         self.poll_replies(cx)?;
+        self.half_close_if_closing();
         inbox.poll_reserve(bytes, cx).map(Ok)
     }
 

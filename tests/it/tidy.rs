@@ -1,0 +1,157 @@
+//! The rules of the house, held against the source text.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each file may import of this crate. The order is that of the floors: a file imports only from above it here,
+/// so there is no circle.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("peer.rs", &[]),
+    ("inbox.rs", &[]),
+    ("pool.rs", &[]),
+    ("error.rs", &["peer"]),
+    ("wire/guess.rs", &["error"]),
+    ("wire/decoder.rs", &["error"]),
+    ("wire/encoder.rs", &["error"]),
+    ("wire/mod.rs", &["error"]),
+    ("events.rs", &["error", "peer"]),
+    ("dead_letters.rs", &["error", "inbox", "peer"]),
+    ("config.rs", &["error", "wire"]),
+    ("net.rs", &["config", "error", "peer"]),
+    ("reader.rs", &["config", "error", "pool", "wire"]),
+    ("writer.rs", &["config", "error", "wire"]),
+    ("outbox.rs", &["error", "wire", "writer"]),
+    ("halves.rs", &["config", "error", "events", "net", "peer", "reader", "wire", "writer"]),
+    ("connection.rs", &["config", "error", "halves", "net", "peer", "wire"]),
+    ("hub.rs", &["config", "connection", "error", "events", "net", "outbox", "peer", "wire"]),
+    ("serve.rs", &["connection", "error", "events", "hub", "inbox", "net", "pool", "reader", "wire", "writer"]),
+    ("accept.rs", &["events", "hub", "inbox", "net", "serve"]),
+    ("outgoing.rs", &["error", "events", "hub", "net", "outbox", "peer", "writer"]),
+    ("listener.rs", &["accept", "config", "connection", "error", "events", "hub", "inbox", "net", "outgoing", "peer"]),
+    ("callback.rs", &["error", "hub", "listener", "net", "peer"]),
+    ("link.rs", &["config", "dead_letters", "error", "events", "net", "outbox", "peer", "wire"]),
+    ("directory.rs", &["error", "link", "net", "peer"]),
+    ("manager_sink.rs", &["dead_letters", "directory", "error", "link", "net", "outbox", "peer", "wire", "writer"]),
+    (
+        "manager.rs",
+        &[
+            "config",
+            "dead_letters",
+            "directory",
+            "error",
+            "events",
+            "link",
+            "listener",
+            "manager_sink",
+            "net",
+            "outbox",
+            "peer",
+            "writer",
+        ],
+    ),
+    ("lib.rs", &[]),
+];
+
+#[test]
+fn each_file_imports_only_what_the_table_allows() {
+    let mut listed = BTreeSet::new();
+    for (at, (file, allowed)) in MAY_IMPORT.iter().enumerate() {
+        for import in *allowed {
+            let above = MAY_IMPORT[..at].iter().any(|(other, _)| module(other) == *import);
+            assert!(above, "{file} may import {import}, which does not stand above it: that would be a circle");
+        }
+        let imports = imports(&code(&source(file)));
+        let extra: Vec<_> = imports.iter().filter(|import| !allowed.contains(&import.as_str())).collect();
+        assert!(extra.is_empty(), "{file} imports {extra:?}: change the design, then this table");
+        let unused: Vec<_> = allowed.iter().filter(|allowed| !imports.contains(**allowed)).collect();
+        assert!(unused.is_empty(), "{file} no longer imports {unused:?}: change this table");
+        listed.insert((*file).to_owned());
+    }
+    let found: BTreeSet<_> = sources().into_iter().collect();
+    assert_eq!(found, listed, "the table lists every source file");
+}
+
+#[test]
+fn one_file_names_the_runtime_and_one_the_channel() {
+    for file in sources() {
+        let code = code(&source(&file));
+        assert_eq!(code.contains("async_std"), file == "net.rs", "{file}: only net.rs names async-std");
+        assert_eq!(code.contains("flume"), file == "inbox.rs", "{file}: only inbox.rs names flume");
+    }
+}
+
+#[test]
+fn the_wire_is_pure() {
+    for file in sources().into_iter().filter(|file| file.starts_with("wire/")) {
+        let code = code(&source(&file));
+        for impure in ["async", "std::io", "std::time", "std::net", "futures", "std::sync", "std::thread"] {
+            assert!(!code.contains(impure), "{file} names {impure}");
+        }
+    }
+}
+
+#[test]
+fn no_file_has_two_purposes() {
+    for file in sources() {
+        let lines = source(&file).lines().count();
+        assert!(lines <= 480, "{file} has {lines} lines: it has two purposes");
+        assert!(source(&file).starts_with("//! "), "{file} says in its first line what it is for");
+    }
+}
+
+#[test]
+fn nothing_waits_by_sleeping() {
+    let mut tests = Vec::new();
+    collect(&root().join("tests"), &mut tests);
+    for path in tests.into_iter().filter(|path| !path.ends_with("tidy.rs")) {
+        let text = fs::read_to_string(&path).unwrap();
+        for sleep in ["thread::sleep", "task::sleep"] {
+            assert!(!text.contains(sleep), "{} waits with {sleep}", path.display());
+        }
+    }
+}
+
+/// The module that a file is, as an import names it.
+fn module(file: &str) -> &str {
+    if file.starts_with("wire/") { "wire" } else { file.trim_end_matches(".rs") }
+}
+
+/// The modules of this crate that the code names. `crate::Name` is a public name in a doc link, not an import.
+fn imports(code: &str) -> BTreeSet<String> {
+    let named = code.split("crate::").skip(1);
+    let modules =
+        named.map(|rest| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>());
+    modules.filter(|module| !module.is_empty()).collect()
+}
+
+/// The source without its comments.
+fn code(source: &str) -> String {
+    source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+fn source(file: &str) -> String {
+    fs::read_to_string(root().join("src").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn sources() -> Vec<String> {
+    let src = root().join("src");
+    let mut paths = Vec::new();
+    collect(&src, &mut paths);
+    paths.iter().map(|path| path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
