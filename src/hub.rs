@@ -49,8 +49,8 @@ pub(crate) struct Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if self.member.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // Its task may wait for this to end the connection.
+        let last = self.member.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.member.waits_for_consumer.load(Ordering::SeqCst) {
             self.member.outbox.call_driver();
         }
     }
@@ -63,6 +63,17 @@ pub(crate) struct Member {
     pub(crate) outbox: Outbox<net::Stream>,
     /// Its batches that the consumer has not finished with.
     pub(crate) in_flight: AtomicUsize,
+    /// Its task ends the connection when there are none.
+    pub(crate) waits_for_consumer: AtomicBool,
+}
+
+impl Member {
+    /// Whether the consumer has finished with everything. If not, the peer's task is called when it has.
+    pub(crate) fn is_taken(&self) -> bool {
+        // In this order, and that of `Received`'s drop, one of the two sees the other.
+        self.waits_for_consumer.store(true, Ordering::SeqCst);
+        self.in_flight.load(Ordering::SeqCst) == 0
+    }
 }
 
 /// A signal that many can wait for.
@@ -259,7 +270,8 @@ impl Hub {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::Connected { peer });
         let outbox = Outbox::new(stream.clone(), self.codec);
-        let member = Arc::new(Member { peer, outbox, in_flight: AtomicUsize::new(0) });
+        let (in_flight, waits_for_consumer) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer });
         // The task needs the lock to leave, so it finds itself here however short it lives.
         let task = spawn(member.clone(), stream.clone());
         members.connected.insert(peer.id(), Entry { member, stream, task: Some(task) });

@@ -125,7 +125,7 @@ impl PeerTask {
                     poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
                 }
             };
-            self.member.in_flight.fetch_add(1, Ordering::AcqRel);
+            self.member.in_flight.fetch_add(1, Ordering::SeqCst);
             let received = Received { member: self.member.clone(), frames: batch.frames };
             inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
             in_a_row = rest(in_a_row).await;
@@ -252,7 +252,7 @@ impl PeerTask {
 
     /// Whether all that the peer sent was taken, and all replies to it were written.
     fn is_answered(&self) -> bool {
-        let may_reply = self.hub.replies.load(Ordering::Acquire) && self.member.in_flight.load(Ordering::Acquire) > 0;
+        let may_reply = self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken();
         !may_reply && self.member.outbox.books().held == 0
     }
 
@@ -326,7 +326,7 @@ impl PeerTask {
     /// Waits until all that the peer sent was taken, and writes what was replied.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.member.outbox.set_driver(cx.waker());
-        if self.hub.replies.load(Ordering::Acquire) && self.member.in_flight.load(Ordering::Acquire) > 0 {
+        if self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken() {
             self.poll_replies(cx)?;
             return Poll::Pending;
         }
