@@ -144,7 +144,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if end < filled {
                 let rest = filled - end;
                 // What is no header is kept as it is, to be told when these frames have been taken.
-                let mut next = Lent::growing(self.want.max(rest) + LOOKAHEAD, rest);
+                let mut next = Lent::growing(with_lookahead(self.want.max(rest)), rest);
                 next[..rest].copy_from_slice(&buf[end..filled]);
                 self.buffer = Buffer::of(next, rest);
             }
@@ -182,13 +182,13 @@ impl Buffer {
         match self.replace() {
             Self::Empty => (Lent::chunk(), 0),
             Self::Stashed(bytes) => {
-                let mut buf = Lent::growing(want + LOOKAHEAD, bytes.len());
+                let mut buf = Lent::growing(with_lookahead(want), bytes.len());
                 buf[..bytes.len()].copy_from_slice(&bytes);
                 (buf, bytes.len())
             }
             Self::Lent { buf, filled } if filled < buf.len() => (buf, filled),
             Self::Lent { buf, filled } => {
-                let mut larger = Lent::growing(want + LOOKAHEAD, filled);
+                let mut larger = Lent::growing(with_lookahead(want), filled);
                 larger[..filled].copy_from_slice(&buf);
                 (larger, filled)
             }
@@ -221,7 +221,7 @@ impl Buffer {
                 *self = Self::Lent { buf, filled };
                 (buf, filled) = self.unpack(*want);
             }
-            let end = if *want > LARGE { buf.len().min(*want + LOOKAHEAD) } else { buf.len() };
+            let end = if *want > LARGE { buf.len().min(with_lookahead(*want)) } else { buf.len() };
             match Pin::new(&mut *io).poll_read(cx, &mut buf[filled..end]) {
                 Poll::Ready(Ok(0)) if filled == 0 => return Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Error::Truncated { got: filled, want: *want })),
@@ -238,6 +238,12 @@ impl Buffer {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// A frame of this length and some of what comes behind it. With no limit on messages the length is whatever a peer
+/// announces, so it may be the largest number there is.
+fn with_lookahead(want: usize) -> usize {
+    want.saturating_add(LOOKAHEAD)
 }
 
 impl<R: AsyncRead + Unpin> Stream for Reader<R> {
