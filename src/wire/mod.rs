@@ -46,7 +46,7 @@ const MAX_BUFFSTREAMS: u64 = (1 << 55) - 1;
 ///
 /// | preset | header | length |
 /// |---|---|---|
-/// | [`buffstreams`](Self::buffstreams) | 2 to 9 bytes, set by `max_message_size` | zig-zag varint, padded with zeros |
+/// | [`buffstreams`](Self::buffstreams) | 2 to 8 bytes, set by `max_message_size` | zig-zag varint, padded with zeros |
 /// | [`u8`](Self::u8) … [`u64_be`](Self::u64_be) | 1 to 8 bytes | unsigned integer |
 /// | [`varint`](Self::varint) | 1 to 10 bytes | unsigned varint |
 /// | [`fixed`](Self::fixed) | offset + 1 to 8 bytes | unsigned integer, may include the header |
