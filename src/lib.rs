@@ -82,6 +82,8 @@ mod error;
 mod peer;
 pub mod wire;
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod events;
 

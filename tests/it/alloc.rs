@@ -1,0 +1,115 @@
+//! Memory follows the bytes that were received, never the length that was announced.
+
+use buffstreams::wire::Decoder;
+use buffstreams::{Error, Reader, WireFormat};
+use futures::StreamExt;
+use futures::future::poll_immediate;
+
+use crate::counting::allocations;
+use crate::samples::{body, config, encode, read_clean};
+use crate::script::{Read, Source, drive};
+
+const CHUNK: usize = 64 * 1024;
+
+/// Announcements that are refused at this limit.
+fn refused() -> Vec<(WireFormat, usize, Vec<u8>)> {
+    let max = 16 << 20;
+    vec![
+        (WireFormat::u32_be(), max, vec![0xff; 4]),
+        (WireFormat::u32_be(), max, (max as u32 + 1).to_be_bytes().to_vec()),
+        (WireFormat::u64_be(), max, vec![0xff; 8]),
+        (WireFormat::varint(), max, vec![0xff; 10]),
+        (WireFormat::buffstreams(), 4096, vec![0x82, 0x40, 0x00]),
+        (WireFormat::buffstreams(), 4096, vec![0x01, 0x00, 0x00]),
+        (WireFormat::buffstreams(), max, vec![0xff; 5]),
+    ]
+}
+
+#[test]
+fn the_counter_counts() {
+    let (kept, count) = allocations(|| {
+        drop(vec![1u8; 3000]);
+        vec![1u8; 5000]
+    });
+    assert!(count.allocated >= 8000 && count.kept == kept.len() as isize, "{count:?}");
+}
+
+#[test]
+fn the_decoder_rejects_from_the_header_with_next_to_no_memory() {
+    for (format, max, header) in refused() {
+        let decoder = Decoder::new(format, max).unwrap();
+        let (error, count) = allocations(|| decoder.header(&header).unwrap_err());
+        assert!(count.allocated <= 1024, "{format}: {count:?} for {error}");
+    }
+}
+
+#[test]
+fn the_reader_rejects_with_at_most_a_kibibyte_beside_its_lent_buffer() {
+    for (format, max, header) in refused() {
+        let config = config(format, max);
+        // The buffers are lent by one pool for the whole process, so another test may hold them all in one attempt and
+        // this one then makes its own. The attempts in which the pool is warm are the ones that count.
+        let least = (0..50)
+            .map(|_| {
+                let mut reader = Reader::new(Source::whole(&header), &config).unwrap();
+                let (item, count) = allocations(|| drive(reader.next()));
+                assert!(matches!(item, Some(Err(Error::Frame(_)))), "{format}: {item:?}");
+                assert!(count.allocated <= CHUNK + 1024, "{format}: {count:?}");
+                count.allocated
+            })
+            .min();
+        assert!(least.unwrap() <= 1024, "{format}: {least:?} bytes");
+    }
+}
+
+#[test]
+fn an_announcement_of_the_maximum_that_stalls_costs_at_most_a_chunk() {
+    let max = 16 << 20;
+    for format in [WireFormat::u32_be(), WireFormat::varint(), WireFormat::buffstreams()] {
+        let config = config(format, max);
+        let whole = encode(format, max, &[body(max)]);
+        for sent in [10, 4096, 4097, 30_000] {
+            let source = Source::new([Read::Bytes(whole[..sent].to_vec()), Read::Stall]);
+            let mut reader = Reader::new(source, &config).unwrap();
+            let (polled, count) = allocations(|| drive(poll_immediate(reader.next())));
+            assert!(polled.is_none());
+            // The chunk that it reads into, and what it set aside of the little it got.
+            assert!(
+                count.allocated <= CHUNK + 1024 + if sent <= 4096 { sent } else { 0 },
+                "{format}, {sent} sent: {count:?}"
+            );
+            assert!(count.kept <= CHUNK as isize, "{format}, {sent} sent: {count:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_stalled_announcements_keep_what_they_sent_and_not_what_they_announced() {
+    let config = config(WireFormat::u32_be(), 16 << 20);
+    let sources: Vec<Source> =
+        (0..1000).map(|_| Source::new([Read::Bytes([&[1, 0, 0, 0][..], &[7; 100]].concat()), Read::Stall])).collect();
+    let (readers, count) = allocations(|| {
+        let mut readers = Vec::new();
+        for source in sources {
+            let mut reader = Reader::new(source, &config).unwrap();
+            assert!(drive(poll_immediate(reader.next())).is_none());
+            readers.push(reader);
+        }
+        readers
+    });
+    // One chunk may stay in the pool.
+    assert!(count.kept <= (readers.len() * 1024 + CHUNK) as isize, "{count:?}");
+}
+
+#[test]
+fn a_large_message_costs_a_small_multiple_of_itself() {
+    let len = 8 << 20;
+    let config = config(WireFormat::u32_be(), 16 << 20);
+    let wire = encode(WireFormat::u32_be(), 16 << 20, &[body(len)]);
+    let source = Source::pieces(&wire, &[60_000]);
+    let (messages, count) = allocations(|| read_clean(source, &config));
+    assert_eq!(messages[0].len(), len);
+    // Each buffer is at most twice the one before, so they add up to twice the last; where the last had room for all but
+    // the header, there is one more.
+    assert!(count.allocated <= 3 * len + 4 * CHUNK, "{count:?}");
+}
