@@ -78,11 +78,11 @@
 //! The tasks and timers of this crate run on async-std, whose threads start by themselves. Its public types are plain
 //! streams, sinks and futures: any executor can poll them.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod peer;
 pub mod wire;
-
-#![forbid(unsafe_code)]
 
 mod config;
 mod events;
