@@ -43,6 +43,8 @@ struct State<W> {
     claimed: BTreeSet<u64>,
     /// The transport takes no more, or there is none: the driver has to act.
     stalled: bool,
+    /// Why the transport broke, for the driver to tell.
+    broken: Option<Error>,
     /// The transport is to be dropped as soon as nobody writes to it.
     lost: bool,
     /// Nothing more is accepted.
@@ -87,9 +89,7 @@ enum Step {
     Busy,
     /// The transport takes no more for now.
     Full,
-    /// The transport broke.
-    Broke(Error),
-    /// There is no transport.
+    /// There is no transport, or none any more.
     Gone,
 }
 
@@ -118,6 +118,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             given_back: 0,
             claimed: BTreeSet::new(),
             stalled: false,
+            broken: None,
             lost: false,
             closed: false,
             waiting: Vec::new(),
@@ -189,7 +190,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             // The socket need not wake anybody: when it is not ready, the driver asks it again.
             match self.step(state, &mut Context::from_waker(Waker::noop()), cx.waker()) {
                 Step::Wrote => {}
-                Step::Idle | Step::Busy | Step::Full | Step::Broke(_) | Step::Gone => {
+                Step::Idle | Step::Busy | Step::Full | Step::Gone => {
                     let mut state = self.lock();
                     if let Some(done) = done(&state) {
                         return Poll::Ready(done);
@@ -237,7 +238,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().stalled
     }
 
-    /// Writes until nothing is pending. An error is that of the transport, which is gone then.
+    /// Writes until nothing is pending. An error is that of the transport, which is gone then, whoever met it.
     pub(crate) fn poll_drive(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             let state = self.lock();
@@ -246,8 +247,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 Step::Wrote => {}
                 Step::Idle => return Poll::Ready(Ok(())),
                 Step::Busy | Step::Full => return Poll::Pending,
-                Step::Broke(error) => return Poll::Ready(Err(error)),
-                Step::Gone => return Poll::Ready(Err(Error::Closed { message: None })),
+                Step::Gone => {
+                    let broken = self.lock().broken.take();
+                    return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
+                }
             }
         }
     }
@@ -275,6 +278,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
             other => other,
         };
+        state.broken = None;
     }
 
     /// Whether nothing more is accepted.
@@ -379,9 +383,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 Step::Full
             }
             Poll::Ready(Err(error)) => {
+                state.broken = Some(error);
                 state.lost = true;
                 state.put_back(writer);
-                Step::Broke(error)
+                Step::Gone
             }
         }
     }

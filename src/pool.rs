@@ -13,6 +13,9 @@ pub(crate) const CHUNK: usize = 64 * 1024;
 const KEEP_CHUNKS: usize = 32;
 /// How many bytes are kept for later in buffers larger than a chunk.
 const KEEP_LARGE: usize = 8 * 1024 * 1024;
+/// What a buffer may have over twice what was received, in bytes: a frame of a round size fits with its header, and with
+/// the start of the next.
+const SLACK: usize = 8 * 1024;
 /// A large buffer is lent for a frame at least this fraction of its size, so that a message never pins much more.
 const WASTE: usize = 4;
 
@@ -42,7 +45,7 @@ impl Lent {
 
     /// A buffer for a frame that needs `want` bytes and of which `got` have been received.
     ///
-    /// It is no larger than twice what was received, or a chunk: a peer gets memory for what it sends, not for what it
+    /// It is hardly larger than twice what was received, or a chunk: a peer gets memory for what it sends, not for what it
     /// announces. A buffer that the process has anyway is lent whole.
     pub(crate) fn growing(want: usize, got: usize) -> Self {
         if want <= CHUNK {
@@ -56,7 +59,7 @@ impl Lent {
             return Self(buf);
         }
         drop(pool);
-        let affordable = got.saturating_mul(2);
+        let affordable = got.saturating_mul(2).saturating_add(SLACK);
         if affordable <= CHUNK { Self::chunk() } else { Self(zeroed(affordable.min(want))) }
     }
 }

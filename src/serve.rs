@@ -196,7 +196,7 @@ impl PeerTask {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Readable, Error>> {
         self.poll_replies(cx)?;
-        self.half_close_if_closing();
+        self.half_close_if_closing(cx)?;
         let share = match inbox.map(|inbox| inbox.poll_reserve(CHUNK + ITEM, cx)) {
             Some(Poll::Pending) => {
                 // It is the consumer, not the peer, that makes us wait.
@@ -241,19 +241,23 @@ impl PeerTask {
     }
 
     /// Tells the peer that this end closes, as soon as nothing is on its way to it.
-    fn half_close_if_closing(&mut self) {
-        if self.hub.is_closing() && !self.half_closed && self.is_answered() {
+    fn half_close_if_closing(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if !self.hub.is_closing() || self.half_closed || self.may_be_answered() {
+            return Ok(());
+        }
+        if let Poll::Ready(driven) = self.poll_drive(cx) {
+            driven?;
             self.half_closed = true;
             self.member.outbox.close();
             // A peer that is gone has no use for it.
             let _ = self.stream.half_close();
         }
+        Ok(())
     }
 
-    /// Whether all that the peer sent was taken, and all replies to it were written.
-    fn is_answered(&self) -> bool {
-        let may_reply = self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken();
-        !may_reply && self.member.outbox.books().held == 0
+    /// Whether the program has messages of this peer, and a way to reply.
+    fn may_be_answered(&self) -> bool {
+        self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken()
     }
 
     /// Waits for a share of the inbox, without neglecting the rest.
@@ -264,7 +268,7 @@ impl PeerTask {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Share, Error>> {
         self.poll_replies(cx)?;
-        self.half_close_if_closing();
+        self.half_close_if_closing(cx)?;
         inbox.poll_reserve(bytes, cx).map(Ok)
     }
 
@@ -326,7 +330,7 @@ impl PeerTask {
     /// Waits until all that the peer sent was taken, and writes what was replied.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.member.outbox.set_driver(cx.waker());
-        if self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken() {
+        if self.may_be_answered() {
             self.poll_replies(cx)?;
             return Poll::Pending;
         }

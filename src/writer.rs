@@ -140,7 +140,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     fn check(&mut self, polled: Poll<io::Result<()>>) -> Poll<Result<(), Error>> {
         if let Poll::Ready(Err(_)) = polled {
             self.state = State::Closed;
-            self.output.rewind();
         }
         polled.map_err(Error::Write)
     }
