@@ -256,13 +256,10 @@ impl Codec {
             Layout::Fixed(fixed) => {
                 let (offset, width) = (fixed.offset as usize, fixed.width as usize);
                 let written = if fixed.includes_header { len + fixed.header() as u64 } else { len };
-                header[..offset].fill(0);
-                let field = &mut header[offset..offset + width];
-                if fixed.little_endian {
-                    field.copy_from_slice(&written.to_le_bytes()[..width]);
-                } else {
-                    field.copy_from_slice(&written.to_be_bytes()[8 - width..]);
-                }
+                // Eight bytes fit behind any offset; what is over the width is overwritten by the message.
+                let field = if fixed.little_endian { written } else { (written << (64 - 8 * width)).swap_bytes() };
+                *header = [0; MAX_HEADER];
+                header[offset..offset + 8].copy_from_slice(&field.to_le_bytes());
                 offset + width
             }
             Layout::Varint => write_varint(len, header),
@@ -275,25 +272,27 @@ impl Codec {
         let (header, len) = match self.layout {
             Layout::Buffstreams { width } => {
                 let Some(header) = input.get(..width) else { return Ok(None) };
-                (width, read_zigzag(header)?)
+                match short_zigzag(header) {
+                    Some(len) => (width, len),
+                    None => (width, read_zigzag(header)?),
+                }
             }
             Layout::Fixed(fixed) => {
                 let header = fixed.header();
-                let Some(field) = input.get(fixed.offset as usize..header) else { return Ok(None) };
-                let written = if fixed.little_endian {
-                    field.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte))
-                } else {
-                    field.iter().fold(0, |len, byte| len << 8 | u64::from(*byte))
-                };
+                let Some(field) = input.get(fixed.offset as usize..) else { return Ok(None) };
+                let Some(written) = read_fixed(field, fixed) else { return Ok(None) };
                 let counted = if fixed.includes_header { header as u64 } else { 0 };
                 match written.checked_sub(counted) {
                     Some(len) => (header, len),
                     None => return Err(FrameErrorKind::BelowHeader { len: written, header }),
                 }
             }
-            Layout::Varint => match read_varint(input, MAX_VARINT)? {
-                Some(read) => read,
-                None => return Ok(None),
+            Layout::Varint => match short_varint(input) {
+                Some(short) => short,
+                None => match read_varint(input, MAX_VARINT)? {
+                    Some(read) => read,
+                    None => return Ok(None),
+                },
             },
         };
         if len > self.max as u64 {
@@ -319,8 +318,44 @@ fn buffstreams_width(max_message_size: u64) -> usize {
     bits.div_ceil(8) + 1
 }
 
-/// Reads a whole buffstreams header.
+/// Reads a fixed length field at the start of `input`; `None` when its end has not been received.
 #[inline]
+fn read_fixed(input: &[u8], fixed: FixedFormat) -> Option<u64> {
+    let width = fixed.width as usize;
+    let unused = 64 - 8 * width as u32;
+    let mut field = [0; 8];
+    match input.first_chunk() {
+        Some(eight) => field = *eight,
+        None => field[..width].copy_from_slice(input.get(..width)?),
+    }
+    Some(if fixed.little_endian {
+        u64::from_le_bytes(field) << unused >> unused
+    } else {
+        u64::from_be_bytes(field) >> unused
+    })
+}
+
+/// Reads a varint of one or two bytes, as short messages have: its width and its value. A loop takes the rest.
+#[inline]
+fn short_varint(input: &[u8]) -> Option<(usize, u64)> {
+    match *input {
+        [one @ ..0x80, ..] => Some((1, one.into())),
+        [first, second @ ..0x80, ..] => Some((2, u64::from(first & 0x7f) | u64::from(second) << 7)),
+        _ => None,
+    }
+}
+
+/// Reads a whole buffstreams header of the usual kind: a short varint with no more bytes than it needs, not negative, and
+/// zeros behind it.
+#[inline]
+fn short_zigzag(header: &[u8]) -> Option<u64> {
+    let (width, value) = short_varint(header)?;
+    let is_usual = value & 1 == 0 && header[width..].iter().all(|byte| *byte == 0);
+    (is_usual && (width == 1 || value > 0x7f)).then_some(value >> 1)
+}
+
+/// Reads a whole buffstreams header, byte by byte: what is wrong with it comes out here.
+#[cold]
 fn read_zigzag(header: &[u8]) -> Result<u64, FrameErrorKind> {
     let Some((varint, value)) = read_varint(header, header.len())? else {
         return Err(FrameErrorKind::Unterminated { width: header.len() });
@@ -340,7 +375,6 @@ fn read_zigzag(header: &[u8]) -> Result<u64, FrameErrorKind> {
 }
 
 /// Reads a varint of at most `longest` bytes: its width and its value, or `None` when its end has not been received.
-#[inline]
 fn read_varint(input: &[u8], longest: usize) -> Result<Option<(usize, u64)>, FrameErrorKind> {
     let mut value = 0;
     for (i, byte) in input.iter().take(longest).enumerate() {
