@@ -1,12 +1,15 @@
 //! Callbacks, for programs in the older style: drives a listener with a closure.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 
 use crate::error::{BoxError, Error};
+use crate::events::Reason;
 use crate::hub::Delivery;
 use crate::listener::{Closer, Listener};
 use crate::net::{self, Task};
@@ -23,12 +26,15 @@ impl Listener {
     /// An error that it returns goes to [`events`](Self::events), and the peer goes on. A panic is caught and goes to the
     /// events too; that peer is disconnected, the others go on. (With `panic = "abort"` nothing can be caught.)
     ///
+    /// Where the listener has been polled as a stream before, its peers go on that way: the callback is called, in this
+    /// future, with what the stream yields from here on.
+    ///
     /// Dropping the future ends the listener and its tasks.
     pub async fn serve<F>(self, callback: F) -> Result<(), Error>
     where
         F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
     {
-        self.run(Delivery::Callback(Arc::new(callback))).await;
+        run(self, Delivery::Callback(Arc::new(callback))).await;
         Ok(())
     }
 
@@ -40,7 +46,7 @@ impl Listener {
         R: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let callback = move |peer, message| callback(peer, message).boxed();
-        self.run(Delivery::AsyncCallback(Arc::new(callback))).await;
+        run(self, Delivery::AsyncCallback(Arc::new(callback))).await;
         Ok(())
     }
 
@@ -52,7 +58,7 @@ impl Listener {
         let closer = self.closer();
         let (ended, end) = futures::channel::oneshot::channel();
         let task = net::spawn(async move {
-            self.run(Delivery::Callback(Arc::new(callback))).await;
+            run(self, Delivery::Callback(Arc::new(callback))).await;
             // The handle may be waiting.
             let _ = ended.send(());
         });
@@ -83,5 +89,37 @@ impl Serving {
         // The task ends by itself; there is nothing else that it could tell.
         let _ = self.end.await;
         closed
+    }
+}
+
+/// Runs until the listener ends.
+async fn run(listener: Listener, delivery: Delivery) {
+    let mut incoming = listener.into_incoming();
+    let hub = incoming.hub().clone();
+    hub.choose(delivery.clone());
+    // The peers' tasks call the callback, unless they were set to fill the inbox before.
+    let mut expelled = HashSet::new();
+    while let Some((peer, message)) = incoming.next().await {
+        if expelled.contains(&peer) {
+            continue;
+        }
+        let called = AssertUnwindSafe(call(&delivery, peer, message)).catch_unwind().await;
+        match called {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => hub.call_failed(peer, error),
+            Err(panic) => {
+                hub.call_panicked(peer, &*panic);
+                hub.expel(peer, Reason::CallbackPanicked);
+                expelled.insert(peer);
+            }
+        }
+    }
+}
+
+async fn call(delivery: &Delivery, peer: Peer, message: Bytes) -> Result<(), BoxError> {
+    match delivery {
+        Delivery::Callback(callback) => callback(peer, &message),
+        Delivery::AsyncCallback(callback) => callback(peer, message).await,
+        Delivery::Inbox | Delivery::Connections => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! What a listener, its handles and its tasks share: who is connected, what becomes of the messages, and how it ends.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -45,6 +46,13 @@ pub(crate) enum Arrival {
 pub(crate) struct Received {
     pub(crate) member: Arc<Member>,
     pub(crate) frames: Frames,
+}
+
+impl Received {
+    pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
+        member.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self { member: member.clone(), frames }
+    }
 }
 
 impl Drop for Received {
@@ -192,8 +200,10 @@ impl Hub {
         }
         let all_closed = async {
             let _ = self.closed.clone().await;
-            for member in self.members() {
-                member.outbox.call_driver();
+            let members = self.members();
+            // All are told before any is waited for.
+            members.iter().for_each(|member| member.outbox.call_driver());
+            for member in members {
                 poll_fn(|cx| member.outbox.poll_closed(cx)).await;
             }
         };
@@ -204,17 +214,50 @@ impl Hub {
     }
 
     /// Ends everything at once, except connections that the program has been given.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(self: &Arc<Self>) {
         let stopped: Vec<_> = {
             let mut members = lock(&self.members);
             members.stopped = true;
             members.connected.extract_if(|_, entry| entry.task.is_some()).collect()
         };
-        for (_, Entry { member, stream, task }) in stopped {
-            drop(task);
-            stream.shut_down();
-            self.reporter.report(Event::Disconnected { peer: member.peer, reason: Reason::Stopped });
+        for (_, entry) in stopped {
+            self.end(entry, Reason::Stopped);
         }
+    }
+
+    /// Ends one peer at once.
+    pub(crate) fn expel(self: &Arc<Self>, peer: Peer, reason: Reason) {
+        let entry = lock(&self.members).connected.remove(&peer.id());
+        if let Some(entry) = entry {
+            self.end(entry, reason);
+        }
+    }
+
+    /// Ends a peer that has been removed.
+    fn end(self: &Arc<Self>, Entry { member, stream, task }: Entry, reason: Reason) {
+        drop(task);
+        stream.shut_down();
+        let hub = self.clone();
+        let mut ending = Box::pin(async move {
+            hub.end_replies(&member).await;
+            hub.reporter.report(Event::Disconnected { peer: member.peer, reason });
+        });
+        if ending.as_mut().now_or_never().is_none() {
+            // The sink of replies is writing at this moment.
+            net::spawn(ending).detach();
+        }
+    }
+
+    /// A callback returned an error.
+    pub(crate) fn call_failed(&self, peer: Peer, error: BoxError) {
+        self.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
+    }
+
+    /// A callback panicked.
+    pub(crate) fn call_panicked(&self, peer: Peer, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        self.reporter.report(Event::CallbackPanicked { peer, message });
     }
 
     /// Ends the sending direction to every peer.
@@ -234,6 +277,16 @@ impl Hub {
             && let Some(task) = entry.task.take()
         {
             task.detach();
+        }
+    }
+
+    /// Accepts no more replies to a peer. Those that it will not get are counted, and nobody waits for them.
+    pub(crate) async fn end_replies(&self, member: &Member) {
+        member.outbox.close();
+        poll_fn(|cx| member.outbox.poll_lose(cx)).await;
+        let messages = member.outbox.give_back(Arc::new(Error::Closed { message: None })).len();
+        if messages > 0 {
+            self.reporter.report(Event::Undelivered { peer: member.peer, messages });
         }
     }
 

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::events::{Event, Events};
 use crate::hub::{Arrival, Delivery, Hub, Received};
 use crate::inbox::{self, Parcel, Receiver};
-use crate::net::{self, Acceptor, Task};
+use crate::net::{self, Acceptor, Shutter, Task};
 use crate::outgoing::Outgoing;
 use crate::peer::{Address, Peer};
 
@@ -86,7 +86,8 @@ pub struct ListenerStats {
 struct Arrivals {
     hub: Arc<Hub>,
     inbox: Receiver<Arrival>,
-    /// Dropped, it stops accepting.
+    /// Dropped, these stop accepting.
+    _shutter: Shutter,
     _accept: Task,
 }
 
@@ -106,10 +107,11 @@ impl Listener {
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address).await?;
+        let _shutter = acceptor.shutter();
         let (sender, inbox) = inbox::inbox(config.inbox_bytes);
         let (hub, ended) = Hub::new(local_addr, config, codec);
-        let accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
-        Ok(Self { incoming: Incoming { arrivals: Arrivals { hub, inbox, _accept: accept }, batch: None } })
+        let _accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
+        Ok(Self { incoming: Incoming { arrivals: Arrivals { hub, inbox, _shutter, _accept }, batch: None } })
     }
 
     /// The address that it listens on.
@@ -168,12 +170,8 @@ impl Listener {
         &self.incoming.arrivals.hub
     }
 
-    /// Runs `delivery` until the listener ends.
-    pub(crate) async fn run(self, delivery: Delivery) {
-        let Arrivals { hub, inbox, _accept } = &mut { self.incoming.arrivals };
-        hub.choose(delivery);
-        // The peers' tasks hold the inbox open, and put nothing in.
-        while futures::StreamExt::next(inbox).await.is_some() {}
+    pub(crate) fn into_incoming(self) -> Incoming {
+        self.incoming
     }
 }
 
@@ -258,6 +256,10 @@ impl Drop for Arrivals {
 }
 
 impl Incoming {
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.arrivals.hub
+    }
+
     /// What happens from now on, beside the messages. See [`Events`].
     pub fn events(&self) -> Events<Event> {
         self.arrivals.hub.reporter.subscribe()

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -116,7 +117,20 @@ impl AsyncWrite for Stream {
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Acceptor(TcpListener);
+pub(crate) struct Acceptor(Arc<TcpListener>);
+
+/// Dropped, it ends the listening at once, although the task that accepts may go only a little later.
+#[derive(Debug)]
+pub(crate) struct Shutter(Weak<TcpListener>);
+
+impl Drop for Shutter {
+    fn drop(&mut self) {
+        if let Some(listener) = self.0.upgrade() {
+            // Where the system cannot do this, the port is free when the task has gone.
+            let _ = SockRef::from(&*listener).shutdown(Shutdown::Read);
+        }
+    }
+}
 
 impl Acceptor {
     pub(crate) async fn bind(address: &Address) -> Result<(Self, SocketAddr), Error> {
@@ -126,12 +140,16 @@ impl Acceptor {
             match listen(addr) {
                 Ok(socket) => {
                     let local = socket.local_addr().map_err(failed)?;
-                    return Ok((Self(socket.into()), local));
+                    return Ok((Self(Arc::new(socket.into())), local));
                 }
                 Err(error) => last = error,
             }
         }
         Err(failed(last))
+    }
+
+    pub(crate) fn shutter(&self) -> Shutter {
+        Shutter(Arc::downgrade(&self.0))
     }
 
     /// Waits for the next connection. Dropping the future loses none.
@@ -257,7 +275,13 @@ pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
 #[derive(Default)]
 pub(crate) struct Deadline {
     due: Option<Instant>,
-    timer: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    timer: Option<Timer>,
+}
+
+/// It may be left over from an earlier start, with another limit.
+struct Timer {
+    fires: Instant,
+    sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
 }
 
 impl Deadline {
@@ -270,17 +294,25 @@ impl Deadline {
     pub(crate) fn poll(&mut self, limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(limit) = limit else { return Poll::Pending };
         let now = Instant::now();
-        let due = *self.due.get_or_insert(now + limit);
-        let mut left = due.saturating_duration_since(now);
+        // What is further away than the clock can tell never comes.
+        let Some(due) = self.due.or_else(|| now.checked_add(limit)) else { return Poll::Pending };
+        self.due = Some(due);
+        // One that fires too early is looked at then; one that fires too late is of no use.
+        self.timer.take_if(|timer| timer.fires > due);
         loop {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
-            ready!(timer.as_mut().poll(cx));
+            let timer = self.timer.get_or_insert_with(|| Timer::until(due));
+            ready!(timer.sleep.as_mut().poll(cx));
             self.timer = None;
-            left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= due {
                 self.due = None;
                 return Poll::Ready(limit);
             }
         }
+    }
+}
+
+impl Timer {
+    fn until(due: Instant) -> Self {
+        Self { fires: due, sleep: Box::pin(sleep(due.saturating_duration_since(Instant::now()))) }
     }
 }

@@ -190,8 +190,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             // The socket need not wake anybody: when it is not ready, the driver asks it again.
             match self.step(state, &mut Context::from_waker(Waker::noop()), cx.waker()) {
                 Step::Wrote => {}
-                Step::Idle | Step::Busy | Step::Full | Step::Gone => {
+                step @ (Step::Idle | Step::Busy | Step::Full | Step::Gone) => {
                     let mut state = self.lock();
+                    if matches!(step, Step::Full) && !matches!(state.transport, Transport::Taken { .. }) {
+                        // Even if this producer has what it waited for, somebody must go on.
+                        state.stall();
+                    }
                     if let Some(done) = done(&state) {
                         return Poll::Ready(done);
                     }

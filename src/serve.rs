@@ -13,11 +13,12 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::connection::Connection;
-use crate::error::{BoxError, Error};
+use crate::error::Error;
 use crate::events::{Event, Reason};
 use crate::hub::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
 use crate::inbox::{ITEM, Sender, Share};
 use crate::net::{self, Deadline};
+use crate::peer::Peer;
 use crate::pool::CHUNK;
 use crate::reader::Reader;
 use crate::wire::Decoder;
@@ -114,6 +115,8 @@ impl PeerTask {
             let batch = self.reader.take();
             self.count(batch.messages, batch.bytes);
             let memory = batch.memory + ITEM;
+            // Counted as in flight from here on: its replies are still to come.
+            let received = Received::new(&self.member, batch.frames);
             let share = match share {
                 Some(mut share) if memory <= share.bytes() => {
                     share.shrink(memory);
@@ -125,8 +128,6 @@ impl PeerTask {
                     poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
                 }
             };
-            self.member.in_flight.fetch_add(1, Ordering::SeqCst);
-            let received = Received { member: self.member.clone(), frames: batch.frames };
             inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
             in_a_row = rest(in_a_row).await;
         }
@@ -140,12 +141,12 @@ impl PeerTask {
             let (peer, hub, reader) = (self.member.peer, &self.hub, &mut self.reader);
             let visit = |message: &[u8]| {
                 if let Err(error) = callback(peer, message) {
-                    hub.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
+                    hub.call_failed(peer, error);
                 }
                 true
             };
             let called = catch_unwind(AssertUnwindSafe(|| reader.visit(visit)));
-            let (messages, bytes) = called.map_err(|panic| self.panicked(&*panic))?;
+            let (messages, bytes) = called.map_err(|panic| panicked(hub, peer, &*panic))?;
             self.count(messages, bytes);
             in_a_row = rest(in_a_row).await;
         }
@@ -162,24 +163,13 @@ impl PeerTask {
             for message in batch.frames {
                 // The call may panic as well as its future.
                 let called = AssertUnwindSafe(async { callback(peer, message).await }).catch_unwind().await;
-                self.report_failure(called.map_err(|panic| self.panicked(&*panic))?);
+                if let Err(error) = called.map_err(|panic| panicked(&self.hub, peer, &*panic))? {
+                    self.hub.call_failed(peer, error);
+                }
             }
             in_a_row = rest(in_a_row).await;
         }
         Ok(())
-    }
-
-    fn report_failure(&self, result: Result<(), BoxError>) {
-        if let Err(error) = result {
-            self.hub.reporter.report(Event::CallbackFailed { peer: self.member.peer, error: Arc::new(error) });
-        }
-    }
-
-    fn panicked(&self, panic: &(dyn Any + Send)) -> End {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        self.hub.reporter.report(Event::CallbackPanicked { peer: self.member.peer, message });
-        End::Panicked
     }
 
     fn count(&self, messages: usize, bytes: usize) {
@@ -306,12 +296,7 @@ impl PeerTask {
             failed => failed,
         };
         let (hub, member) = (&self.hub, &self.member);
-        member.outbox.close();
-        poll_fn(|cx| member.outbox.poll_lose(cx)).await;
-        let messages = member.outbox.give_back(Arc::new(Error::Closed { message: None })).len();
-        if messages > 0 {
-            hub.reporter.report(Event::Undelivered { peer: member.peer, messages });
-        }
+        hub.end_replies(member).await;
         let reason = match end {
             Ok(()) => Reason::Closed,
             Err(End::Stopped) => Reason::Stopped,
@@ -336,6 +321,11 @@ impl PeerTask {
         }
         self.poll_drive(cx)
     }
+}
+
+fn panicked(hub: &Hub, peer: Peer, panic: &(dyn Any + Send)) -> End {
+    hub.call_panicked(peer, panic);
+    End::Panicked
 }
 
 /// Lets other tasks run, now and then.

@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("accept.rs", &["events", "hub", "inbox", "net", "serve"]),
     ("outgoing.rs", &["error", "events", "hub", "net", "outbox", "peer", "writer"]),
     ("listener.rs", &["accept", "config", "connection", "error", "events", "hub", "inbox", "net", "outgoing", "peer"]),
-    ("callback.rs", &["error", "hub", "listener", "net", "peer"]),
+    ("callback.rs", &["error", "events", "hub", "listener", "net", "peer"]),
     ("link.rs", &["config", "dead_letters", "error", "events", "net", "outbox", "peer", "wire"]),
     ("directory.rs", &["error", "link", "net", "peer"]),
     ("manager_sink.rs", &["dead_letters", "directory", "error", "link", "net", "outbox", "peer", "wire", "writer"]),

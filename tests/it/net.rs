@@ -1,0 +1,189 @@
+//! What the tests over sockets share: raw clients, deadlines, events, and processes of their own.
+
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::panic::Location;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use buffstreams::{Bytes, Config, Event, Events, Peer, Reason, WireFormat};
+use futures::StreamExt;
+use futures::stream::Stream;
+
+/// Much longer than anything here takes: a wait that is over has failed.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The format of most tests: four bytes of length, at most 1 MiB.
+pub fn config() -> Config {
+    Config::new().wire_format(WireFormat::u32_be()).max_message_size(1 << 20)
+}
+
+/// Waits for `future`, and panics where it was called if that takes longer than `limit`.
+#[track_caller]
+pub fn within<F: Future>(limit: Duration, future: F) -> impl Future<Output = F::Output> {
+    let caller = Location::caller();
+    async move {
+        match async_std::future::timeout(limit, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("{caller}: it did not come within {limit:?}"),
+        }
+    }
+}
+
+/// Runs the future of a whole test, which no hang outlasts.
+#[track_caller]
+pub fn run<F: Future>(test: F) -> F::Output {
+    async_std::task::block_on(within(3 * SOON, test))
+}
+
+/// The next message, soon.
+#[track_caller]
+pub fn next<S: Stream + Unpin>(stream: &mut S) -> impl Future<Output = Option<S::Item>> {
+    within(SOON, stream.next())
+}
+
+/// Waits until `holds`, looking again and again.
+#[track_caller]
+pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "it did not come to hold within {limit:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+// ---- events
+
+/// The first event, soon, of which `pick` makes something.
+#[track_caller]
+pub fn event<T>(events: &mut Events<Event>, mut pick: impl FnMut(Event) -> Option<T>) -> impl Future<Output = T> {
+    within(SOON, async move {
+        loop {
+            let event = events.next().await.expect("the events should not end");
+            if let Some(picked) = pick(event) {
+                return picked;
+            }
+        }
+    })
+}
+
+/// The next peer that connects.
+#[track_caller]
+pub fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
+    event(events, |event| match event {
+        Event::Connected { peer } => Some(peer),
+        _ => None,
+    })
+}
+
+/// Why the peer with this address was disconnected.
+#[track_caller]
+pub fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future<Output = Reason> {
+    event(events, move |event| match event {
+        Event::Disconnected { peer, reason } if peer.addr() == addr => Some(reason),
+        _ => None,
+    })
+}
+
+// ---- raw clients
+
+/// A plain blocking socket, which fails a test rather than wait for ever.
+pub fn raw(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("the listener accepts");
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.set_write_timeout(Some(SOON)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// The message behind its header, in the format of [`config`].
+pub fn frame(message: &[u8]) -> Vec<u8> {
+    let mut wire = (message.len() as u32).to_be_bytes().to_vec();
+    wire.extend_from_slice(message);
+    wire
+}
+
+/// Sends one message.
+pub fn put(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(&frame(message)).expect("the listener reads");
+}
+
+/// Receives one message.
+pub fn get(stream: &mut TcpStream) -> Vec<u8> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).expect("a reply comes");
+    let mut message = vec![0; u32::from_be_bytes(header) as usize];
+    stream.read_exact(&mut message).expect("a whole reply comes");
+    message
+}
+
+/// Waits until the other end is gone, and says what came before that.
+#[track_caller]
+pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the other end stays: {error}"),
+    }
+    received
+}
+
+// ---- numbered messages
+
+/// Message `number` of sender `sender`.
+pub fn numbered(sender: u64, number: u64) -> Bytes {
+    [sender.to_be_bytes(), number.to_be_bytes()].concat().into()
+}
+
+/// What [`numbered`] made: the sender and the number. More may follow.
+pub fn number(message: &[u8]) -> (u64, u64) {
+    let word = |at: usize| u64::from_be_bytes(message[at..at + 8].try_into().unwrap());
+    (word(0), word(8))
+}
+
+// ---- processes
+
+const ALONE: &str = "BUFFSTREAMS_TEST_ALONE";
+
+/// Runs the rest of the test `name` in a process of its own, which `setup`, a piece of shell, may limit: where open
+/// descriptors, memory or processor time are counted, other tests would count too.
+#[track_caller]
+pub fn alone(name: &str, setup: &str, test: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", &format!("{setup}\nexec \"$0\" \"$@\"")])
+        .arg(program)
+        .args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1")
+        .output()
+        .expect("sh starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{name}, alone:\n{out}\n{err}");
+}
+
+/// How much memory this process has in use, in bytes.
+pub fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// How many descriptors this process has open.
+pub fn descriptors() -> usize {
+    // One of them reads the directory.
+    std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+/// How much processor time this process has used.
+pub fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // The name, in parentheses, may hold anything; user and system time are fields 14 and 15, in hundredths.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
