@@ -106,9 +106,10 @@ fn nothing_waits_by_sleeping() {
     collect(&root().join("tests"), &mut tests);
     for path in tests.into_iter().filter(|path| !path.ends_with("tidy.rs")) {
         let text = fs::read_to_string(&path).unwrap();
-        for sleep in ["thread::sleep", "task::sleep"] {
-            assert!(!text.contains(sleep), "{} waits with {sleep}", path.display());
-        }
+        let sleeps = ["thread::sleep", "task::sleep"].iter().map(|sleep| text.matches(sleep).count()).sum::<usize>();
+        // One place looks again and again at what only the system can tell.
+        let allowed = usize::from(path.ends_with("it/net.rs"));
+        assert!(sleeps <= allowed, "{} waits by sleeping", path.display());
     }
 }
 
