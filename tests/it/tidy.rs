@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("halves.rs", &["config", "error", "events", "net", "peer", "reader", "wire", "writer"]),
     ("connection.rs", &["config", "error", "halves", "net", "peer", "wire"]),
     ("hub.rs", &["config", "connection", "error", "events", "net", "outbox", "peer", "wire"]),
-    ("serve.rs", &["connection", "error", "events", "hub", "inbox", "net", "pool", "reader", "wire", "writer"]),
+    ("serve.rs", &["connection", "error", "events", "hub", "inbox", "net", "peer", "pool", "reader", "wire", "writer"]),
     ("accept.rs", &["events", "hub", "inbox", "net", "serve"]),
     ("outgoing.rs", &["error", "events", "hub", "net", "outbox", "peer", "writer"]),
     ("listener.rs", &["accept", "config", "connection", "error", "events", "hub", "inbox", "net", "outgoing", "peer"]),
