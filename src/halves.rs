@@ -7,6 +7,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::AsyncReadExt;
@@ -38,8 +39,6 @@ pub struct WriteHalf {
     state: WriteState,
     /// Nothing is pending since the last look at whether the peer has closed.
     at_rest: bool,
-    /// How much was pending when the socket took no more.
-    stalled_at: usize,
     stalled: Deadline,
     closing: Deadline,
 }
@@ -92,7 +91,6 @@ pub(crate) fn open(
         shared,
         state: WriteState::Open(writer),
         at_rest: true,
-        stalled_at: 0,
         stalled: Deadline::default(),
         closing: Deadline::default(),
     };
@@ -185,11 +183,8 @@ impl WriteHalf {
                     WriteState::Open(writer) => writer.output().len(),
                     _ => return Poll::Pending,
                 };
-                if mem::replace(&mut self.stalled_at, pending) != pending {
-                    self.stalled.clear();
-                }
-                let after = ready!(self.stalled.poll(self.shared.config.write_timeout, cx));
-                Error::Timeout { what: "write_timeout", after }
+                let limit = ("write_timeout", self.shared.config.write_timeout);
+                ready!(self.stalled.poll(limit, pending as u64, cx))
             }
         };
         self.lose(Reason::from(&error));
@@ -239,9 +234,10 @@ impl Sink<Bytes> for WriteHalf {
         let flushed = self.as_mut().poll_flush(cx);
         let this = self.get_mut();
         if flushed.is_pending() {
-            let after = ready!(this.closing.poll(this.shared.config.close_timeout, cx));
+            let limit = ("close_timeout", this.shared.config.close_timeout);
+            let error = ready!(this.closing.poll(limit, 0, cx));
             this.lose(Reason::Stopped);
-            return Poll::Ready(Err(Error::Timeout { what: "close_timeout", after }));
+            return Poll::Ready(Err(error));
         }
         this.closing.clear();
         ready!(flushed)?;
@@ -283,14 +279,23 @@ impl ReadHalf {
                     self.end(Reason::Closed);
                     continue;
                 }
-                Poll::Pending if self.reader.is_mid_frame() => {
-                    let after = ready!(self.slow.poll(self.shared.config.frame_timeout, cx));
-                    Error::Timeout { what: "frame_timeout", after }
-                }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => ready!(self.slow.poll(self.patience(), 0, cx)),
             };
             self.end(Reason::from(&error));
             return Poll::Ready(Some(Err(error)));
+        }
+    }
+
+    /// What limits how long the peer may take for what comes next.
+    fn patience(&self) -> (&'static str, Option<Duration>) {
+        let config = &self.shared.config;
+        if self.reader.is_mid_frame() {
+            ("frame_timeout", config.frame_timeout)
+        } else if self.shared.address.is_none() {
+            ("idle_timeout", config.idle_timeout)
+        } else {
+            // Whoever dialed may wait for a reply as long as they like.
+            ("", None)
         }
     }
 

@@ -64,14 +64,7 @@ impl Link {
     pub(crate) fn start(common: Arc<Common>, address: Address, stream: net::Stream, codec: Codec) -> (Arc<Self>, Task) {
         let outbox = Outbox::new(stream.clone(), codec);
         let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0) });
-        let task = LinkTask {
-            link: link.clone(),
-            common,
-            stream,
-            half_closed: false,
-            progress: 0,
-            stalled: Deadline::default(),
-        };
+        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled: Deadline::default() };
         (link, net::spawn(task.run()))
     }
 
@@ -120,7 +113,6 @@ struct LinkTask {
     common: Arc<Common>,
     stream: net::Stream,
     half_closed: bool,
-    progress: u64,
     stalled: Deadline,
 }
 
@@ -189,12 +181,9 @@ impl LinkTask {
         match driven {
             Poll::Ready(()) => self.stalled.clear(),
             Poll::Pending => {
-                let progress = outbox.progress();
-                if mem::replace(&mut self.progress, progress) != progress {
-                    self.stalled.clear();
-                }
-                if let Poll::Ready(after) = self.stalled.poll(self.common.config.write_timeout, cx) {
-                    return Poll::Ready(Err(Error::Timeout { what: "write_timeout", after }));
+                let limit = ("write_timeout", self.common.config.write_timeout);
+                if let Poll::Ready(error) = self.stalled.poll(limit, outbox.progress(), cx) {
+                    return Poll::Ready(Err(error));
                 }
             }
         }

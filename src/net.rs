@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -62,7 +63,7 @@ impl Stream {
     /// Whether the other end has closed, as far as can be told without taking anything: data that was not read yet
     /// hides it.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
-        match SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
+        match SockRef::from(&self.0).peek(&mut [mem::MaybeUninit::uninit(); 1]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
         }
@@ -274,6 +275,8 @@ pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
 /// that fires, instead of setting a new one each time.
 #[derive(Default)]
 pub(crate) struct Deadline {
+    /// What is waited for, and how far it has come.
+    waits_for: (&'static str, u64),
     due: Option<Instant>,
     timer: Option<Timer>,
 }
@@ -290,8 +293,17 @@ impl Deadline {
         self.due = None;
     }
 
-    /// Starts it if it is not running; ready when it has run for `limit`.
-    pub(crate) fn poll(&mut self, limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<Duration> {
+    /// Starts it if it is not running; ready with the error when it has run for `limit`. It starts over when there is
+    /// another limit, by its name in the configuration, or progress since the last time.
+    pub(crate) fn poll(
+        &mut self,
+        (what, limit): (&'static str, Option<Duration>),
+        progress: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Error> {
+        if mem::replace(&mut self.waits_for, (what, progress)) != (what, progress) {
+            self.due = None;
+        }
         let Some(limit) = limit else { return Poll::Pending };
         let now = Instant::now();
         // What is further away than the clock can tell never comes.
@@ -305,7 +317,7 @@ impl Deadline {
             self.timer = None;
             if Instant::now() >= due {
                 self.due = None;
-                return Poll::Ready(limit);
+                return Poll::Ready(Error::Timeout { what, after: limit });
             }
         }
     }

@@ -107,8 +107,8 @@ impl Sink<(Peer, Bytes)> for Outgoing {
         let result = match flushed {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let after = ready!(this.closing.poll(this.hub.config.close_timeout, cx));
-                Err(Error::Timeout { what: "close_timeout", after })
+                let limit = ("close_timeout", this.hub.config.close_timeout);
+                Err(ready!(this.closing.poll(limit, 0, cx)))
             }
         };
         if !this.closed {

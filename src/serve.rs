@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::future::poll_fn;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,8 +39,8 @@ pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream,
         member,
         stream,
         reader,
-        slow: Slow { doing: "", deadline: Deadline::default() },
-        stalled: Stalled { progress: 0, deadline: Deadline::default() },
+        slow: Deadline::default(),
+        stalled: Deadline::default(),
         half_closed: false,
     };
     let end = match delivery {
@@ -68,22 +67,11 @@ struct PeerTask {
     member: Arc<Member>,
     stream: net::Stream,
     reader: Reader<net::Stream>,
-    slow: Slow,
-    stalled: Stalled,
+    /// How long the peer takes for what it is doing now.
+    slow: Deadline,
+    /// How long it has taken nothing of the replies to it.
+    stalled: Deadline,
     half_closed: bool,
-}
-
-/// How long the peer takes for what it is doing now.
-struct Slow {
-    /// The setting that limits it.
-    doing: &'static str,
-    deadline: Deadline,
-}
-
-/// How long the peer has taken nothing of the replies to it.
-struct Stalled {
-    progress: u64,
-    deadline: Deadline,
 }
 
 /// What became of a connection, when not a clean end.
@@ -190,7 +178,7 @@ impl PeerTask {
         let share = match inbox.map(|inbox| inbox.poll_reserve(CHUNK + ITEM, cx)) {
             Some(Poll::Pending) => {
                 // It is the consumer, not the peer, that makes us wait.
-                self.slow.deadline.clear();
+                self.slow.clear();
                 return Poll::Pending;
             }
             Some(Poll::Ready(share)) => Some(share),
@@ -198,7 +186,7 @@ impl PeerTask {
         };
         if self.member.outbox.poll_room(HIGH_WATER, cx).is_pending() {
             // A peer that does not take its replies gets no more of them.
-            self.slow.deadline.clear();
+            self.slow.clear();
             return Poll::Pending;
         }
         let readable = match self.reader.poll_fill(cx)? {
@@ -206,15 +194,11 @@ impl PeerTask {
             Poll::Ready(false) => Readable::CleanEnd,
             Poll::Pending => {
                 drop(share);
-                let (what, limit) = self.patience();
-                if mem::replace(&mut self.slow.doing, what) != what {
-                    self.slow.deadline.clear();
-                }
-                let after = ready!(self.slow.deadline.poll(limit, cx));
-                return Poll::Ready(Err(Error::Timeout { what, after }));
+                let error = ready!(self.slow.poll(self.patience(), 0, cx));
+                return Poll::Ready(Err(error));
             }
         };
-        self.slow.deadline.clear();
+        self.slow.clear();
         Poll::Ready(Ok(readable))
     }
 
@@ -278,15 +262,11 @@ impl PeerTask {
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let outbox = &self.member.outbox;
         if let Poll::Ready(driven) = outbox.poll_drive(cx) {
-            self.stalled.deadline.clear();
+            self.stalled.clear();
             return Poll::Ready(driven);
         }
-        let progress = outbox.progress();
-        if mem::replace(&mut self.stalled.progress, progress) != progress {
-            self.stalled.deadline.clear();
-        }
-        let after = ready!(self.stalled.deadline.poll(self.hub.config.write_timeout, cx));
-        Poll::Ready(Err(Error::Timeout { what: "write_timeout", after }))
+        let limit = ("write_timeout", self.hub.config.write_timeout);
+        self.stalled.poll(limit, outbox.progress(), cx).map(Err)
     }
 
     /// The peer sends no more; the replies to what it sent still go out.
