@@ -32,9 +32,11 @@ use crate::writer::HIGH_WATER;
 /// is. Dropping a future loses nothing that was accepted; dropping the sink leaves what is pending to the background.
 pub struct ManagerSink {
     directory: Arc<Directory>,
-    producers: HashMap<Address, Producer>,
-    /// The address that was written to last.
-    last: Option<Address>,
+    producers: Vec<Producer>,
+    /// Which of them an address has.
+    by_address: HashMap<Address, usize>,
+    /// The one that was written to last: mostly the next one, too.
+    last: usize,
     closed: bool,
 }
 
@@ -50,22 +52,46 @@ struct Producer {
 
 impl ManagerSink {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        Self { directory, producers: HashMap::new(), last: None, closed: false }
+        Self { directory, producers: Vec::new(), by_address: HashMap::new(), last: 0, closed: false }
     }
 
+    /// The address's producer, if the address is open.
     fn producer(&mut self, address: &Address) -> Option<&mut Producer> {
-        if !self.producers.contains_key(address) {
-            let link = self.directory.open(address)?;
-            let codec = self.directory.common.config.codec().ok()?;
-            let producer = Producer { link, local: Output::new(codec), messages: 0, ticket: None };
-            self.producers.insert(address.clone(), producer);
-        }
-        self.producers.get_mut(address)
+        let known = match self.producers.get(self.last) {
+            Some(producer) if producer.link.address == *address => Some(self.last),
+            _ => self.by_address.get(address).copied(),
+        };
+        let at = match known {
+            // Once for each batch: the address may have been closed, and opened again.
+            Some(at) if self.producers[at].messages == 0 && self.producers[at].link.outbox.is_closed() => {
+                self.forget(at);
+                self.add(address)?
+            }
+            Some(at) => at,
+            None => self.add(address)?,
+        };
+        self.last = at;
+        Some(&mut self.producers[at])
+    }
+
+    fn add(&mut self, address: &Address) -> Option<usize> {
+        let link = self.directory.open(address)?;
+        let codec = self.directory.common.config.codec().ok()?;
+        let at = self.producers.len();
+        self.by_address.insert(address.clone(), at);
+        self.producers.push(Producer { link, local: Output::new(codec), messages: 0, ticket: None });
+        Some(at)
     }
 
     /// The address was closed under this sink: what it had accepted is a dead letter.
-    fn forget(&mut self, address: &Address) -> Error {
-        if let Some(mut producer) = self.producers.remove(address) {
+    fn forget(&mut self, at: usize) -> Error {
+        let mut producer = self.producers.swap_remove(at);
+        let address = producer.link.address.clone();
+        self.by_address.remove(&address);
+        if let Some(moved) = self.producers.get(at) {
+            self.by_address.insert(moved.link.address.clone(), at);
+        }
+        if producer.messages > 0 {
             let (common, address) = (self.directory.common.clone(), address.clone());
             let messages = producer.local.take_messages();
             net::spawn(async move {
@@ -74,7 +100,21 @@ impl ManagerSink {
             })
             .detach();
         }
-        Error::NotOpen { address: address.clone(), message: None }
+        Error::NotOpen { address, message: None }
+    }
+
+    /// Waits until what came through the producer is written.
+    fn poll_flush_one(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let producer = &mut self.producers[at];
+        if producer.hand_over().is_err() {
+            return Poll::Ready(Err(self.forget(at)));
+        }
+        let Some(ticket) = producer.ticket else { return Poll::Ready(Ok(())) };
+        let written = ready!(producer.link.outbox.poll_written(ticket, cx));
+        producer.ticket = None;
+        let address = &producer.link.address;
+        let not_sent = |source| Error::NotSent { address: address.clone(), message: None, source };
+        Poll::Ready(written.map_err(not_sent))
     }
 }
 
@@ -96,17 +136,15 @@ impl Sink<(Address, Bytes)> for ManagerSink {
         if this.closed {
             return Poll::Ready(Err(Error::Closed { message: None }));
         }
-        let Some(last) = &this.last else { return Poll::Ready(Ok(())) };
-        let Some(producer) = this.producers.get_mut(last) else { return Poll::Ready(Ok(())) };
-        if producer.local.len() < HIGH_WATER {
-            return Poll::Ready(Ok(()));
+        match this.producers.get_mut(this.last) {
+            // No other can be full: it was the last when its last message came.
+            Some(producer) if producer.local.len() >= HIGH_WATER => {
+                ready!(producer.link.outbox.poll_room(HIGH_WATER, cx));
+                let handed_over = producer.hand_over();
+                Poll::Ready(handed_over.map_err(|_| this.forget(this.last)))
+            }
+            _ => Poll::Ready(Ok(())),
         }
-        ready!(producer.link.outbox.poll_room(HIGH_WATER, cx));
-        if producer.hand_over().is_err() {
-            let last = last.clone();
-            return Poll::Ready(Err(this.forget(&last)));
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, (address, message): (Address, Bytes)) -> Result<(), Error> {
@@ -119,37 +157,21 @@ impl Sink<(Address, Bytes)> for ManagerSink {
         };
         producer.local.push(message)?;
         producer.messages += 1;
-        this.last = Some(address);
         Ok(())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        let mut pending = false;
-        let mut failed = None;
-        for (address, producer) in &mut this.producers {
-            if producer.hand_over().is_err() {
-                failed = Some((address.clone(), None));
-                break;
-            }
-            let Some(ticket) = producer.ticket else { continue };
-            match producer.link.outbox.poll_written(ticket, cx) {
-                Poll::Pending => pending = true,
-                Poll::Ready(written) => {
-                    producer.ticket = None;
-                    if let Err(source) = written {
-                        failed = Some((address.clone(), Some(source)));
-                        break;
-                    }
-                }
+        let mut flushed = Poll::Ready(Ok(()));
+        // From the last, since one that is forgotten gives its place to the last.
+        for at in (0..this.producers.len()).rev() {
+            match this.poll_flush_one(at, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => flushed = Poll::Pending,
             }
         }
-        match failed {
-            Some((address, Some(source))) => Poll::Ready(Err(Error::NotSent { address, message: None, source })),
-            Some((address, None)) => Poll::Ready(Err(this.forget(&address))),
-            None if pending => Poll::Pending,
-            None => Poll::Ready(Ok(())),
-        }
+        flushed
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -161,13 +183,10 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
 impl Drop for ManagerSink {
     fn drop(&mut self) {
-        let addresses: Vec<_> = self.producers.keys().cloned().collect();
-        for address in addresses {
-            if let Some(producer) = self.producers.get_mut(&address) {
-                match producer.hand_over() {
-                    Ok(()) => producer.link.outbox.leave_to_driver(),
-                    Err(_) => drop(self.forget(&address)),
-                }
+        for at in (0..self.producers.len()).rev() {
+            match self.producers[at].hand_over() {
+                Ok(()) => self.producers[at].link.outbox.leave_to_driver(),
+                Err(_) => drop(self.forget(at)),
             }
         }
     }
@@ -175,7 +194,7 @@ impl Drop for ManagerSink {
 
 impl fmt::Debug for ManagerSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pending: usize = self.producers.values().map(|producer| producer.local.len()).sum();
+        let pending: usize = self.producers.iter().map(|producer| producer.local.len()).sum();
         f.debug_struct("ManagerSink").field("pending", &pending).finish_non_exhaustive()
     }
 }
