@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use crate::error::{BoxError, Error};
 use crate::events::Reason;
 use crate::hub::Delivery;
-use crate::listener::{Closer, Listener};
+use crate::listener::{Closer, Incoming, Listener};
 use crate::net::{self, Task};
 use crate::peer::Peer;
 
@@ -30,24 +30,22 @@ impl Listener {
     /// future, with what the stream yields from here on.
     ///
     /// Dropping the future ends the listener and its tasks.
-    pub async fn serve<F>(self, callback: F) -> Result<(), Error>
+    pub fn serve<F>(self, callback: F) -> impl Future<Output = Result<(), Error>> + Send
     where
         F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
     {
-        run(self, Delivery::Callback(Arc::new(callback))).await;
-        Ok(())
+        run(self, Delivery::Callback(Arc::new(callback))).map(Ok)
     }
 
     /// As [`serve`](Self::serve), with a callback that returns a future. It gets the message as `Bytes`, to keep if it
     /// likes. The next message of that peer waits for the future's end.
-    pub async fn serve_async<F, R>(self, callback: F) -> Result<(), Error>
+    pub fn serve_async<F, R>(self, callback: F) -> impl Future<Output = Result<(), Error>> + Send
     where
         F: Fn(Peer, Bytes) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let callback = move |peer, message| callback(peer, message).boxed();
-        run(self, Delivery::AsyncCallback(Arc::new(callback))).await;
-        Ok(())
+        run(self, Delivery::AsyncCallback(Arc::new(callback))).map(Ok)
     }
 
     /// As [`serve`](Self::serve), in the background, until the handle is closed or dropped.
@@ -57,8 +55,9 @@ impl Listener {
     {
         let closer = self.closer();
         let (ended, end) = futures::channel::oneshot::channel();
+        let served = run(self, Delivery::Callback(Arc::new(callback)));
         let task = net::spawn(async move {
-            run(self, Delivery::Callback(Arc::new(callback))).await;
+            served.await;
             // The handle may be waiting.
             let _ = ended.send(());
         });
@@ -92,12 +91,16 @@ impl Serving {
     }
 }
 
-/// Runs until the listener ends.
-async fn run(listener: Listener, delivery: Delivery) {
-    let mut incoming = listener.into_incoming();
+/// Runs until the listener ends. The callback is in place before the future is polled.
+fn run(listener: Listener, delivery: Delivery) -> impl Future<Output = ()> + Send {
+    let incoming = listener.into_incoming();
+    incoming.hub().choose(delivery.clone());
+    call_all(incoming, delivery)
+}
+
+/// Waits for the end. The peers' tasks call the callback; if they were set to fill the inbox before, it is called here.
+async fn call_all(mut incoming: Incoming, delivery: Delivery) {
     let hub = incoming.hub().clone();
-    hub.choose(delivery.clone());
-    // The peers' tasks call the callback, unless they were set to fill the inbox before.
     let mut expelled = HashSet::new();
     while let Some((peer, message)) = incoming.next().await {
         if expelled.contains(&peer) {

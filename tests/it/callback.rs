@@ -143,7 +143,11 @@ fn an_error_of_the_callback_is_told_and_the_peer_goes_on() {
         let noting = seen.clone();
         let _serving = listener.serve_in_background(move |_, message| {
             note(&noting, message);
-            if number(message).1 % 2 == 0 { Ok(()) } else { Err(format!("{} is odd", number(message).1).into()) }
+            if number(message).1.is_multiple_of(2) {
+                Ok(())
+            } else {
+                Err(format!("{} is odd", number(message).1).into())
+            }
         });
         let mut client = raw(addr);
         put_numbered(&mut client, 0, 0..6);

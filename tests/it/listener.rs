@@ -2,15 +2,13 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
 
 use buffstreams::{Bytes, Connection, Error, Event, Listener, Reason};
 use futures::stream::FusedStream;
-use futures::{SinkExt, StreamExt, stream};
+use futures::{SinkExt, StreamExt};
 
 use crate::net::{
-    SOON, config, connected, disconnected, event, frame, get, next, number, numbered, put, raw, rest, run, until,
-    within,
+    SOON, config, connected, disconnected, event, frame, get, next, number, numbered, put, raw, rest, run, within,
 };
 
 #[test]
@@ -258,195 +256,8 @@ fn connections_are_handed_out_one_by_one() {
     });
 }
 
-#[test]
-fn a_close_frees_the_port_drains_and_can_be_repeated() {
-    run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
-        let mut peer = raw(addr);
-        put(&mut peer, b"before");
-        connected(&mut events).await;
-        within(SOON, listener.close()).await.unwrap();
-        let again = Listener::bind(addr, config()).await.expect("the port is free");
-        within(SOON, listener.close()).await.unwrap();
-        assert_eq!(rest(&mut peer), b"", "it is told");
-        put(&mut peer, b"after");
-        put(&mut peer, b"and more");
-        drop(peer);
-        for expected in ["before", "after", "and more"] {
-            assert_eq!(next(&mut listener).await.unwrap().1, expected);
-        }
-        assert!(next(&mut listener).await.is_none());
-        within(SOON, listener.close()).await.unwrap();
-        drop((listener, again));
-        Listener::bind(addr, config()).await.expect("a drop frees it too");
-    });
-}
-
 /// `connections` sinks, 32 at a time, each with `messages` messages and then closed; the listener is closed when the
 /// last of them is, and read meanwhile or only then.
-fn nothing_is_lost(connections: u64, messages: u64) {
-    run(async move {
-        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
-        let sent = stream::iter(0..connections).for_each_concurrent(32, move |sender| async move {
-            let mut sink = Connection::dial(addr, config()).await.unwrap();
-            for n in 0..messages {
-                sink.feed(numbered(sender, n)).await.unwrap();
-            }
-            sink.close().await.unwrap();
-        });
-        let sending = async_std::task::spawn(async move {
-            sent.await;
-            closer.close().await
-        });
-        let mut expected = vec![0; connections as usize];
-        while let Some((_, message)) = next(&mut listener).await {
-            let (sender, n) = number(&message);
-            assert_eq!(n, expected[sender as usize], "of sender {sender}");
-            expected[sender as usize] += 1;
-        }
-        within(SOON, sending).await.unwrap();
-        assert!(expected.iter().all(|received| *received == messages), "{expected:?}");
-        let stats = listener.stats();
-        assert_eq!((stats.accepted, stats.messages), (connections, connections * messages));
-    });
-}
-
-#[test]
-fn nothing_is_lost_or_reordered_between_1_closed_sink_and_the_end() {
-    nothing_is_lost(1, 20_000);
-}
-
-#[test]
-fn nothing_is_lost_or_reordered_between_100_closed_sinks_and_the_end() {
-    nothing_is_lost(100, 500);
-}
-
-#[test]
-fn nothing_is_lost_or_reordered_between_2000_closed_sinks_and_the_end() {
-    nothing_is_lost(2_000, 20);
-}
-
-#[test]
-fn nothing_is_lost_when_it_is_read_only_after_the_close() {
-    run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        for sender in 0..50 {
-            let mut sink = Connection::dial(listener.local_addr(), config()).await.unwrap();
-            for n in 0..50 {
-                sink.feed(numbered(sender, n)).await.unwrap();
-            }
-            sink.close().await.unwrap();
-        }
-        within(SOON, listener.close()).await.unwrap();
-        let mut expected = [0; 50];
-        while let Some((_, message)) = next(&mut listener).await {
-            let (sender, n) = number(&message);
-            assert_eq!(n, expected[sender as usize]);
-            expected[sender as usize] += 1;
-        }
-        assert_eq!(expected, [50; 50]);
-    });
-}
-
-#[test]
-fn a_close_is_not_held_up_by_large_messages_that_nobody_takes() {
-    run(async {
-        // Each is larger than the share of the inbox that is reserved before a read.
-        let config = config().inbox_bytes(1 << 16);
-        let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
-        let mut sinks = Vec::new();
-        for sender in 0..4 {
-            let mut sink = Connection::dial(listener.local_addr(), config.clone()).await.unwrap();
-            let large = [numbered(sender, 0).to_vec(), vec![0; 200_000]].concat();
-            sink.send(large.into()).await.unwrap();
-            sinks.push(sink);
-        }
-        assert!(next(&mut listener).await.is_some());
-        within(SOON, listener.close()).await.expect("it only tells the peers");
-        for sink in &mut sinks {
-            sink.close().await.unwrap();
-        }
-        drop(sinks);
-        assert_eq!(within(SOON, listener.count()).await, 3);
-    });
-}
-
-#[test]
-fn a_silent_peer_ends_at_close_timeout_when_the_others_have_been_received() {
-    run(async {
-        let limit = Duration::from_millis(300);
-        // Longer limits that run already must not stand in its way.
-        let config = config().close_timeout(limit).idle_timeout(4 * SOON).frame_timeout(4 * SOON);
-        let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
-        let (silent, mut halfway, mut last) = (raw(addr), raw(addr), raw(addr));
-        halfway.write_all(&[0, 0]).unwrap();
-        put(&mut last, b"one");
-        assert_eq!(next(&mut listener).await.unwrap().1, "one");
-        let start = Instant::now();
-        within(SOON, listener.close()).await.unwrap();
-        put(&mut last, b"two");
-        last.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(next(&mut listener).await.unwrap().1, "two");
-        assert!(next(&mut listener).await.is_none());
-        assert!(start.elapsed() >= limit, "{:?}", start.elapsed());
-        for _ in 0..2 {
-            let late = |event| match event {
-                Event::Disconnected { peer, reason: Reason::Timeout { what, after } } => {
-                    Some((peer.addr(), what, after))
-                }
-                _ => None,
-            };
-            let (addr, what, after) = event(&mut events, late).await;
-            assert!([&silent, &halfway].iter().any(|peer| peer.local_addr().unwrap() == addr));
-            assert_eq!((what, after), ("close_timeout", limit));
-        }
-    });
-}
-
-#[test]
-fn one_peer_that_takes_no_replies_does_not_keep_a_close_from_the_others() {
-    run(async {
-        let limit = Duration::from_millis(500);
-        let config = config().close_timeout(limit).write_timeout(2 * limit).queue_bytes(64 << 20);
-        let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
-        let (mut incoming, mut outgoing) = listener.split();
-        let mut deaf = raw(addr);
-        put(&mut deaf, b"?");
-        let (peer, _) = next(&mut incoming).await.unwrap();
-        let others: Vec<_> = (0..16).map(|_| raw(addr)).collect();
-        until(SOON, || closer.stats().connections == 17);
-        let reply = Bytes::from(vec![0; 1 << 20]);
-        for _ in 0..32 {
-            outgoing.feed((peer, reply.clone())).await.unwrap();
-        }
-        let flushing = async_std::task::spawn(async move { outgoing.flush().await });
-        let ending = async_std::task::spawn(async move { while incoming.next().await.is_some() {} });
-        assert!(matches!(within(SOON, closer.close()).await, Err(Error::Timeout { what: "close_timeout", .. })));
-        for mut other in others {
-            assert_eq!(rest(&mut other), b"", "it is told");
-        }
-        within(SOON, ending).await;
-        within(SOON, flushing).await.unwrap();
-    });
-}
-
-#[test]
-fn a_listener_that_was_never_polled_can_be_closed() {
-    run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let mut peer = raw(listener.local_addr());
-        put(&mut peer, b"kept");
-        within(SOON, listener.close()).await.unwrap();
-        assert_eq!(rest(&mut peer), b"");
-        drop(peer);
-        assert_eq!(within(SOON, listener.map(|(_, message)| message).collect::<Vec<_>>()).await, ["kept"]);
-    });
-}
-
 #[test]
 fn its_counters_count() {
     run(async {
@@ -517,25 +328,5 @@ fn a_sink_of_replies_outlives_its_listener_and_waits_for_nobody() {
             .await;
         }
         within(SOON, outgoing.close()).await.unwrap();
-    });
-}
-
-#[test]
-fn a_close_is_over_when_its_listener_is_dropped_meanwhile() {
-    run(async {
-        let config = config().close_timeout(None).write_timeout(None);
-        let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
-        let (mut incoming, mut outgoing) = listener.split();
-        let mut deaf = raw(addr);
-        put(&mut deaf, b"?");
-        let (peer, _) = next(&mut incoming).await.unwrap();
-        for _ in 0..20 {
-            outgoing.start_send_unpin((peer, vec![1; 1 << 20].into())).unwrap();
-        }
-        let mut closing = Box::pin(closer.close());
-        assert!(async_std::future::timeout(Duration::from_millis(50), &mut closing).await.is_err());
-        drop(incoming);
-        within(SOON, closing).await.unwrap();
     });
 }

@@ -2,12 +2,17 @@
 
 mod alloc;
 mod callback;
+mod closing;
 mod counting;
+mod drops;
+mod go_faults;
 mod guess;
+mod hostile;
 mod interop;
 mod limits;
 mod listener;
 mod net;
+mod pressure;
 mod reader;
 mod samples;
 mod script;

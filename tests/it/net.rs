@@ -1,27 +1,29 @@
 //! What the tests over sockets share: raw clients, deadlines, events, and processes of their own.
 
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::panic::Location;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Config, Event, Events, Peer, Reason, WireFormat};
-use futures::StreamExt;
+use buffstreams::{Bytes, Config, Event, Events, Listener, Peer, Reason, WireFormat};
 use futures::stream::Stream;
+use futures::{FutureExt, StreamExt};
 
 /// Much longer than anything here takes: a wait that is over has failed.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The format of most tests: four bytes of length, at most 1 MiB.
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config::new().wire_format(WireFormat::u32_be()).max_message_size(1 << 20)
 }
 
 /// Waits for `future`, and panics where it was called if that takes longer than `limit`.
 #[track_caller]
-pub fn within<F: Future>(limit: Duration, future: F) -> impl Future<Output = F::Output> {
+pub(crate) fn within<F: Future>(limit: Duration, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
     async move {
         match async_std::future::timeout(limit, future).await {
@@ -33,19 +35,19 @@ pub fn within<F: Future>(limit: Duration, future: F) -> impl Future<Output = F::
 
 /// Runs the future of a whole test, which no hang outlasts.
 #[track_caller]
-pub fn run<F: Future>(test: F) -> F::Output {
+pub(crate) fn run<F: Future>(test: F) -> F::Output {
     async_std::task::block_on(within(3 * SOON, test))
 }
 
 /// The next message, soon.
 #[track_caller]
-pub fn next<S: Stream + Unpin>(stream: &mut S) -> impl Future<Output = Option<S::Item>> {
+pub(crate) fn next<S: Stream + Unpin>(stream: &mut S) -> impl Future<Output = Option<S::Item>> {
     within(SOON, stream.next())
 }
 
 /// Waits until `holds`, looking again and again.
 #[track_caller]
-pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < limit, "it did not come to hold within {limit:?}");
@@ -53,11 +55,19 @@ pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Sets the listener to reading what its peers send, as its first poll does.
+pub(crate) fn start(listener: &mut Listener) {
+    assert!(listener.next().now_or_never().is_none(), "nobody has sent anything yet");
+}
+
 // ---- events
 
 /// The first event, soon, of which `pick` makes something.
 #[track_caller]
-pub fn event<T>(events: &mut Events<Event>, mut pick: impl FnMut(Event) -> Option<T>) -> impl Future<Output = T> {
+pub(crate) fn event<T>(
+    events: &mut Events<Event>,
+    mut pick: impl FnMut(Event) -> Option<T>,
+) -> impl Future<Output = T> {
     within(SOON, async move {
         loop {
             let event = events.next().await.expect("the events should not end");
@@ -70,7 +80,7 @@ pub fn event<T>(events: &mut Events<Event>, mut pick: impl FnMut(Event) -> Optio
 
 /// The next peer that connects.
 #[track_caller]
-pub fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
+pub(crate) fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
     event(events, |event| match event {
         Event::Connected { peer } => Some(peer),
         _ => None,
@@ -79,7 +89,7 @@ pub fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
 
 /// Why the peer with this address was disconnected.
 #[track_caller]
-pub fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future<Output = Reason> {
+pub(crate) fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future<Output = Reason> {
     event(events, move |event| match event {
         Event::Disconnected { peer, reason } if peer.addr() == addr => Some(reason),
         _ => None,
@@ -89,7 +99,7 @@ pub fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future
 // ---- raw clients
 
 /// A plain blocking socket, which fails a test rather than wait for ever.
-pub fn raw(addr: SocketAddr) -> TcpStream {
+pub(crate) fn raw(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).expect("the listener accepts");
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.set_write_timeout(Some(SOON)).unwrap();
@@ -98,19 +108,19 @@ pub fn raw(addr: SocketAddr) -> TcpStream {
 }
 
 /// The message behind its header, in the format of [`config`].
-pub fn frame(message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     let mut wire = (message.len() as u32).to_be_bytes().to_vec();
     wire.extend_from_slice(message);
     wire
 }
 
 /// Sends one message.
-pub fn put(stream: &mut TcpStream, message: &[u8]) {
+pub(crate) fn put(stream: &mut TcpStream, message: &[u8]) {
     stream.write_all(&frame(message)).expect("the listener reads");
 }
 
 /// Receives one message.
-pub fn get(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn get(stream: &mut TcpStream) -> Vec<u8> {
     let mut header = [0; 4];
     stream.read_exact(&mut header).expect("a reply comes");
     let mut message = vec![0; u32::from_be_bytes(header) as usize];
@@ -120,7 +130,7 @@ pub fn get(stream: &mut TcpStream) -> Vec<u8> {
 
 /// Waits until the other end is gone, and says what came before that.
 #[track_caller]
-pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
     match stream.read_to_end(&mut received) {
         Ok(_) => {}
@@ -133,12 +143,12 @@ pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
 // ---- numbered messages
 
 /// Message `number` of sender `sender`.
-pub fn numbered(sender: u64, number: u64) -> Bytes {
+pub(crate) fn numbered(sender: u64, number: u64) -> Bytes {
     [sender.to_be_bytes(), number.to_be_bytes()].concat().into()
 }
 
 /// What [`numbered`] made: the sender and the number. More may follow.
-pub fn number(message: &[u8]) -> (u64, u64) {
+pub(crate) fn number(message: &[u8]) -> (u64, u64) {
     let word = |at: usize| u64::from_be_bytes(message[at..at + 8].try_into().unwrap());
     (word(0), word(8))
 }
@@ -150,7 +160,7 @@ const ALONE: &str = "BUFFSTREAMS_TEST_ALONE";
 /// Runs the rest of the test `name` in a process of its own, which `setup`, a piece of shell, may limit: where open
 /// descriptors, memory or processor time are counted, other tests would count too.
 #[track_caller]
-pub fn alone(name: &str, setup: &str, test: impl FnOnce()) {
+pub(crate) fn alone(name: &str, setup: &str, test: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return test();
     }
@@ -167,23 +177,55 @@ pub fn alone(name: &str, setup: &str, test: impl FnOnce()) {
 }
 
 /// How much memory this process has in use, in bytes.
-pub fn resident() -> usize {
+pub(crate) fn resident() -> usize {
+    memory("VmRSS:")
+}
+
+/// How much memory this process has asked for, in bytes, whether or not it uses it.
+pub(crate) fn data() -> usize {
+    memory("VmData:")
+}
+
+fn memory(what: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// How many bytes the connections of the listener on this (IPv4) address have received and not read.
+pub(crate) fn unread(addr: SocketAddr) -> usize {
+    let port = format!(":{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let of_line = |line: &str| {
+        // Number, own address, the other's, state, and the two queues.
+        let fields: Vec<&str> = line.split_whitespace().take(5).collect();
+        let received = fields[4].split_once(':').unwrap().1;
+        let ours = fields[1].ends_with(&port) && fields[3] != "0A";
+        if ours { usize::from_str_radix(received, 16).unwrap() } else { 0 }
+    };
+    table.lines().skip(1).map(of_line).sum()
 }
 
 /// How many descriptors this process has open.
-pub fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     // One of them reads the directory.
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
 
-/// How much processor time this process has used.
-pub fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // The name, in parentheses, may hold anything; user and system time are fields 14 and 15, in hundredths.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
+/// How much processor time this process uses; it can be asked where no descriptor is left to open anything.
+pub(crate) struct ProcessorTime(File);
+
+impl ProcessorTime {
+    pub(crate) fn new() -> Self {
+        Self(File::open("/proc/self/stat").unwrap())
+    }
+
+    pub(crate) fn used(&self) -> Duration {
+        let mut stat = [0; 1024];
+        let len = self.0.read_at(&mut stat, 0).unwrap();
+        // The name, in parentheses, may hold anything; user and system time are fields 14 and 15, in hundredths.
+        let stat = String::from_utf8_lossy(&stat[..len]);
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
+    }
 }

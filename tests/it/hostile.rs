@@ -1,0 +1,345 @@
+//! What hostile peers send, or do not send: each ends alone, in time, and at no cost.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use buffstreams::{Config, Event, FrameErrorKind, Listener, LooksLike, Reason, WireFormat};
+use futures::StreamExt;
+
+use crate::net::{
+    ProcessorTime, SOON, alone, config, connected, data, disconnected, event, frame, next, put, raw, resident, rest,
+    run, start, unread, until,
+};
+
+/// Sends a good message, the header, and good messages behind it; returns the error that the header was rejected with.
+fn rejected(config: Config, good: &[u8], header: &[u8]) -> FrameErrorKind {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (mut other, mut bad) = (raw(addr), raw(addr));
+        other.write_all(good).unwrap();
+        assert_eq!(next(&mut listener).await.unwrap().0.addr(), other.local_addr().unwrap());
+        let local = bad.local_addr().unwrap();
+        bad.write_all(&[good, header, good, good].concat()).unwrap();
+        assert_eq!(next(&mut listener).await.unwrap().0.addr(), local, "what came before is received");
+        let error = event(&mut events, |event| match event {
+            Event::Rejected { peer, error } if peer.addr() == local => Some(error),
+            _ => None,
+        })
+        .await;
+        assert!(error.start().starts_with(&header[..header.len().min(error.start().len())]), "{error}");
+        assert!(matches!(disconnected(&mut events, local).await, Reason::Rejected));
+        assert_eq!(rest(&mut bad), b"");
+        for _ in 0..3 {
+            other.write_all(good).unwrap();
+            // Nothing of what came behind the header: the place was never found again.
+            assert_eq!(next(&mut listener).await.unwrap().0.addr(), other.local_addr().unwrap());
+        }
+        let stats = listener.stats();
+        assert_eq!((stats.connections, stats.messages), (1, 5));
+        error.kind
+    })
+}
+
+#[test]
+fn a_length_over_the_limit_is_rejected_from_the_header_alone() {
+    let config = config().max_message_size(1000);
+    for len in [1001, (1 << 31) - 1, 1 << 31, u32::MAX] {
+        let kind = rejected(config.clone(), &frame(b"good"), &len.to_be_bytes());
+        assert_eq!(kind, FrameErrorKind::TooLarge { len: u64::from(len), max: 1000 });
+    }
+    let wide = config.wire_format(WireFormat::u64_be());
+    let kind = rejected(wide, b"\0\0\0\0\0\0\0\x04good", &u64::MAX.to_be_bytes());
+    assert_eq!(kind, FrameErrorKind::TooLarge { len: u64::MAX, max: 1000 });
+}
+
+#[test]
+fn a_length_at_the_limit_is_received() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config().max_message_size(1000)).await.unwrap();
+        let mut client = raw(listener.local_addr());
+        for len in [999, 1000] {
+            put(&mut client, &vec![1; len]);
+            assert_eq!(next(&mut listener).await.unwrap().1.len(), len);
+        }
+    });
+}
+
+#[test]
+fn a_length_below_zero_or_below_the_header_is_rejected() {
+    let kind = rejected(Config::new(), b"\x08\0\0good", b"\x01\0\0");
+    assert_eq!(kind, FrameErrorKind::Negative { len: -1 });
+    let counted = config().wire_format(WireFormat::fixed(4).length_includes_header());
+    let kind = rejected(counted, b"\0\0\0\x08good", b"\0\0\0\x03");
+    assert_eq!(kind, FrameErrorKind::BelowHeader { len: 3, header: 4 });
+}
+
+#[test]
+fn a_varint_that_never_ends_is_rejected() {
+    let varint = config().wire_format(WireFormat::varint());
+    assert_eq!(rejected(varint.clone(), b"\x04good", &[0xff; 64]), FrameErrorKind::Overflow);
+    let unterminated = FrameErrorKind::Unterminated { width: 10 };
+    assert_eq!(rejected(varint, b"\x04good", &[&[0xff; 9][..], &[0x81, 1, 1]].concat()), unterminated);
+    let kind = rejected(Config::new(), b"\x08\0\0good", b"\xff\xff\xff");
+    assert_eq!(kind, FrameErrorKind::Unterminated { width: 3 });
+}
+
+#[test]
+fn a_stranger_is_named_in_the_event() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let reading = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
+        let mut browser = raw(addr);
+        browser.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let looks_like = event(&mut events, |event| match event {
+            Event::Rejected { error, .. } => Some(error.looks_like),
+            _ => None,
+        });
+        assert_eq!(looks_like.await, Some(LooksLike::Http));
+        assert_eq!(rest(&mut browser), b"");
+        reading.cancel().await;
+    });
+}
+
+#[test]
+fn a_stream_cut_at_any_byte_ends_cleanly_between_two_frames_and_is_truncated_elsewhere() {
+    run(async {
+        let messages: [&[u8]; 4] = [b"first", b"", &[7; 40], b"last"];
+        let wire = messages.map(frame).concat();
+        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        start(&mut listener);
+        for cut in 0..=wire.len() {
+            let mut client = raw(addr);
+            let local = client.local_addr().unwrap();
+            client.write_all(&wire[..cut]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let (mut left, mut whole) = (cut, 0);
+            while whole < 4 && left >= 4 + messages[whole].len() {
+                left -= 4 + messages[whole].len();
+                whole += 1;
+            }
+            for message in &messages[..whole] {
+                let (peer, received) = next(&mut listener).await.unwrap();
+                assert_eq!((peer.addr(), &received[..]), (local, *message));
+            }
+            // Until its header is whole, a frame wants just that.
+            let expected = if left < 4 { 4 } else { 4 + messages[whole].len() };
+            match disconnected(&mut events, local).await {
+                Reason::Closed => assert_eq!(left, 0, "cut at {cut}"),
+                Reason::Truncated { got, want } => assert_eq!((got, want), (left, expected), "cut at {cut}"),
+                other => panic!("cut at {cut}: {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn memory_follows_what_is_received_and_not_what_is_announced() {
+    alone("hostile::memory_follows_what_is_received_and_not_what_is_announced", "", || {
+        run(async {
+            const PEERS: usize = 500;
+            let mut listener = Listener::bind("127.0.0.1:0", config().max_message_size(16 << 20)).await.unwrap();
+            let (addr, mut events) = (listener.local_addr(), listener.events());
+            let reading = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
+            let mut peers: Vec<_> = (0..PEERS).map(|_| raw(addr)).collect();
+            for _ in 0..PEERS {
+                connected(&mut events).await;
+            }
+            let before = (resident(), data());
+            for (announced, sent) in [(&(16_u32 << 20).to_be_bytes()[..], 10), (b"", 6_000), (b"", 30_000)] {
+                for peer in &mut peers {
+                    peer.write_all(announced).unwrap();
+                    peer.write_all(&vec![1; sent]).unwrap();
+                }
+                until(SOON, || unread(addr) == 0);
+                let grown = (resident().saturating_sub(before.0), data().saturating_sub(before.1));
+                // Memory that was reserved and never touched counts as well.
+                assert!(grown.0 <= PEERS * 64 * 1024 && grown.1 <= PEERS * 80 * 1024, "{grown:?} behind {sent}");
+            }
+            drop(reading);
+        });
+    });
+}
+
+#[test]
+fn a_frame_that_trickles_in_is_ended_at_its_deadline() {
+    run(async {
+        let limit = Duration::from_millis(400);
+        // The idle limit runs first, and must not count for the frame.
+        let config = config().frame_timeout(limit).idle_timeout(4 * SOON);
+        let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let mut good = raw(addr);
+        put(&mut good, b"early");
+        assert_eq!(next(&mut listener).await.unwrap().1, "early");
+        let mut slow = raw(addr);
+        let local = slow.local_addr().unwrap();
+        while connected(&mut events).await.addr() != local {}
+        let begun = Instant::now();
+        let trickling = std::thread::spawn(move || {
+            let started = Instant::now();
+            for byte in frame(&[0; 100_000]) {
+                if slow.write_all(&[byte]).is_err() || started.elapsed() > SOON {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let reason = disconnected(&mut events, local).await;
+        assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after } if after == limit), "{reason:?}");
+        assert!(begun.elapsed() >= limit);
+        trickling.join().unwrap();
+        // One that was quick, and is silent between two frames, stays.
+        put(&mut good, b"late");
+        assert_eq!(next(&mut listener).await.unwrap().1, "late");
+    });
+}
+
+#[test]
+fn a_frame_that_takes_its_time_within_the_deadline_is_received() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config().frame_timeout(SOON)).await.unwrap();
+        let addr = listener.local_addr();
+        start(&mut listener);
+        let mut slow = raw(addr);
+        for byte in frame(b"byte by byte") {
+            slow.write_all(&[byte]).unwrap();
+            until(SOON, || unread(addr) == 0);
+        }
+        assert_eq!(next(&mut listener).await.unwrap().1, "byte by byte");
+    });
+}
+
+#[test]
+fn a_peer_that_is_silent_between_two_frames_is_ended_at_idle_timeout() {
+    run(async {
+        let limit = Duration::from_millis(300);
+        let mut listener = Listener::bind("127.0.0.1:0", config().idle_timeout(limit)).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let begun = Instant::now();
+        let (mut silent, mut spoke) = (raw(addr), raw(addr));
+        put(&mut spoke, b"once");
+        assert_eq!(next(&mut listener).await.unwrap().1, "once");
+        for _ in 0..2 {
+            let reason = event(&mut events, |event| match event {
+                Event::Disconnected { reason, .. } => Some(reason),
+                _ => None,
+            })
+            .await;
+            assert!(matches!(reason, Reason::Timeout { what: "idle_timeout", .. }), "{reason:?}");
+        }
+        assert!(begun.elapsed() >= limit);
+        assert_eq!((rest(&mut silent), rest(&mut spoke)), (vec![], vec![]));
+    });
+}
+
+#[test]
+fn connections_over_the_limit_are_refused_and_the_others_go_on() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config().max_connections(3)).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            peers.push(raw(addr));
+            connected(&mut events).await;
+        }
+        for _ in 0..50 {
+            let mut extra = raw(addr);
+            let refused = event(&mut events, |event| match event {
+                Event::Refused { addr, max_connections } => Some((addr, max_connections)),
+                _ => None,
+            });
+            assert_eq!(refused.await, (extra.local_addr().unwrap(), 3));
+            assert_eq!(rest(&mut extra), b"");
+        }
+        for peer in &mut peers {
+            put(peer, b"still here");
+            assert_eq!(next(&mut listener).await.unwrap().1, "still here");
+        }
+        let local = peers[0].local_addr().unwrap();
+        peers.remove(0);
+        disconnected(&mut events, local).await;
+        let mut late = raw(addr);
+        put(&mut late, b"a place is free");
+        assert_eq!(next(&mut listener).await.unwrap().1, "a place is free");
+        let stats = listener.stats();
+        assert_eq!((stats.connections, stats.accepted, stats.refused), (3, 4, 50));
+    });
+}
+
+#[test]
+fn a_process_without_descriptors_waits_and_accepts_again() {
+    alone("hostile::a_process_without_descriptors_waits_and_accepts_again", "ulimit -n 64", || {
+        run(async {
+            let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let (addr, mut events) = (listener.local_addr(), listener.events());
+            let processor = ProcessorTime::new();
+            let mut early = raw(addr);
+            connected(&mut events).await;
+            let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).take(100).collect();
+            assert!(taken.len() < 64, "the limit is in force");
+            taken.pop();
+            let mut waiting = raw(addr);
+            let (begun, before) = (Instant::now(), processor.used());
+            let mut waits = Vec::new();
+            while waits.last() != Some(&Duration::from_secs(1)) {
+                let failed = event(&mut events, |event| match event {
+                    Event::AcceptFailed { error, retry_in } => Some((error, retry_in)),
+                    _ => None,
+                });
+                let (error, retry_in) = failed.await;
+                assert_eq!(error.raw_os_error(), Some(24), "{error}");
+                waits.push(retry_in);
+            }
+            let doubling = [10, 20, 40, 80, 160, 320, 640, 1000].map(Duration::from_millis);
+            assert_eq!(waits, doubling, "it waits longer and longer");
+            assert!(begun.elapsed() >= Duration::from_millis(1270));
+            let used = processor.used() - before;
+            assert!(used < Duration::from_millis(300), "it does not spin: {used:?}");
+            // Who is connected is served meanwhile.
+            put(&mut early, b"no descriptor needed");
+            assert_eq!(next(&mut listener).await.unwrap().1, "no descriptor needed");
+            drop(taken);
+            let released = Instant::now();
+            put(&mut waiting, b"at last");
+            assert_eq!(next(&mut listener).await.unwrap().1, "at last");
+            // The longest wait, and some time for a busy machine.
+            assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
+        });
+    });
+}
+
+#[test]
+fn resets_at_any_moment_end_only_who_resets() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let addr = listener.local_addr();
+        let mut steady = raw(addr);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let resetting = std::thread::spawn(move || {
+            let wire = frame(&[3; 100]);
+            for n in 0..500 {
+                if stopping.load(Ordering::Relaxed) {
+                    return;
+                }
+                let stream = socket2::Socket::from(raw(addr));
+                stream.set_linger(Some(Duration::ZERO)).unwrap();
+                (&stream).write_all(&wire[..n % wire.len()]).unwrap();
+            }
+        });
+        for n in 0..500 {
+            put(&mut steady, format!("steady {n}").as_bytes());
+            let expected = format!("steady {n}");
+            while next(&mut listener).await.unwrap().1 != expected {}
+        }
+        stop.store(true, Ordering::Relaxed);
+        resetting.join().unwrap();
+    });
+}
