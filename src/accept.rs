@@ -34,6 +34,8 @@ pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<
                 admit(stream, addr);
             }
             Err(error) if is_of_the_peer(&error) => {}
+            // The listener was dropped, and its socket with it.
+            Err(_) if hub.is_stopped() => return,
             Err(error) => {
                 hub.reporter.report(Event::AcceptFailed { error: Arc::new(error), retry_in: retry });
                 if unless(&mut closing, net::sleep(retry)).await.is_none() {

@@ -13,9 +13,9 @@ use crate::error::{ConfigError, Error};
 use crate::pool::{CHUNK, Lent};
 use crate::wire::{Decoder, Frames};
 
-/// Up to this many bytes of an unfinished frame are set aside in a buffer of their own size while the reader waits, so
-/// that a peer that stalls early holds no chunk.
-const STASH: usize = 4 * 1024;
+/// Up to this many bytes of an unfinished frame are set aside in a buffer of their own size while the reader waits: a peer
+/// that stalls holds no more than twice what it sent.
+const STASH: usize = CHUNK / 2;
 /// A frame over this many bytes is large: it is read into a buffer of its own, with little of what comes behind it.
 const LARGE: usize = CHUNK / 4;
 /// How much is read behind a large frame, in bytes: enough to see the next header, little enough to move.
