@@ -59,8 +59,8 @@ impl Lent {
             return Self(buf);
         }
         drop(pool);
-        let affordable = got.saturating_mul(2).saturating_add(SLACK);
-        if affordable <= CHUNK { Self::chunk() } else { Self(zeroed(affordable.min(want))) }
+        let twice = got.saturating_mul(2);
+        if twice <= CHUNK { Self::chunk() } else { Self(zeroed(twice.saturating_add(SLACK).min(want))) }
     }
 }
 

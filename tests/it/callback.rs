@@ -1,14 +1,14 @@
 //! Callbacks: where their errors and panics go, and when serving ends.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use buffstreams::{BoxError, Event, Events, Listener, Peer, Reason};
 use futures::StreamExt;
 
-use crate::net::{SOON, config, disconnected, event, number, numbered, put, raw, rest, run, until, within};
+use crate::net::{SOON, config, disconnected, event, frame, number, numbered, put, raw, rest, run, until, within};
 
 /// What each peer sent, as the callbacks saw it.
 type Seen = Arc<Mutex<HashMap<u64, Vec<u64>>>>;
@@ -22,8 +22,10 @@ fn has(seen: &Seen, sender: u64, messages: usize) -> bool {
     seen.lock().unwrap().get(&sender).is_some_and(|seen| seen.len() == messages)
 }
 
+/// Sends them at once: the listener may close at any of them.
 fn put_numbered(peer: &mut TcpStream, sender: u64, numbers: impl IntoIterator<Item = u64>) {
-    numbers.into_iter().for_each(|n| put(peer, &numbered(sender, n)));
+    let wire: Vec<u8> = numbers.into_iter().flat_map(|n| frame(&numbered(sender, n))).collect();
+    peer.write_all(&wire).unwrap();
 }
 
 #[test]
