@@ -132,3 +132,8 @@ pub use writer::Writer;
 
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
 pub use events::{Event, Events, ManagerEvent, Reason};
+
+/// The programs of the README are tests.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
