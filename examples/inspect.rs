@@ -16,7 +16,6 @@ const FIXED: [W; 7] = [W::u8(), W::u16_be(), W::u16_le(), W::u24_be(), W::u32_be
 
 fn explain(error: Error) -> Option<Bytes> {
     println!("  wrong: {error}");
-    std::error::Error::source(&error).inspect(|source| println!("         {source}"));
     None
 }
 

@@ -12,9 +12,9 @@ use futures::stream::Stream;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::halves::{self, OnEnd, ReadHalf, WriteHalf};
+use crate::halves::{self, OnEnd, Origin, ReadHalf, WriteHalf};
 use crate::net;
-use crate::peer::Address;
+use crate::peer::{Address, Peer};
 use crate::wire::Codec;
 
 /// One connection: a `Sink<Bytes>` of messages and a `Stream<Item = Result<Bytes, Error>>` of the replies.
@@ -66,14 +66,19 @@ impl Connection {
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let stream = net::dial(&address, &config).await?;
-        let (read, write) = halves::open(stream, config, codec, Some(address), None);
+        let (read, write) = halves::open(stream, config, codec, Origin::Dialed { address });
         Ok(Self { read, write })
     }
 
     /// The connection of a socket that a listener accepted.
-    pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, on_end: OnEnd) -> Self {
-        let (read, write) = halves::open(stream, config, codec, None, Some(on_end));
+    pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
+        let (read, write) = halves::open(stream, config, codec, Origin::Accepted { peer, on_end });
         Self { read, write }
+    }
+
+    /// Who has connected, as the listener's events name them; `None` for a connection that was dialed.
+    pub fn peer(&self) -> Option<Peer> {
+        self.write.peer()
     }
 
     /// The remote end of the socket. The error is the system's, when the connection is gone.

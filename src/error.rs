@@ -180,7 +180,7 @@ impl fmt::Display for LooksLike {
 #[non_exhaustive]
 pub enum Error {
     /// A setting cannot work.
-    #[error("invalid configuration")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
 
     /// The address could not be listened on.
@@ -238,7 +238,7 @@ pub enum Error {
     },
 
     /// The peer sent a header that makes no sense.
-    #[error("invalid frame")]
+    #[error(transparent)]
     Frame(#[from] FrameError),
 
     /// The stream ended inside a frame.

@@ -18,10 +18,10 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::events::Reason;
 use crate::net::{self, Deadline};
-use crate::peer::Address;
+use crate::peer::{Address, Peer};
 use crate::reader::Reader;
 use crate::wire::{Codec, Decoder, Output};
-use crate::writer::Writer;
+use crate::writer::{HIGH_WATER, Writer};
 
 /// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
 pub struct ReadHalf {
@@ -37,7 +37,7 @@ pub struct ReadHalf {
 pub struct WriteHalf {
     shared: Arc<Shared>,
     state: WriteState,
-    /// Nothing is pending since the last look at whether the peer has closed.
+    /// The socket has taken what it was given: the peer may have closed before it is given more.
     at_rest: bool,
     stalled: Deadline,
     closing: Deadline,
@@ -56,10 +56,16 @@ enum WriteState {
 struct Shared {
     config: Config,
     codec: Codec,
-    /// Where to dial again; `None` for a connection that was accepted.
-    address: Option<Address>,
+    origin: Origin,
     socket: Mutex<Socket>,
-    on_end: Option<OnEnd>,
+}
+
+/// How the connection came about.
+pub(crate) enum Origin {
+    /// It can be dialed again.
+    Dialed { address: Address },
+    /// It cannot.
+    Accepted { peer: Peer, on_end: OnEnd },
 }
 
 /// Told once, when both halves are gone, how it ended.
@@ -75,17 +81,11 @@ struct Socket {
 }
 
 /// Both halves of a connection.
-pub(crate) fn open(
-    stream: net::Stream,
-    config: Config,
-    codec: Codec,
-    address: Option<Address>,
-    on_end: Option<OnEnd>,
-) -> (ReadHalf, WriteHalf) {
+pub(crate) fn open(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> (ReadHalf, WriteHalf) {
     let reader = Reader::with(stream.clone(), Decoder::with(codec));
     let writer = Writer::with(stream.clone(), Output::new(codec));
     let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
-    let shared = Arc::new(Shared { config, codec, address, socket, on_end });
+    let shared = Arc::new(Shared { config, codec, origin, socket });
     let read = ReadHalf { shared: shared.clone(), reader, generation: 0, ended: false, slow: Deadline::default() };
     let write = WriteHalf {
         shared,
@@ -107,6 +107,14 @@ impl WriteHalf {
         }
     }
 
+    /// Who has connected, if somebody has.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        match self.shared.origin {
+            Origin::Accepted { peer, .. } => Some(peer),
+            Origin::Dialed { .. } => None,
+        }
+    }
+
     /// The socket.
     pub(crate) fn stream(&self) -> net::Stream {
         self.shared.socket().stream.clone()
@@ -114,20 +122,15 @@ impl WriteHalf {
 
     /// Waits until there is a socket to write to.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Writer<net::Stream>, Error>> {
-        if self.at_rest {
-            self.at_rest = false;
-            if self.shared.address.is_some() && self.is_closed_by_peer() {
-                self.lose(Reason::Closed);
-            }
-        }
         loop {
             match &mut self.state {
                 WriteState::Open(_) => break,
                 WriteState::Closed => return Poll::Ready(Err(Error::Closed { message: None })),
                 WriteState::Down(output) => {
-                    let Some(address) = self.shared.address.clone() else {
+                    let Origin::Dialed { address } = &self.shared.origin else {
                         return Poll::Ready(Err(Error::Closed { message: None }));
                     };
+                    let address = address.clone();
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     let config = self.shared.config.clone();
                     let dial = async move { net::dial(&address, &config).await };
@@ -140,6 +143,7 @@ impl WriteHalf {
                         Ok(stream) => {
                             self.shared.socket().replace(stream.clone());
                             self.state = WriteState::Open(Writer::with(stream, output));
+                            self.at_rest = true;
                         }
                         Err(error) => {
                             self.state = WriteState::Down(output);
@@ -155,6 +159,14 @@ impl WriteHalf {
         }
     }
 
+    /// Before the first write after a rest: gives up a socket that the peer has closed, which would take what is
+    /// written and lose it. To accept a message is no write, and no reason to trust the socket from then on.
+    fn wake_up(&mut self) {
+        if mem::replace(&mut self.at_rest, false) && self.shared.is_dialed() && self.is_closed_by_peer() {
+            self.lose(Reason::Closed);
+        }
+    }
+
     fn is_closed_by_peer(&self) -> bool {
         let WriteState::Open(writer) = &self.state else { return false };
         self.shared.socket().end.is_some() || writer.io().is_none_or(net::Stream::is_closed_by_peer)
@@ -162,9 +174,11 @@ impl WriteHalf {
 
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
-        if let WriteState::Open(writer) = mem::replace(&mut self.state, WriteState::Closed) {
-            self.state = WriteState::Down(writer.into_output());
-        }
+        self.state = match mem::replace(&mut self.state, WriteState::Closed) {
+            WriteState::Open(writer) => WriteState::Down(writer.into_output()),
+            WriteState::Dialing(output, _) => WriteState::Down(output),
+            other => other,
+        };
         let mut socket = self.shared.socket();
         socket.stream.shut_down();
         socket.end.get_or_insert(reason);
@@ -198,9 +212,15 @@ impl Sink<Bytes> for WriteHalf {
     #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
+        if let WriteState::Open(writer) = &this.state {
+            if writer.output().len() < HIGH_WATER && writer.io().is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            this.wake_up();
+        }
         let polled = ready!(this.poll_open(cx))?.poll_room(cx);
-        if let Poll::Ready(Ok(())) = polled {
-            return polled;
+        if polled.is_ready() {
+            this.at_rest = true;
         }
         this.settle(polled, cx)
     }
@@ -223,9 +243,12 @@ impl Sink<Bytes> for WriteHalf {
             WriteState::Closed => return Poll::Ready(Ok(())),
             _ => {}
         }
+        this.wake_up();
         let polled = ready!(this.poll_open(cx))?.poll_drain(cx);
-        if let Poll::Ready(Ok(())) = polled {
+        if polled.is_ready() {
             this.at_rest = true;
+            // A close that was dropped has no part in the next one.
+            this.closing.clear();
         }
         this.settle(polled, cx)
     }
@@ -291,7 +314,7 @@ impl ReadHalf {
         let config = &self.shared.config;
         if self.reader.is_mid_frame() {
             ("frame_timeout", config.frame_timeout)
-        } else if self.shared.address.is_none() {
+        } else if !self.shared.is_dialed() {
             ("idle_timeout", config.idle_timeout)
         } else {
             // Whoever dialed may wait for a reply as long as they like.
@@ -332,6 +355,10 @@ impl Socket {
 }
 
 impl Shared {
+    fn is_dialed(&self) -> bool {
+        matches!(self.origin, Origin::Dialed { .. })
+    }
+
     fn socket(&self) -> MutexGuard<'_, Socket> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -348,7 +375,7 @@ impl Drop for Shared {
             })
             .detach();
         }
-        if let Some(on_end) = &self.on_end {
+        if let Origin::Accepted { on_end, .. } = &self.origin {
             on_end(socket.end.take().unwrap_or(Reason::Stopped));
         }
     }

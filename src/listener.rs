@@ -256,6 +256,11 @@ impl Drop for Arrivals {
 }
 
 impl Incoming {
+    /// The address that the listener listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.arrivals.hub.local_addr
+    }
+
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.arrivals.hub
     }
@@ -266,6 +271,23 @@ impl Incoming {
     }
 
     /// What the listener has counted so far.
+    pub fn stats(&self) -> ListenerStats {
+        stats(&self.arrivals.hub)
+    }
+
+    /// A handle to close the listener from elsewhere.
+    pub fn closer(&self) -> Closer {
+        Closer { hub: self.arrivals.hub.clone() }
+    }
+}
+
+impl Connections {
+    /// What happens from now on, beside the messages. See [`Events`].
+    pub fn events(&self) -> Events<Event> {
+        self.arrivals.hub.reporter.subscribe()
+    }
+
+    /// What the listener has counted so far; the messages of its connections are not counted.
     pub fn stats(&self) -> ListenerStats {
         stats(&self.arrivals.hub)
     }

@@ -1,9 +1,8 @@
 //! Many addresses: dials, keeps, re-uses and multiplexes connections.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
@@ -42,7 +41,7 @@ use bytes::Bytes;
 #[derive(Clone)]
 pub struct Manager {
     directory: Arc<Directory>,
-    listeners: Arc<Mutex<HashMap<SocketAddr, Closer>>>,
+    listeners: Arc<Mutex<Vec<(Address, Closer)>>>,
 }
 
 /// What a manager has counted so far.
@@ -109,10 +108,11 @@ impl Manager {
 
     /// Listens, as [`Listener::bind`] does. The manager knows the listener by its address, to close it.
     pub async fn listen(&self, address: impl Into<Address>) -> Result<Listener, Error> {
-        let listener = Listener::bind(address, self.directory.common.config.clone()).await?;
+        let address = address.into();
+        let listener = Listener::bind(&address, self.directory.common.config.clone()).await?;
         let mut listeners = self.listeners();
-        listeners.retain(|_, closer| !closer.is_stopped());
-        listeners.insert(listener.local_addr(), listener.closer());
+        listeners.retain(|(_, closer)| !closer.is_stopped());
+        listeners.push((address, listener.closer()));
         drop(listeners);
         Ok(listener)
     }
@@ -148,13 +148,20 @@ impl Manager {
         }
     }
 
-    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does. [`Error::NotOpen`] is for an
-    /// address that none of them listens on.
-    pub async fn close_listener(&self, address: SocketAddr) -> Result<(), Error> {
-        let closer = self.listeners().remove(&address);
-        match closer {
+    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was given,
+    /// or by the one that it listens on. [`Error::NotOpen`] is for an address that none of them has.
+    pub async fn close_listener(&self, address: impl Into<Address>) -> Result<(), Error> {
+        let address = address.into();
+        let known = {
+            let mut listeners = self.listeners();
+            let is_it = |(given, closer): &(Address, Closer)| {
+                !closer.is_stopped() && (*given == address || Address::from(closer.local_addr()) == address)
+            };
+            listeners.iter().position(is_it).map(|at| listeners.swap_remove(at).1)
+        };
+        match known {
             Some(closer) => closer.close().await,
-            None => Err(Error::NotOpen { address: address.into(), message: None }),
+            None => Err(Error::NotOpen { address, message: None }),
         }
     }
 
@@ -193,7 +200,7 @@ impl Manager {
         self.directory.common.dead_letters.subscribe()
     }
 
-    fn listeners(&self) -> MutexGuard<'_, HashMap<SocketAddr, Closer>> {
+    fn listeners(&self) -> MutexGuard<'_, Vec<(Address, Closer)>> {
         // No code of the program runs under this lock.
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -54,10 +54,10 @@ pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream,
 /// Gives the connection to the program, which reads and writes it by itself.
 async fn hand_over(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
     let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
-    let (config, codec) = (hub.config.clone(), hub.codec);
+    let (config, codec, peer) = (hub.config.clone(), hub.codec, member.peer);
     hub.hand_over(&member);
     let on_end = Box::new(move |reason| hub.leave(&member, reason));
-    let connection = Connection::accepted(stream, config, codec, on_end);
+    let connection = Connection::accepted(stream, config, codec, peer, on_end);
     // If there is no consumer any more, the connection ends with the item.
     let _ = inbox.send(Arrival::Connection(Box::new(connection)), share).await;
 }

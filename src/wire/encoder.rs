@@ -13,6 +13,9 @@ use crate::error::{ConfigError, Error};
 /// From this length, in bytes, a message is chained instead of copied: about where a copy costs more than an entry
 /// in a vectored write.
 const CHAIN_FROM: usize = 4096;
+/// From this length, in bytes, copied messages go on in another buffer: a buffer goes when all of it has been written,
+/// and one that is always added to never would.
+const SEAL_FROM: usize = 64 * 1024;
 /// How large a buffer of copied messages an idle output keeps, in bytes.
 const KEEP_IDLE: usize = 4096;
 
@@ -126,6 +129,9 @@ impl Output {
 
     #[inline]
     fn copy(&mut self, message: &[u8]) {
+        if self.tail.len() >= SEAL_FROM {
+            self.seal();
+        }
         let before = self.tail.len();
         put_header(self.codec, message.len(), &mut self.tail);
         self.tail.extend_from_slice(message);
