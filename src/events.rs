@@ -254,15 +254,25 @@ impl<E: Report> Reporter<E> {
 
     pub(crate) fn report(&self, event: E) {
         let level = event.level();
-        let mut state = self.lock();
-        if log::log_enabled!(target: "buffstreams", level) {
-            state.log.write(level, &event);
+        let logged = log::log_enabled!(target: "buffstreams", level);
+        let line = {
+            let mut state = self.lock();
+            state.subscribers.retain(|subscriber| {
+                let Some(queue) = subscriber.upgrade() else { return false };
+                lock(&queue).push(event.clone());
+                true
+            });
+            if logged { state.log.next() } else { Line::Suppressed }
+        };
+        // A logger is code of the program: it may well come back here.
+        match line {
+            Line::Suppressed => {}
+            Line::Free => log::log!(target: "buffstreams", level, "{event:?}"),
+            Line::After { suppressed } => {
+                log::warn!(target: "buffstreams", "{suppressed} more lines were suppressed");
+                log::log!(target: "buffstreams", level, "{event:?}");
+            }
         }
-        state.subscribers.retain(|subscriber| {
-            let Some(queue) = subscriber.upgrade() else { return false };
-            lock(&queue).push(event.clone());
-            true
-        });
     }
 
     fn lock(&self) -> MutexGuard<'_, ReporterState<E>> {
@@ -280,21 +290,30 @@ impl<E> Drop for Reporter<E> {
     }
 }
 
+/// What may be logged.
+enum Line {
+    Suppressed,
+    Free,
+    /// The first after a second in which some were suppressed.
+    After {
+        suppressed: u64,
+    },
+}
+
 impl LogLimit {
-    fn write(&mut self, level: Level, event: &impl fmt::Debug) {
+    fn next(&mut self) -> Line {
         let now = Instant::now();
         if self.since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
-            if self.suppressed > 0 {
-                log::warn!(target: "buffstreams", "{} more lines were suppressed", self.suppressed);
-            }
-            *self = Self { since: Some(now), lines: 0, suppressed: 0 };
+            let suppressed = self.suppressed;
+            *self = Self { since: Some(now), lines: 1, suppressed: 0 };
+            return if suppressed > 0 { Line::After { suppressed } } else { Line::Free };
         }
         if self.lines < LINES_PER_SECOND {
             self.lines += 1;
-            log::log!(target: "buffstreams", level, "{event:?}");
-        } else {
-            self.suppressed += 1;
+            return Line::Free;
         }
+        self.suppressed += 1;
+        Line::Suppressed
     }
 }
 

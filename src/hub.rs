@@ -308,26 +308,38 @@ impl Hub {
         addr: SocketAddr,
         spawn: impl FnOnce(Arc<Member>, net::Stream) -> Task,
     ) {
-        let mut members = lock(&self.members);
-        if members.stopped {
-            return;
-        }
-        if members.connected.len() >= self.config.max_connections {
-            drop(members);
+        let id = {
+            let mut members = lock(&self.members);
+            if members.stopped {
+                return;
+            }
+            let room = members.connected.len() < self.config.max_connections;
+            room.then(|| {
+                members.last_id += 1;
+                members.last_id
+            })
+        };
+        // Only the accept loop comes here, so there is room still when it is taken.
+        let Some(id) = id else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             self.reporter.report(Event::Refused { addr, max_connections: self.config.max_connections });
             return;
-        }
-        members.last_id += 1;
-        let peer = Peer::new(members.last_id, addr);
+        };
+        let peer = Peer::new(id, addr);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::Connected { peer });
         let outbox = Outbox::new(stream.clone(), self.codec);
         let (in_flight, waits_for_consumer) = (AtomicUsize::new(0), AtomicBool::new(false));
         let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer });
+        let mut members = lock(&self.members);
+        if members.stopped {
+            drop(members);
+            self.reporter.report(Event::Disconnected { peer, reason: Reason::Stopped });
+            return;
+        }
         // The task needs the lock to leave, so it finds itself here however short it lives.
         let task = spawn(member.clone(), stream.clone());
-        members.connected.insert(peer.id(), Entry { member, stream, task: Some(task) });
+        members.connected.insert(id, Entry { member, stream, task: Some(task) });
     }
 }
 
