@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::Future;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
+use futures::channel::oneshot;
+
+use crate::dead_letters::Outcome;
 use crate::error::Error;
 use crate::link::{Common, Link, LinkStats};
-use crate::net::Task;
+use crate::net::{self, Task};
 use crate::peer::Address;
 
 /// What the clones of a manager and its sinks share.
@@ -54,13 +59,13 @@ impl Directory {
     }
 
     /// Takes the address, if it is open, for whoever closes it.
-    pub(crate) fn close(&self, address: &Address) -> Option<(Arc<Link>, Task, Reserved<'_>)> {
+    pub(crate) fn close(self: &Arc<Self>, address: &Address) -> Option<Closing> {
         let mut state = self.state();
         let slot = state.links.get_mut(address)?;
         let Slot::Open(link, _) = slot else { return None };
         let link = link.clone();
         let Slot::Open(_, task) = mem::replace(slot, Slot::Closing(link.clone())) else { return None };
-        Some((link, task, Reserved { directory: self, address: address.clone() }))
+        Some(Closing { directory: self.clone(), link, task: Some(task) })
     }
 
     /// All addresses, sorted.
@@ -86,7 +91,7 @@ impl Directory {
     }
 }
 
-/// An address that is being opened or closed. Dropped, it is forgotten.
+/// An address that is being opened. Dropped, it is forgotten.
 pub(crate) struct Reserved<'a> {
     directory: &'a Directory,
     address: Address,
@@ -102,11 +107,49 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         let mut state = self.directory.state();
-        match state.links.remove(&self.address) {
-            Some(Slot::Closing(link)) => state.retired = state.retired + link.stats(),
-            // It was kept.
-            Some(open @ Slot::Open(..)) => drop(state.links.insert(self.address.clone(), open)),
-            Some(Slot::Dialing) | None => {}
+        if let Some(Slot::Dialing) = state.links.get(&self.address) {
+            state.links.remove(&self.address);
         }
     }
+}
+
+/// An address that is being closed. Dropped before its end, it ends in the background.
+pub(crate) struct Closing {
+    directory: Arc<Directory>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) task: Option<Task>,
+}
+
+impl Closing {
+    /// Ends it, in the background also when this is not waited for.
+    pub(crate) fn end(&mut self) -> impl Future<Output = ()> + use<> {
+        let (done, over) = oneshot::channel::<()>();
+        if let Some(task) = self.task.take() {
+            let ending = end(self.directory.clone(), self.link.clone(), task);
+            net::spawn(ending.map(|()| drop(done))).detach();
+        }
+        // It is dropped, not used: that is the signal.
+        over.map(drop)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
+
+/// Ends a connection that is being closed, takes back what it holds, and forgets its address.
+async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
+    task.stop().await;
+    let closed = Arc::new(Error::Closed { message: None });
+    let messages = link.give_back(closed.clone()).await;
+    {
+        let mut state = directory.state();
+        state.links.remove(&link.address);
+        state.retired = state.retired + link.stats();
+    }
+    // A close does not wait for whoever takes the dead letters: they may be the one who closes.
+    let burying = directory.common.clone().bury(link.address.clone(), messages, Outcome::Closed, closed);
+    let _ = burying.now_or_never();
 }

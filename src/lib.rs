@@ -93,6 +93,7 @@ mod reader;
 mod writer;
 
 mod inbox;
+mod ledger;
 mod outbox;
 
 mod accept;

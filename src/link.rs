@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 use futures::io::AsyncRead;
 
 use crate::config::Config;
@@ -82,27 +83,45 @@ impl Link {
         }
     }
 
-    /// Makes dead letters of all that is held, when its task has ended.
-    pub(crate) async fn bury(&self, common: &Common, outcome: Outcome, error: Arc<Error>) {
+    /// Takes back all that is held, when its task has ended.
+    pub(crate) async fn give_back(&self, error: Arc<Error>) -> Vec<Bytes> {
         poll_fn(|cx| self.outbox.poll_lose(cx)).await;
-        let messages = self.outbox.give_back(error.clone());
-        common.bury(&self.address, messages, outcome, &error).await;
+        self.outbox.give_back(error)
     }
 }
 
 impl Common {
     /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, or when
-    /// they are gone, says how many were lost.
-    pub(crate) async fn bury(&self, address: &Address, messages: Vec<Bytes>, outcome: Outcome, error: &Arc<Error>) {
-        let mut lost = 0;
-        for message in messages {
-            let letter = DeadLetter { address: address.clone(), message, outcome, error: error.clone() };
-            if self.dead_letters.send(letter).await.is_err() {
-                lost += 1;
+    /// they are gone, says how many were lost. When this is dropped, it goes on in the background.
+    pub(crate) async fn bury(
+        self: Arc<Self>,
+        address: Address,
+        messages: Vec<Bytes>,
+        outcome: Outcome,
+        error: Arc<Error>,
+    ) {
+        let mut burying = Box::pin(async move {
+            let mut lost = 0;
+            for message in messages {
+                let letter = DeadLetter { address: address.clone(), message, outcome, error: error.clone() };
+                if self.dead_letters.send(letter).await.is_err() {
+                    lost += 1;
+                }
             }
-        }
-        if lost > 0 {
-            self.reporter.report(ManagerEvent::Lost { address: address.clone(), messages: lost });
+            if lost > 0 {
+                self.reporter.report(ManagerEvent::Lost { address, messages: lost });
+            }
+        });
+        // Mostly there is room, and no task is needed.
+        if futures::poll!(&mut burying).is_pending() {
+            let (done, over) = oneshot::channel::<()>();
+            net::spawn(async move {
+                burying.await;
+                drop(done);
+            })
+            .detach();
+            // It is dropped, not used: that is the signal.
+            let _ = over.await;
         }
     }
 }
@@ -152,7 +171,7 @@ impl LinkTask {
                     let failed = ManagerEvent::DialFailed { address: self.address(), error: error.clone() };
                     self.common.reporter.report(failed);
                     let messages = self.link.outbox.give_back(error.clone());
-                    self.common.bury(&self.link.address, messages, Outcome::NotSent, &error).await;
+                    self.common.clone().bury(self.address(), messages, Outcome::NotSent, error).await;
                 }
             }
         }

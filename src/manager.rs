@@ -10,14 +10,15 @@ use crate::dead_letters::{DeadLetterBox, DeadLetters, Outcome};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::events::{Events, ManagerEvent, Reporter};
+use crate::ledger::Ticket;
 use crate::link::{Common, Link, LinkStats};
 use crate::listener::{Closer, Listener};
 use crate::manager_sink::ManagerSink;
 use crate::net;
-use crate::outbox::{Outbox, Ticket};
 use crate::peer::Address;
 use crate::writer::HIGH_WATER;
 use bytes::Bytes;
+use futures::FutureExt;
 
 /// Connections to many addresses, shared by many producers. Cheap to clone; safe to share between tasks and threads.
 ///
@@ -96,9 +97,10 @@ impl Manager {
             Err(Error::Closed { message }) => return Err(Error::NotOpen { address, message }),
             Err(error) => return Err(error),
         };
-        let claim = Claim { outbox: &link.outbox, ticket };
-        let written = poll_fn(|cx| link.outbox.poll_written(claim.ticket, cx)).await;
-        written.map_err(|source| Error::NotSent { address, message: Some(message.into()), source })
+        let mut claim = Claim { common: &self.directory.common, link: &link, ticket, message: Some(message) };
+        let written = poll_fn(|cx| link.outbox.poll_written(ticket, cx)).await;
+        let message = claim.message.take().map(Into::into);
+        written.map_err(|source| Error::NotSent { address, message, source })
     }
 
     /// A sink into this manager, one for each producer.
@@ -125,22 +127,22 @@ impl Manager {
     /// future ends the connection at once.
     pub async fn close(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
-        let common = &self.directory.common;
-        let Some((link, mut task, closing)) = self.directory.close(&address) else {
+        let Some(mut closing) = self.directory.close(&address) else {
             return Err(Error::NotOpen { address, message: None });
         };
+        let link = closing.link.clone();
         let last = link.outbox.close();
         link.outbox.call_driver();
-        let limit = common.config.close_timeout;
+        let limit = self.directory.common.config.close_timeout;
         let delivered = net::within(limit, async {
             let written = poll_fn(|cx| link.outbox.poll_written(last, cx)).await;
-            task.join().await;
+            if let Some(task) = &mut closing.task {
+                task.join().await;
+            }
             written
         });
         let delivered = delivered.await;
-        task.stop().await;
-        link.bury(common, Outcome::Closed, Arc::new(Error::Closed { message: None })).await;
-        drop(closing);
+        closing.end().await;
         match delivered {
             Some(Ok(())) => Ok(()),
             Some(Err(source)) => Err(Error::NotSent { address, message: None, source }),
@@ -208,13 +210,20 @@ impl Manager {
 
 /// A `write` that waits to return its message itself, if it is not sent.
 struct Claim<'a> {
-    outbox: &'a Outbox<net::Stream>,
+    common: &'a Arc<Common>,
+    link: &'a Link,
     ticket: Ticket,
+    message: Option<Bytes>,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.outbox.unclaim(self.ticket);
+        let given_back = self.link.outbox.unclaim(self.ticket);
+        if let (Some(error), Some(message)) = (given_back, self.message.take()) {
+            let outcome = if let Error::Closed { .. } = *error { Outcome::Closed } else { Outcome::NotSent };
+            let burying = self.common.clone().bury(self.link.address.clone(), vec![message], outcome, error);
+            let _ = burying.now_or_never();
+        }
     }
 }
 

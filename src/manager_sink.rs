@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::sink::Sink;
 
 use crate::dead_letters::Outcome;
 use crate::directory::Directory;
 use crate::error::Error;
+use crate::ledger::Ticket;
 use crate::link::Link;
-use crate::net;
-use crate::outbox::Ticket;
 use crate::peer::Address;
 use crate::wire::Output;
 use crate::writer::HIGH_WATER;
@@ -94,11 +94,9 @@ impl ManagerSink {
         if producer.messages > 0 {
             let (common, address) = (self.directory.common.clone(), address.clone());
             let messages = producer.local.take_messages();
-            net::spawn(async move {
-                let closed = Arc::new(Error::Closed { message: None });
-                common.bury(&address, messages, Outcome::Closed, &closed).await;
-            })
-            .detach();
+            let closed = Arc::new(Error::Closed { message: None });
+            // Where the letters wait for room, they go on in the background.
+            let _ = common.bury(address, messages, Outcome::Closed, closed).now_or_never();
         }
         Error::NotOpen { address, message: None }
     }

@@ -5,7 +5,6 @@
 //! the queue is *stalled*, and its driver, the task that owns the peer, goes on as the socket allows. Only the driver
 //! opens a new transport where the old one broke.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -14,11 +13,9 @@ use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use crate::error::Error;
+use crate::ledger::{Ledger, Ticket};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
-
-/// How many failures are remembered for producers that have not asked yet how their messages fared.
-const KEEP_FAILURES: usize = 64;
 
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
@@ -29,18 +26,9 @@ struct State<W> {
     /// What was accepted and is not with the transport yet.
     pending: Output,
     transport: Transport<W>,
-    /// The number of the batch that is being filled; the transport takes it whole.
-    batch: u64,
-    /// Batches below this one are over: written, or given back.
-    over: u64,
-    /// The batches that were given back, and why; the newest last.
-    failures: VecDeque<Failure>,
+    ledger: Ledger,
     /// How many bytes transports have taken.
     progress: u64,
-    accepted: u64,
-    given_back: u64,
-    /// Messages, by their number, whose producer waits to have them back if they are not written.
-    claimed: BTreeSet<u64>,
     /// The transport takes no more, or there is none: the driver has to act.
     stalled: bool,
     /// Why the transport broke, for the driver to tell.
@@ -62,21 +50,6 @@ enum Transport<W> {
     },
     /// It broke. What it did not take whole, from the start of the oldest frame.
     Gone(Output),
-}
-
-/// Batches from `from` on and below `until` were given back.
-struct Failure {
-    from: u64,
-    until: u64,
-    error: Arc<Error>,
-}
-
-/// A producer's place in the queue: its messages are over when all batches below `until` are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ticket {
-    until: u64,
-    /// The number of the last message.
-    message: u64,
 }
 
 /// What an attempt to write did.
@@ -110,13 +83,8 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let state = State {
             pending: Output::new(codec),
             transport: Transport::Idle(Writer::with(io, Output::new(codec))),
-            batch: 0,
-            over: 0,
-            failures: VecDeque::new(),
+            ledger: Ledger::default(),
             progress: 0,
-            accepted: 0,
-            given_back: 0,
-            claimed: BTreeSet::new(),
             stalled: false,
             broken: None,
             lost: false,
@@ -138,13 +106,19 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn push_claimed(&self, message: Bytes) -> Result<Ticket, Error> {
         let mut state = self.lock();
         let ticket = state.push(message)?;
-        state.claimed.insert(ticket.message);
+        state.ledger.claim(ticket);
         Ok(ticket)
     }
 
-    /// The producer of this message no longer waits.
-    pub(crate) fn unclaim(&self, ticket: Ticket) {
-        self.lock().claimed.remove(&ticket.message);
+    /// The producer of this message no longer waits. Where it was given back, returns why: nobody else has it.
+    pub(crate) fn unclaim(&self, ticket: Ticket) -> Option<Arc<Error>> {
+        let mut state = self.lock();
+        let given_back = state.ledger.unclaim(ticket);
+        if !state.ledger.is_over(ticket) && !state.pending.is_empty() {
+            // Whoever is writing now wakes those who wait, and may not be the one to go on.
+            state.stall();
+        }
+        given_back
     }
 
     /// Accepts all `messages` messages that one producer has put together.
@@ -154,7 +128,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             return Err(Error::Closed { message: None });
         }
         state.pending.append(output);
-        state.accepted += messages as u64;
+        state.ledger.accept(messages as u64);
         Ok(state.ticket())
     }
 
@@ -165,7 +139,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Waits until the ticket's batch is over. The error is why it was given back instead of written.
     pub(crate) fn poll_written(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
-        self.poll_producer(cx, |state| (state.over >= ticket.until).then(|| state.outcome(ticket)))
+        self.poll_producer(cx, |state| state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket)))
     }
 
     /// Leaves what is pending to the driver: its producer does not wait.
@@ -304,13 +278,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             Transport::Idle(_) | Transport::Taken { .. } => Vec::new(),
         };
         messages.append(&mut state.pending.take_messages());
-        state.given_back += messages.len() as u64;
-        let first = state.accepted + 1 - messages.len() as u64;
-        let claimed = mem::take(&mut state.claimed);
-        let unclaimed = |(number, _): &(u64, Bytes)| !claimed.contains(number);
-        let messages = (first..).zip(messages).filter(unclaimed).map(|(_, message)| message).collect();
-        state.fail(error);
-        messages
+        let unclaimed = state.ledger.give_back(messages, &error);
+        state.stalled = false;
+        state.wake_waiting();
+        unclaimed
     }
 
     /// Accepts nothing more. The ticket is that of the last message.
@@ -330,9 +301,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         };
         let held = (with_transport + state.pending.held()) as u64;
         Books {
-            accepted: state.accepted,
-            written: state.accepted - state.given_back - held,
-            given_back: state.given_back,
+            accepted: state.ledger.accepted(),
+            written: state.ledger.accepted() - state.ledger.given_back() - held,
+            given_back: state.ledger.given_back(),
             held,
             held_bytes: bytes + state.pending.len(),
             bytes: state.progress,
@@ -362,9 +333,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 return Step::Idle;
             }
             writer.output_mut().append(&mut state.pending);
-            state.batch += 1;
+            state.ledger.begin_batch();
         }
-        let taken = state.batch;
+        let batch = state.ledger.batch();
         state.transport = Transport::Taken { messages: writer.output().held() };
         drop(state);
 
@@ -377,7 +348,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.progress += taken_bytes as u64;
         match drained {
             Poll::Ready(Ok(())) => {
-                state.over = taken;
+                state.ledger.batch_written(batch);
                 state.put_back(writer);
                 state.wake_waiting();
                 Step::Wrote
@@ -407,34 +378,13 @@ impl<W: AsyncWrite + Unpin> State<W> {
             return Err(Error::Closed { message: Some(message.into()) });
         }
         self.pending.push(message)?;
-        self.accepted += 1;
+        self.ledger.accept(1);
         Ok(self.ticket())
     }
 
     /// The ticket of the last message.
     fn ticket(&self) -> Ticket {
-        let until = if self.pending.is_empty() { self.batch } else { self.batch + 1 };
-        Ticket { until, message: self.accepted }
-    }
-
-    /// How a batch that is over ended.
-    fn outcome(&self, ticket: Ticket) -> Result<(), Arc<Error>> {
-        let of_ticket = |failure: &&Failure| failure.from < ticket.until && ticket.until <= failure.until;
-        match self.failures.iter().find(of_ticket) {
-            Some(failure) => Err(failure.error.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn fail(&mut self, error: Arc<Error>) {
-        self.batch += 1;
-        if self.failures.len() == KEEP_FAILURES {
-            self.failures.pop_front();
-        }
-        self.failures.push_back(Failure { from: self.over, until: self.batch, error });
-        self.over = self.batch;
-        self.stalled = false;
-        self.wake_waiting();
+        self.ledger.ticket(!self.pending.is_empty())
     }
 
     /// Ends a turn of writing.

@@ -13,8 +13,8 @@ use futures::sink::Sink;
 use crate::error::Error;
 use crate::events::Event;
 use crate::hub::{Hub, Member};
+use crate::ledger::Ticket;
 use crate::net::Deadline;
-use crate::outbox::Ticket;
 use crate::peer::Peer;
 use crate::writer::HIGH_WATER;
 

@@ -131,6 +131,7 @@ impl Output {
     fn copy(&mut self, message: &[u8]) {
         if self.tail.len() >= SEAL_FROM {
             self.seal();
+            self.tail.reserve(SEAL_FROM + CHAIN_FROM);
         }
         let before = self.tail.len();
         put_header(self.codec, message.len(), &mut self.tail);
