@@ -50,6 +50,8 @@ pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<
     }
     drop(acceptor);
     drop(inbox);
+    // All peers are told, whether or not anybody still waits for the close.
+    hub.members().iter().for_each(|member| member.outbox.call_driver());
     // Nobody may wait for it.
     let _ = ended.send(());
 }

@@ -42,7 +42,7 @@ impl Default for Config {
             wire_format: WireFormat::buffstreams(),
             max_message_size: 4096,
             inbox_bytes: 1 << 20,
-            queue_bytes: 1 << 20,
+            queue_bytes: 4 << 20,
             max_connections: 16_384,
             dial_timeout: Some(Duration::from_secs(10)),
             write_timeout: Some(Duration::from_secs(30)),
@@ -91,10 +91,13 @@ impl Config {
         self
     }
 
-    /// How many bytes of replies a listener holds for one peer that does not take them. Default: 1 MiB.
+    /// How many bytes of replies a listener holds for one peer that does not take them. Default: 4 MiB.
     ///
     /// From 64 KiB on nothing more is read from that peer; at this limit the sink of replies waits, and at the end of
-    /// `write_timeout` the peer is disconnected.
+    /// `write_timeout` the peer is disconnected. Keep it well above `inbox_bytes` and `max_message_size`: the replies to
+    /// what has been received of a peer that takes none then never reach it, and no other peer waits.
+    ///
+    /// A manager holds as many bytes of dead letters.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;

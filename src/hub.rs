@@ -200,10 +200,7 @@ impl Hub {
         }
         let all_closed = async {
             let _ = self.closed.clone().await;
-            let members = self.members();
-            // All are told before any is waited for.
-            members.iter().for_each(|member| member.outbox.call_driver());
-            for member in members {
+            for member in self.members() {
                 poll_fn(|cx| member.outbox.poll_closed(cx)).await;
             }
         };

@@ -127,10 +127,21 @@ pub(crate) struct Shutter(Weak<TcpListener>);
 impl Drop for Shutter {
     fn drop(&mut self) {
         if let Some(listener) = self.0.upgrade() {
-            // Where the system cannot do this, the port is free when the task has gone.
-            let _ = SockRef::from(&*listener).shutdown(Shutdown::Read);
+            end_listening(&listener);
         }
     }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        // A child process that is just being started may hold the descriptor a little longer.
+        end_listening(&self.0);
+    }
+}
+
+fn end_listening(listener: &TcpListener) {
+    // Where the system cannot do this, the port is free when the descriptor is closed.
+    let _ = SockRef::from(listener).shutdown(Shutdown::Read);
 }
 
 impl Acceptor {
