@@ -45,8 +45,13 @@ pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<
             }
         }
     }
-    while let Some(Ok((stream, addr))) = acceptor.accept(&hub.config).now_or_never() {
-        admit(stream, addr);
+    // What the system holds already; a connection that ended there is none.
+    loop {
+        match acceptor.accept(&hub.config).now_or_never() {
+            Some(Ok((stream, addr))) => admit(stream, addr),
+            Some(Err(error)) if is_of_the_peer(&error) => {}
+            Some(Err(_)) | None => break,
+        }
     }
     drop(acceptor);
     drop(inbox);

@@ -93,9 +93,9 @@ impl Config {
 
     /// How many bytes of replies a listener holds for one peer that does not take them. Default: 4 MiB.
     ///
-    /// From 64 KiB on nothing more is read from that peer; at this limit the sink of replies waits, and at the end of
-    /// `write_timeout` the peer is disconnected. Keep it well above `inbox_bytes` and `max_message_size`: the replies to
-    /// what has been received of a peer that takes none then never reach it, and no other peer waits.
+    /// From 64 KiB on nothing more is read from that peer; at this limit the sink of replies waits, for all peers, and at
+    /// the end of `write_timeout` the peer is disconnected. What was read before may all be that peer's: where replies are
+    /// no larger than what they answer, nobody waits if this is above `inbox_bytes` plus 128 KiB plus two messages.
     ///
     /// A manager holds as many bytes of dead letters.
     #[must_use]

@@ -31,7 +31,7 @@ pub enum Event {
         /// Who.
         peer: Peer,
     },
-    /// A peer is gone. It is the last event of this peer.
+    /// A peer is gone. Of this peer, only [`Undelivered`](Self::Undelivered) replies can still be told.
     Disconnected {
         /// Who.
         peer: Peer,

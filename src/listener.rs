@@ -151,7 +151,8 @@ impl Listener {
         (self.incoming, outgoing)
     }
 
-    /// One [`Connection`] for each peer, instead of the merged stream.
+    /// One [`Connection`] for each peer, instead of the merged stream. A listener that has been polled as a stream, or
+    /// closed, has chosen that stream: it yields no connections any more.
     pub fn connections(self) -> Connections {
         self.hub().choose(Delivery::Connections);
         Connections { arrivals: self.incoming.arrivals }

@@ -142,6 +142,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.poll_producer(cx, |state| state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket)))
     }
 
+    /// Whether the ticket's batch is over, one way or the other.
+    pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
+        self.lock().ledger.is_over(ticket)
+    }
+
     /// Leaves what is pending to the driver: its producer does not wait.
     pub(crate) fn leave_to_driver(&self) {
         let mut state = self.lock();

@@ -18,6 +18,9 @@ use crate::net::Deadline;
 use crate::peer::Peer;
 use crate::writer::HIGH_WATER;
 
+/// From this many peers on, those that are written are forgotten before a flush.
+const PRUNE_FROM: usize = 64;
+
 /// The replying half of a [`Listener`](crate::Listener): a `Sink` of `(Peer, Bytes)`.
 ///
 /// - `start_send` puts the message behind the others to that peer and never waits. A message over the limit comes back in
@@ -38,6 +41,8 @@ pub struct Outgoing {
     /// The peer that was written to last: mostly the next one, too.
     last: Option<Arc<Member>>,
     unflushed: HashMap<u64, (Arc<Member>, Ticket)>,
+    /// With how many of them those that are written are sought out: a sink that is always fed is never flushed.
+    prune_at: usize,
     closing: Deadline,
     closed: bool,
 }
@@ -45,7 +50,14 @@ pub struct Outgoing {
 impl Outgoing {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
         hub.replies.store(true, Ordering::Release);
-        Self { hub, last: None, unflushed: HashMap::new(), closing: Deadline::default(), closed: false }
+        Self {
+            hub,
+            last: None,
+            unflushed: HashMap::new(),
+            prune_at: PRUNE_FROM,
+            closing: Deadline::default(),
+            closed: false,
+        }
     }
 
     /// The peer, unless it is gone.
@@ -84,6 +96,10 @@ impl Sink<(Peer, Bytes)> for Outgoing {
                 // What is worth a system call goes now; the peer's own task goes on if the socket takes no more.
                 let _ = member.outbox.poll_room(HIGH_WATER, &mut Context::from_waker(Waker::noop()));
                 this.unflushed.insert(peer.id(), (member, ticket));
+                if this.unflushed.len() >= this.prune_at {
+                    this.unflushed.retain(|_, (member, ticket)| !member.outbox.is_over(*ticket));
+                    this.prune_at = PRUNE_FROM.max(2 * this.unflushed.len());
+                }
                 Ok(())
             }
             Err(Error::Closed { .. }) => {

@@ -265,7 +265,11 @@ impl PeerTask {
             self.stalled.clear();
             return Poll::Ready(driven);
         }
-        let limit = ("write_timeout", self.hub.config.write_timeout);
+        let config = &self.hub.config;
+        let limit = match self.hub.is_closing() {
+            true => ("close_timeout", config.close_timeout),
+            false => ("write_timeout", config.write_timeout),
+        };
         self.stalled.poll(limit, outbox.progress(), cx).map(Err)
     }
 

@@ -22,8 +22,8 @@ fn has(seen: &Seen, sender: u64, messages: usize) -> bool {
     seen.lock().unwrap().get(&sender).is_some_and(|seen| seen.len() == messages)
 }
 
-/// Sends them at once: the listener may close at any of them.
 fn put_numbered(peer: &mut TcpStream, sender: u64, numbers: impl IntoIterator<Item = u64>) {
+    // In one write, as it may be disconnected in the middle.
     let wire: Vec<u8> = numbers.into_iter().flat_map(|n| frame(&numbered(sender, n))).collect();
     peer.write_all(&wire).unwrap();
 }

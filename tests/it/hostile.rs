@@ -159,9 +159,8 @@ fn memory_follows_what_is_received_and_not_what_is_announced() {
                 }
                 until(SOON, || unread(addr) == 0);
                 let grown = (resident().saturating_sub(before.0), data().saturating_sub(before.1));
-                assert!(grown.0 <= PEERS * 64 * 1024, "{grown:?} behind {sent}");
-                // What was reserved and never touched is held to twice as much: the allocator leaves holes.
-                assert!(grown.1 <= PEERS * 128 * 1024, "{grown:?} behind {sent}");
+                // What was asked for and never touched counts as well; the allocator has its own waste.
+                assert!(grown.0 <= PEERS * 64 * 1024 && grown.1 <= PEERS * 160 * 1024, "{grown:?} behind {sent}");
             }
             drop(reading);
         });

@@ -330,3 +330,22 @@ fn a_sink_of_replies_outlives_its_listener_and_waits_for_nobody() {
         within(SOON, outgoing.close()).await.unwrap();
     });
 }
+
+#[test]
+fn a_close_writes_the_replies_that_nobody_has_flushed() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (mut incoming, mut outgoing) = listener.split();
+        let mut client = raw(addr);
+        put(&mut client, b"?");
+        let (peer, _) = next(&mut incoming).await.unwrap();
+        outgoing.feed((peer, Bytes::from_static(b"!"))).await.unwrap();
+        let ending = async_std::task::spawn(async move { while incoming.next().await.is_some() {} });
+        within(SOON, closer.close()).await.unwrap();
+        assert_eq!(rest(&mut client), frame(b"!"));
+        drop(client);
+        within(SOON, ending).await;
+        drop(outgoing);
+    });
+}

@@ -2,18 +2,27 @@
 
 mod alloc;
 mod callback;
+mod cancel;
 mod closing;
+mod connection;
 mod counting;
 mod drops;
+mod events;
 mod go_faults;
+mod go_faults_sending;
 mod guess;
 mod hostile;
 mod interop;
 mod limits;
 mod listener;
+mod manager;
+mod manager_breaks;
+mod manager_storm;
 mod net;
+mod peers;
 mod pressure;
 mod reader;
+mod reopen;
 mod samples;
 mod script;
 mod tidy;

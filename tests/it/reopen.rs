@@ -1,0 +1,286 @@
+//! A connection that breaks: what is held, what is sent again, and what is noticed in time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_std::task;
+use buffstreams::{Connection, Error};
+use futures::future::poll_fn;
+use futures::{FutureExt, SinkExt, StreamExt};
+
+use crate::peers::{BlackHole, Far, SOON, Site, config, frame, messages, number, numbered, numbers, run, within};
+
+async fn connected(site: &Site) -> (Connection, Far) {
+    let (made, far) = futures::join!(Connection::dial(site.addr, config()), site.accept());
+    (made.expect("dial"), far)
+}
+
+/// How many messages the connection holds that were not handed whole to the kernel, as it prints itself.
+fn held(connection: &Connection) -> u64 {
+    let text = format!("{connection:?}");
+    let (_, held) = text.split_once("held: ").expect("a connection prints what it holds");
+    held.split(|c: char| !c.is_ascii_digit()).next().expect("a figure").parse().expect("a number")
+}
+
+/// Numbered messages of `len` bytes until the sink waits; returns how many were accepted.
+fn fill(connection: &mut Connection, len: usize) -> u64 {
+    let mut next = 0;
+    while connection.feed(numbered(next, len)).now_or_never().is_some_and(|fed| fed.is_ok()) {
+        next += 1;
+    }
+    next
+}
+
+#[test]
+fn a_cut_frame_is_sent_again_whole_and_nothing_twice() {
+    run(async {
+        // Copied together, copied one by one, chained, and larger than any buffer.
+        for len in [100, 4092, 4096, 70_000] {
+            let site = Site::small();
+            let (mut connection, mut far) = connected(&site).await;
+            let accepted = fill(&mut connection, len);
+            // The peer takes all that was handed over whole, so that nothing is lost in the kernel.
+            let whole = accepted - held(&connection);
+            for n in 0..whole {
+                assert_eq!(far.message().await, numbered(n, len));
+            }
+            far.reset();
+            let error = within(SOON, "the break", connection.flush()).await.expect_err("a reset");
+            assert!(matches!(error, Error::Write(_)), "{len}: {error:?}");
+            // The next write opens it again, and what was held goes first.
+            let resending = async {
+                connection.send(numbered(accepted, len)).await.expect("it is opened again");
+                connection.close().await.unwrap();
+            };
+            let ((), wire) = futures::join!(resending, async { site.accept().await.rest().await });
+            let (received, left) = messages(&wire);
+            assert_eq!(left, 0);
+            let expected: Vec<_> = (whole..=accepted).map(|n| numbered(n, len)).collect();
+            assert!(received == expected, "{len}: {:?} instead of {whole}..={accepted}", numbers(&wire));
+        }
+    });
+}
+
+/// Resets at any byte: each connection has its part of the order, none has what another had whole, and after the last
+/// break nothing is missing.
+#[test]
+fn resets_again_and_again_keep_the_order() {
+    const BREAKS: usize = 60;
+    run(async {
+        let site = Site::small();
+        let addr = site.addr;
+        let earlier = Arc::new(Mutex::new(Vec::new()));
+        let last_is_open = Arc::new(AtomicBool::new(false));
+        let (into, is_open) = (earlier.clone(), last_is_open.clone());
+        let far = task::spawn(async move {
+            for round in 0..BREAKS {
+                let mut far = site.accept().await;
+                let wire = far.read(1 + round * 1009).await;
+                into.lock().unwrap().extend(numbers(&wire));
+                far.reset();
+            }
+            let mut last = site.accept().await;
+            is_open.store(true, Ordering::Release);
+            last.rest().await
+        });
+        let mut connection = Connection::dial(addr, config()).await.unwrap();
+        let mut accepted = 0;
+        while !last_is_open.load(Ordering::Acquire) {
+            match connection.feed(numbered(accepted, 50 + accepted as usize * 37 % 6000)).await {
+                Ok(()) => accepted += 1,
+                // A reset may come so soon that it fails the dial.
+                Err(error) => assert!(matches!(error, Error::Write(_) | Error::Dial { .. }), "{error:?}"),
+            }
+        }
+        // What is accepted from here on, and what is held, has a connection that does not break.
+        let first = accepted - held(&connection);
+        for _ in 0..100 {
+            connection.feed(numbered(accepted, 100)).await.unwrap();
+            accepted += 1;
+        }
+        connection.close().await.unwrap();
+        let last = numbers(&within(SOON, "the last connection", far).await);
+        let all: Vec<_> = earlier.lock().unwrap().iter().chain(&last).copied().collect();
+        assert!(all.is_sorted_by(|a, b| a < b), "twice, or out of order: {all:?}");
+        assert_eq!(last, (last[0]..accepted).collect::<Vec<_>>());
+        assert!(last[0] <= first, "{first} was held, and {} is the first that came", last[0]);
+    });
+}
+
+/// What a program may do between a write that was taken and the next, while its peer closes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    IsReadyForNothing,
+    IsRefusedAMessage,
+    HasFedOne,
+}
+
+fn closes_while_idle(meanwhile: Meanwhile) {
+    run(async {
+        let site = Site::new();
+        for round in 0..200_u64 {
+            let (mut connection, mut far) = connected(&site).await;
+            connection.send(numbered(0, 8)).await.unwrap();
+            far.message().await;
+            match meanwhile {
+                Meanwhile::Nothing => {}
+                // As an adaptor may do that has no message yet.
+                Meanwhile::IsReadyForNothing => poll_fn(|cx| connection.poll_ready_unpin(cx)).await.unwrap(),
+                Meanwhile::IsRefusedAMessage => {
+                    connection.send(vec![0; (8 << 20) + 1].into()).await.expect_err("it is too large");
+                }
+                Meanwhile::HasFedOne => connection.feed(numbered(round, 16)).await.unwrap(),
+            }
+            drop(far);
+            assert!(connection.next().await.is_none(), "the end has arrived");
+            let sending = async {
+                if meanwhile != Meanwhile::HasFedOne {
+                    connection.feed(numbered(round, 16)).await.unwrap();
+                }
+                connection.flush().await.unwrap();
+            };
+            let receiving = async { site.accept().await.message().await };
+            let both = async { futures::join!(sending, receiving).1 };
+            let what = format!("message {round} to arrive on a new connection ({meanwhile:?})");
+            assert_eq!(within(Duration::from_secs(3), &what, both).await, numbered(round, 16));
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_closes_while_idle_costs_no_message() {
+    closes_while_idle(Meanwhile::Nothing);
+}
+
+#[test]
+fn a_peer_that_closes_behind_a_poll_ready_costs_no_message() {
+    closes_while_idle(Meanwhile::IsReadyForNothing);
+}
+
+#[test]
+fn a_peer_that_closes_behind_a_refused_message_costs_no_message() {
+    closes_while_idle(Meanwhile::IsRefusedAMessage);
+}
+
+#[test]
+fn a_peer_that_closes_behind_a_fed_message_costs_no_message() {
+    closes_while_idle(Meanwhile::HasFedOne);
+}
+
+/// Nobody reads here: the sending half itself looks whether the peer is still there.
+#[test]
+fn a_peer_that_closes_is_noticed_without_a_reader() {
+    run(async {
+        let site = Site::new();
+        for round in 0..50 {
+            let (connection, mut far) = connected(&site).await;
+            let (read, mut write) = connection.split();
+            write.send(numbered(0, 8)).await.unwrap();
+            far.message().await;
+            drop(far);
+            // A connection made after the end was sent has come after it.
+            drop(connected(&site).await);
+            task::sleep(Duration::from_millis(5)).await;
+            let (sent, mut far) = futures::join!(write.send(numbered(round, 8)), site.accept());
+            sent.unwrap();
+            assert_eq!(far.message().await, numbered(round, 8));
+            drop(read);
+        }
+    });
+}
+
+#[test]
+fn after_reopening_the_stream_yields_the_new_replies() {
+    run(async {
+        let site = Site::new();
+        let (mut connection, mut far) = connected(&site).await;
+        for round in 0..5_u64 {
+            far.write(&frame(&numbered(round, 100))).await;
+            assert_eq!(number(&connection.next().await.unwrap().unwrap()), round);
+            drop(far);
+            assert!(connection.next().await.is_none());
+            assert!(connection.next().await.is_none(), "nobody has opened it again");
+            let (sent, again) = futures::join!(connection.send(numbered(round, 8)), site.accept());
+            sent.unwrap();
+            far = again;
+            assert_eq!(number(&far.message().await), round);
+        }
+        // The halves as well, and what the old socket had received comes first.
+        let (mut read, mut write) = connection.split();
+        far.write(&[frame(&numbered(50, 8)), frame(&numbered(51, 8))].concat()).await;
+        drop(far);
+        assert_eq!(number(&read.next().await.unwrap().unwrap()), 50);
+        assert_eq!(number(&read.next().await.unwrap().unwrap()), 51);
+        assert!(read.next().await.is_none());
+        let (sent, mut far) = futures::join!(write.send(numbered(60, 8)), site.accept());
+        sent.unwrap();
+        far.write(&frame(&numbered(61, 8))).await;
+        assert_eq!(number(&read.next().await.unwrap().unwrap()), 61);
+        assert_eq!(number(&far.message().await), 60);
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_is_held_until_it_can() {
+    run(async {
+        let site = Site::new();
+        let addr = site.addr;
+        let (mut connection, far) = connected(&site).await;
+        for n in 0..3 {
+            connection.feed(numbered(n, 8)).await.unwrap();
+        }
+        drop((site, far));
+        assert!(connection.next().await.is_none());
+        for _ in 0..3 {
+            let error = connection.flush().await.expect_err("nobody listens");
+            assert!(matches!(error, Error::Dial { .. }), "{error:?}");
+            assert_eq!(held(&connection), 3);
+        }
+        let site = Site::again(addr).await;
+        let (sent, mut far) = futures::join!(connection.send(numbered(3, 8)), site.accept());
+        sent.unwrap();
+        for n in 0..4 {
+            assert_eq!(number(&far.message().await), n);
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_can_be_taken_back() {
+    run(async {
+        let site = Site::new();
+        let (mut connection, far) = connected(&site).await;
+        for n in 0..3 {
+            connection.feed(numbered(n, 8 + n as usize * 5000)).await.unwrap();
+        }
+        assert!(connection.take_unsent().is_empty(), "it is open");
+        drop((site, far));
+        assert!(connection.next().await.is_none());
+        connection.flush().await.expect_err("nobody listens");
+        let expected: Vec<_> = (0..3).map(|n| numbered(n, 8 + n as usize * 5000)).collect();
+        assert_eq!(connection.take_unsent(), expected);
+        assert!(connection.take_unsent().is_empty());
+        connection.flush().await.expect("there is nothing to write");
+    });
+}
+
+#[test]
+fn a_close_that_cannot_dial_in_time_keeps_the_messages() {
+    run(async {
+        let mut hole = BlackHole::opening();
+        let limit = Duration::from_millis(100);
+        let mut connection = Connection::dial(hole.addr, config().close_timeout(limit)).await.unwrap();
+        drop(hole.accept());
+        hole.fill();
+        for n in 0..3 {
+            connection.feed(numbered(n, 8)).await.unwrap();
+        }
+        assert!(connection.next().await.is_none());
+        let error = within(SOON, "the close timeout", connection.close()).await.expect_err("nothing answers");
+        assert!(matches!(error, Error::Timeout { what: "close_timeout", .. }), "{error:?}");
+        let unsent: Vec<_> = connection.take_unsent().iter().map(|message| number(message)).collect();
+        assert_eq!(unsent, [0, 1, 2]);
+    });
+}
