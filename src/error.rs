@@ -50,28 +50,27 @@ pub enum ConfigError {
 
 /// A header that makes no sense: the stream has lost its place, and nothing after it can be trusted.
 ///
-/// It is never skipped over. Its peer is disconnected; nobody else is. The error keeps the first bytes and, where they
-/// are telling, says what they look like, because two ends that disagree on a setting is how this mostly comes about.
+/// It is never skipped over. Its peer is disconnected; nobody else is. The error keeps the header and, where it and
+/// what follows are telling, says what they look like, because two ends that disagree on a setting is how this mostly comes about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} (the bytes are {}{})", Hex(&self.start), Hint(&self.looks_like))]
+#[error("{kind} (the bytes are {}{})", Hex(&self.header), Hint(&self.looks_like))]
 pub struct FrameError {
     /// What is wrong with the header.
     pub kind: FrameErrorKind,
     /// What the bytes look like instead, if that can be told.
     pub looks_like: Option<LooksLike>,
-    /// The header and what followed it, 16 bytes at most.
-    start: Vec<u8>,
+    /// The header, as far as it was received: 16 bytes at most, and nothing of the message.
+    header: Vec<u8>,
 }
 
 impl FrameError {
-    pub(crate) fn new(kind: FrameErrorKind, looks_like: Option<LooksLike>, input: &[u8]) -> Self {
-        let start = input[..input.len().min(16)].to_vec();
-        Self { kind, looks_like, start }
+    pub(crate) fn new(kind: FrameErrorKind, looks_like: Option<LooksLike>, header: &[u8]) -> Self {
+        Self { kind, looks_like, header: header.to_vec() }
     }
 
-    /// The bytes at which the stream lost its place: the header and what followed it, 16 bytes at most.
-    pub fn start(&self) -> &[u8] {
-        &self.start
+    /// The bytes at which the stream lost its place: the header, 16 bytes at most, and nothing of the message.
+    pub fn header(&self) -> &[u8] {
+        &self.header
     }
 }
 

@@ -302,7 +302,8 @@ impl ReadHalf {
                     self.end(Reason::Closed);
                     continue;
                 }
-                Poll::Pending => ready!(self.slow.poll(self.patience(), 0, cx)),
+                Poll::Pending if self.reader.waits_for_peer() => ready!(self.slow.poll(self.patience(), 0, cx)),
+                Poll::Pending => return Poll::Pending,
             };
             self.end(Reason::from(&error));
             return Poll::Ready(Some(Err(error)));

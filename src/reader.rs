@@ -54,6 +54,8 @@ pub struct Reader<R> {
     /// How many bytes the frame at the start of the buffer has, or its header where that is not whole; 0 where nobody
     /// has looked.
     want: usize,
+    /// It stopped reading to let other tasks run, not because nothing was there.
+    yielded: bool,
     batch: Frames,
 }
 
@@ -88,12 +90,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let batch = Frames::new(decoder, Bytes::new());
-        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, batch }
+        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, yielded: false, batch }
     }
 
     /// Whether a frame has begun and has not ended.
     pub(crate) fn is_mid_frame(&self) -> bool {
         !matches!(self.buffer, Buffer::Empty)
+    }
+
+    /// Whether it is the peer that the last poll waits for.
+    pub(crate) fn waits_for_peer(&self) -> bool {
+        !self.yielded
     }
 
     /// Takes a message that was received with an earlier one.
@@ -119,7 +126,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
-        let polled = self.buffer.poll_fill(io, self.decoder, &mut self.want, cx);
+        let polled = self.buffer.poll_fill(io, self.decoder, &mut self.want, &mut self.yielded, cx);
         if let Poll::Ready(Ok(false) | Err(_)) = polled {
             self.source = Source::Ended;
             self.buffer = Buffer::Empty;
@@ -205,8 +212,10 @@ impl Buffer {
         io: &mut R,
         decoder: Decoder,
         want: &mut usize,
+        yielded: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, Error>> {
+        *yielded = false;
         let (mut buf, mut filled) = self.unpack(*want);
         for _ in 0..READS_PER_POLL {
             // A frame that has been announced is looked at again when it is whole, and not before.
@@ -235,6 +244,7 @@ impl Buffer {
             }
         }
         self.pack(buf, filled);
+        *yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -194,6 +194,9 @@ impl PeerTask {
             Poll::Ready(false) => Readable::CleanEnd,
             Poll::Pending => {
                 drop(share);
+                if !self.reader.waits_for_peer() {
+                    return Poll::Pending;
+                }
                 let error = ready!(self.slow.poll(self.patience(), 0, cx));
                 return Poll::Ready(Err(error));
             }

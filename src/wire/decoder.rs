@@ -107,8 +107,9 @@ impl Decoder {
 
     #[cold]
     fn describe(&self, kind: FrameErrorKind, input: &[u8]) -> FrameError {
-        let header = input.len().min(self.codec.least_header().max(4));
-        FrameError::new(kind, guess::looks_like(self.codec, input), &input[..header])
+        // The header alone is kept: an error may be logged, and a message may not.
+        let header = self.codec.header_in(input);
+        FrameError::new(kind, guess::looks_like(self.codec, input), header)
     }
 }
 

@@ -301,6 +301,16 @@ impl Codec {
         Ok(Some(Header { width: header, payload: len as usize }))
     }
 
+    /// The bytes at the start of `input` that are the header, whether or not it makes sense.
+    fn header_in<'a>(&self, input: &'a [u8]) -> &'a [u8] {
+        let width = match self.layout {
+            Layout::Buffstreams { width } => width,
+            Layout::Fixed(fixed) => fixed.header(),
+            Layout::Varint => input.iter().take(MAX_VARINT - 1).take_while(|byte| **byte >= 0x80).count() + 1,
+        };
+        &input[..input.len().min(width)]
+    }
+
     /// How many bytes the header has at least: all of them, except in a varint.
     fn least_header(&self) -> usize {
         match self.layout {

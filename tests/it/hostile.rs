@@ -31,7 +31,7 @@ fn rejected(config: Config, good: &[u8], header: &[u8]) -> FrameErrorKind {
             _ => None,
         })
         .await;
-        assert!(error.start().starts_with(&header[..header.len().min(error.start().len())]), "{error}");
+        assert!(error.header().starts_with(&header[..header.len().min(error.header().len())]), "{error}");
         assert!(matches!(disconnected(&mut events, local).await, Reason::Rejected));
         assert_eq!(rest(&mut bad), b"");
         for _ in 0..3 {

@@ -183,7 +183,7 @@ fn the_messages_in_front_of_a_bad_header_are_delivered_and_nothing_behind_it() {
         match error {
             Some(Error::Frame(error)) => {
                 assert_eq!(error.kind, FrameErrorKind::TooLarge { len: 0xffff, max: 100 });
-                assert_eq!(error.start()[..2], [0xff, 0xff]);
+                assert_eq!(error.header()[..2], [0xff, 0xff]);
             }
             other => panic!("{other:?}"),
         }
@@ -193,9 +193,9 @@ fn the_messages_in_front_of_a_bad_header_are_delivered_and_nothing_behind_it() {
 #[test]
 fn an_error_keeps_the_first_bytes_and_no_more_than_sixteen() {
     let short = refuse_in_full(WireFormat::u16_be(), 100, &[0xff, 0xfe]);
-    assert_eq!(short.start(), [0xff, 0xfe]);
+    assert_eq!(short.header(), [0xff, 0xfe]);
     let long = refuse_in_full(WireFormat::fixed(8).offset(8).into(), 100, &[0xff; 40]);
-    assert_eq!(long.start(), [0xff; 16]);
+    assert_eq!(long.header(), [0xff; 16]);
 }
 
 #[test]

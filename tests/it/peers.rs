@@ -41,6 +41,15 @@ pub(crate) async fn until_within(limit: Duration, what: &str, mut condition: imp
     }
 }
 
+/// Whether the socket at this (IPv4) address has received the other end's FIN.
+pub(crate) fn is_closed_by_peer(local: SocketAddr) -> bool {
+    let port = format!(":{:04X}", local.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("/proc");
+    // Number, own address, the other's, and the state: 08 is CLOSE_WAIT.
+    let fields = table.lines().map(|line| line.split_whitespace().take(4).collect::<Vec<_>>());
+    fields.into_iter().any(|fields| fields[1].ends_with(&port) && fields[3] == "08")
+}
+
 /// The configuration of these tests: a header that is easily taken apart by hand.
 pub(crate) fn config() -> Config {
     Config::new().wire_format(WireFormat::u32_be()).max_message_size(8 << 20)

@@ -9,7 +9,10 @@ use buffstreams::{Connection, Error};
 use futures::future::poll_fn;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::peers::{BlackHole, Far, SOON, Site, config, frame, messages, number, numbered, numbers, run, within};
+use crate::peers::{
+    BlackHole, Far, SOON, Site, config, frame, is_closed_by_peer, messages, number, numbered, numbers, run, until,
+    within,
+};
 
 async fn connected(site: &Site) -> (Connection, Far) {
     let (made, far) = futures::join!(Connection::dial(site.addr, config()), site.accept());
@@ -176,13 +179,12 @@ fn a_peer_that_closes_is_noticed_without_a_reader() {
         let site = Site::new();
         for round in 0..50 {
             let (connection, mut far) = connected(&site).await;
+            let local = connection.local_addr().unwrap();
             let (read, mut write) = connection.split();
             write.send(numbered(0, 8)).await.unwrap();
             far.message().await;
             drop(far);
-            // A connection made after the end was sent has come after it.
-            drop(connected(&site).await);
-            task::sleep(Duration::from_millis(5)).await;
+            until("the end to arrive", || is_closed_by_peer(local)).await;
             let (sent, mut far) = futures::join!(write.send(numbered(round, 8)), site.accept());
             sent.unwrap();
             assert_eq!(far.message().await, numbered(round, 8));
