@@ -23,7 +23,8 @@ use crate::writer::HIGH_WATER;
 ///
 /// - `start_send` never waits. A message over the limit comes back in [`Error::MessageTooLarge`], one to an address that is
 ///   not open in [`Error::NotOpen`]; the sink works on.
-/// - `poll_ready` waits while 64 KiB are pending here and as much in the queue of the last address written to.
+/// - `poll_ready` waits while the queue of the last address written to is full: 64 KiB are pending there, and here as much,
+///   or what a flush that was not waited for has handed over.
 /// - `poll_flush` is ready when the kernel has taken everything that came through this sink. [`Error::NotSent`] tells,
 ///   once for each address, that messages were not sent: they are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections.
@@ -140,6 +141,11 @@ impl Sink<(Address, Bytes)> for ManagerSink {
                 ready!(producer.link.outbox.poll_room(HIGH_WATER, cx));
                 let handed_over = producer.hand_over();
                 Poll::Ready(handed_over.map_err(|_| this.forget(this.last)))
+            }
+            // A flush that nobody waited for has handed over less than that: or flush by flush the queue would grow without
+            // end. To ask once for each hand-over is enough, and costs no lock for the other messages.
+            Some(producer) if producer.messages <= 1 && producer.ticket.is_some() => {
+                producer.link.outbox.poll_room(HIGH_WATER, cx).map(Ok)
             }
             _ => Poll::Ready(Ok(())),
         }

@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod manager;
 mod manager_breaks;
+mod manager_limits;
 mod manager_storm;
 mod net;
 mod peers;

@@ -1,0 +1,41 @@
+//! What bounds a manager: its queues, and how often it tries the same.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use buffstreams::{Address, Bytes, Manager};
+use futures::channel::mpsc;
+use futures::{FutureExt, SinkExt, StreamExt};
+
+use crate::net::{config, run};
+
+#[test]
+fn messages_that_come_one_by_one_to_a_stalled_peer_do_not_fill_the_queue_without_end() {
+    run(async {
+        // It accepts, and never reads.
+        let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::from(stalled.local_addr().unwrap());
+        let manager = Manager::new(config());
+        manager.dial(&address).await.unwrap();
+        // `forward` flushes whenever nothing has come for a moment, and goes on with the next message if that waits.
+        let (mut source, messages) = mpsc::channel::<Bytes>(0);
+        let to = address.clone();
+        let mut forward = messages.map(move |message| Ok((to.clone(), message))).forward(manager.sink());
+        let mut taken = 0;
+        for _ in 0..1_000 {
+            let message = Bytes::from(vec![0; 50_000]);
+            let mut send = source.send(message);
+            for _ in 0..4 {
+                let sent = poll_fn(|cx| Poll::Ready(send.poll_unpin(cx))).await;
+                let forwarded = poll_fn(|cx| Poll::Ready(forward.poll_unpin(cx))).await;
+                assert!(forwarded.is_pending());
+                if sent.is_ready() {
+                    taken += 1;
+                    break;
+                }
+            }
+        }
+        let held = manager.stats().total.held_bytes;
+        assert!(taken < 1_000 && held < 500_000, "{taken} messages were taken, {held} bytes are held");
+    });
+}
