@@ -26,6 +26,9 @@ use crate::wire::Codec;
 /// How often one poll reads replies that nobody wants before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
 
+/// How many connections in a row may break without having taken a whole message, before the messages come back.
+const BREAKS_IN_VAIN: u32 = 3;
+
 /// One address: the way from its producers to its task.
 pub(crate) struct Link {
     pub(crate) address: Address,
@@ -137,14 +140,26 @@ struct LinkTask {
 
 impl LinkTask {
     async fn run(mut self) {
+        let (mut written, mut in_vain) = (0, 0);
         loop {
             let broken = poll_fn(|cx| self.poll_up(cx)).await;
             self.stream.shut_down();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
-            let done = self.link.outbox.is_closed() && self.link.outbox.books().held == 0;
-            if !done || broken.is_err() {
-                let error = broken.err().map(Arc::new);
-                self.common.reporter.report(ManagerEvent::Broken { address: self.address(), error });
+            let books = self.link.outbox.books();
+            let done = self.link.outbox.is_closed() && books.held == 0;
+            let error = broken.err().map(Arc::new);
+            if !done || error.is_some() {
+                self.common.reporter.report(ManagerEvent::Broken { address: self.address(), error: error.clone() });
+            }
+            in_vain = if books.held > 0 && books.written == written { in_vain + 1 } else { 0 };
+            written = books.written;
+            if in_vain == BREAKS_IN_VAIN {
+                // A peer that refuses a message would be sent it again for ever, and nothing behind it.
+                in_vain = 0;
+                let closed = || Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into()));
+                let error = error.unwrap_or_else(closed);
+                let messages = self.link.outbox.give_back(error.clone());
+                self.common.clone().bury(self.address(), messages, Outcome::NotSent, error).await;
             }
             if !self.open_again().await {
                 return;
@@ -196,7 +211,9 @@ impl LinkTask {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let outbox = &self.link.outbox;
         outbox.set_driver(cx.waker());
-        let driven = if outbox.is_stalled() || outbox.is_closed() { outbox.poll_drive(cx)? } else { Poll::Ready(()) };
+        // Asked once: of what is accepted until then, all must be written before the half-close.
+        let closed = outbox.is_closed();
+        let driven = if outbox.is_stalled() || closed { outbox.poll_drive(cx)? } else { Poll::Ready(()) };
         match driven {
             Poll::Ready(()) => self.stalled.clear(),
             Poll::Pending => {
@@ -206,7 +223,7 @@ impl LinkTask {
                 }
             }
         }
-        if driven.is_ready() && outbox.is_closed() && !mem::replace(&mut self.half_closed, true) {
+        if driven.is_ready() && closed && !mem::replace(&mut self.half_closed, true) {
             self.stream.half_close().map_err(Error::Write)?;
         }
         self.poll_end(cx)

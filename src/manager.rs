@@ -32,7 +32,8 @@ use futures::FutureExt;
 /// nothing is sent. What was accepted and not handed whole to the kernel goes first, in order, a frame that was cut from
 /// its start. A peer that ends its sending direction counts as closed.
 ///
-/// If it cannot be opened, every message held for it comes back: those of `write` in its error, those of sinks as
+/// If it cannot be opened, or three connections in a row break before they have taken one whole message (a peer that
+/// refuses a message does that), every message held for it comes back: those of `write` in its error, those of sinks as
 /// [`dead_letters`](Self::dead_letters). The next message tries again.
 ///
 /// # The end

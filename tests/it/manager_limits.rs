@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
-use buffstreams::{Address, Bytes, Manager};
+use buffstreams::{Address, Bytes, Error, Listener, Manager, ManagerEvent};
 use futures::channel::mpsc;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::net::{config, run};
+use crate::net::{config, run, within};
 
 #[test]
 fn messages_that_come_one_by_one_to_a_stalled_peer_do_not_fill_the_queue_without_end() {
@@ -37,5 +38,30 @@ fn messages_that_come_one_by_one_to_a_stalled_peer_do_not_fill_the_queue_without
         }
         let held = manager.stats().total.held_bytes;
         assert!(taken < 1_000 && held < 500_000, "{taken} messages were taken, {held} bytes are held");
+    });
+}
+
+#[test]
+fn a_message_that_its_peer_refuses_comes_back() {
+    run(async {
+        let mut refusing = Listener::bind("127.0.0.1:0", config().max_message_size(1_000)).await.unwrap();
+        let address = refusing.local_addr();
+        async_std::task::spawn(async move { while refusing.next().await.is_some() {} });
+        let manager = Manager::new(config().max_message_size(1 << 25));
+        let mut events = manager.events();
+        manager.dial(address).await.unwrap();
+        // More than the sockets hold, so it is cut each time.
+        let message = Bytes::from(vec![0; 1 << 25]);
+        let error = within(Duration::from_secs(20), manager.write(address, message.clone())).await.unwrap_err();
+        assert!(matches!(error, Error::NotSent { .. }), "{error:?}");
+        assert!(error.into_unsent().unwrap() == message);
+        let mut breaks = 0;
+        while let Some(Some(event)) = events.next().now_or_never() {
+            breaks += usize::from(matches!(event, ManagerEvent::Broken { .. }));
+        }
+        assert_eq!(breaks, 3);
+        // The next message is a new start.
+        manager.write(address, Bytes::from_static(b"short")).await.unwrap();
+        assert_eq!(manager.stats().total.written, 1);
     });
 }
