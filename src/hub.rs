@@ -172,8 +172,11 @@ impl Hub {
         self.is_closing.load(Ordering::Acquire)
     }
 
-    pub(crate) fn member(&self, id: u64) -> Option<Arc<Member>> {
-        Some(lock(&self.members).connected.get(&id)?.member.clone())
+    /// The peer, unless it is gone, or of another listener: that may have the same number there.
+    pub(crate) fn member(&self, peer: Peer) -> Option<Arc<Member>> {
+        let members = lock(&self.members);
+        let member = &members.connected.get(&peer.id())?.member;
+        (member.peer == peer).then(|| member.clone())
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {

@@ -63,7 +63,7 @@ impl Outgoing {
     /// The peer, unless it is gone.
     fn member(&mut self, peer: Peer) -> Option<&Arc<Member>> {
         if self.last.as_ref().is_none_or(|last| last.peer != peer) {
-            self.last = Some(self.hub.member(peer.id())?);
+            self.last = Some(self.hub.member(peer)?);
         }
         self.last.as_ref()
     }

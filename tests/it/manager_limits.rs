@@ -8,7 +8,7 @@ use buffstreams::{Address, Bytes, Error, Listener, Manager, ManagerEvent};
 use futures::channel::mpsc;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::net::{config, run, within};
+use crate::net::{config, next, run, within};
 
 #[test]
 fn messages_that_come_one_by_one_to_a_stalled_peer_do_not_fill_the_queue_without_end() {
@@ -63,5 +63,33 @@ fn a_message_that_its_peer_refuses_comes_back() {
         // The next message is a new start.
         manager.write(address, Bytes::from_static(b"short")).await.unwrap();
         assert_eq!(manager.stats().total.written, 1);
+    });
+}
+
+#[test]
+fn a_reply_to_a_peer_of_another_listener_goes_to_nobody() {
+    run(async {
+        let (one, other) = (
+            Listener::bind("127.0.0.1:0", config()).await.unwrap(),
+            Listener::bind("127.0.0.1:0", config()).await.unwrap(),
+        );
+        let mut clients = Vec::new();
+        let mut peers = Vec::new();
+        let mut outgoing = Vec::new();
+        let mut rest = Vec::new();
+        for listener in [one, other] {
+            let address = listener.local_addr();
+            let mut client = buffstreams::Connection::dial(address, config()).await.unwrap();
+            client.send(Bytes::from_static(b"hello")).await.unwrap();
+            let (mut incoming, sink) = listener.split();
+            peers.push(next(&mut incoming).await.unwrap().0);
+            clients.push(client);
+            outgoing.push(sink);
+            rest.push(incoming);
+        }
+        assert_eq!(peers[0].id(), peers[1].id(), "they differ by their addresses alone");
+        outgoing[1].send((peers[0], Bytes::from_static(b"astray"))).await.unwrap();
+        outgoing[1].send((peers[1], Bytes::from_static(b"right"))).await.unwrap();
+        assert_eq!(next(&mut clients[1]).await.unwrap().unwrap(), "right");
     });
 }
