@@ -162,7 +162,7 @@ impl Config {
     /// After how much silence the kernel asks whether the other host is still there. Default: 60 s.
     ///
     /// Finds hosts that vanished without a word: three questions, a sixth of this time apart, unanswered, end the
-    /// connection.
+    /// connection. The longest silence is 32,767 s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();

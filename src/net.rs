@@ -25,6 +25,8 @@ use crate::peer::Address;
 const BACKLOG: i32 = 4096;
 /// How often the kernel asks a silent host before it gives up.
 const KEEPALIVE_PROBES: u32 = 3;
+/// The longest silence that Linux accepts for keepalive.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// A TCP connection. A clone is the same socket, which closes with its last clone.
 #[derive(Clone, Debug)]
@@ -75,8 +77,9 @@ fn set_options(stream: &TcpStream, config: &Config) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     if let Some(after) = config.keepalive {
+        let after = after.clamp(Duration::from_secs(1), LONGEST_KEEPALIVE);
         let interval = (after / 6).max(Duration::from_secs(1));
-        let keepalive = TcpKeepalive::new().with_time(after.max(Duration::from_secs(1)));
+        let keepalive = TcpKeepalive::new().with_time(after);
         #[cfg(not(target_os = "openbsd"))]
         let keepalive = keepalive.with_interval(interval).with_retries(KEEPALIVE_PROBES);
         socket.set_tcp_keepalive(&keepalive)?;
@@ -337,5 +340,22 @@ impl Deadline {
 impl Timer {
     fn until(due: Instant) -> Self {
         Self { fires: due, sleep: Box::pin(sleep(due.saturating_duration_since(Instant::now()))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept here because no public function asks a socket for its options.
+    #[test]
+    fn a_silence_longer_than_the_system_knows_is_its_longest() {
+        async_std::task::block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let day = Duration::from_secs(24 * 60 * 60);
+            set_options(&stream, &Config::new().keepalive(day)).unwrap();
+            assert!(SockRef::from(&stream).keepalive().unwrap());
+        });
     }
 }
