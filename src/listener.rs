@@ -151,8 +151,10 @@ impl Listener {
         (self.incoming, outgoing)
     }
 
-    /// One [`Connection`] for each peer, instead of the merged stream. A listener that has been polled as a stream, or
-    /// closed, has chosen that stream: it yields no connections any more.
+    /// One [`Connection`] for each peer, instead of the merged stream.
+    ///
+    /// It must be the first thing that is done with the listener: one that has been polled as a stream, or closed, goes on
+    /// that way, and this stream yields nothing then.
     pub fn connections(self) -> Connections {
         self.hub().choose(Delivery::Connections);
         Connections { arrivals: self.incoming.arrivals }
@@ -301,6 +303,10 @@ impl Connections {
 
 impl Closer {
     /// Closes the listener: see [`Listener::close`].
+    ///
+    /// It waits for the peers' tasks, so not in a callback, and, with a sink of replies, not between two messages in the
+    /// task that takes them: the message that has just been taken may still be answered, and it would wait for itself until
+    /// `close_timeout`.
     pub async fn close(&self) -> Result<(), Error> {
         self.hub.close().await
     }
