@@ -257,8 +257,8 @@ pub enum Error {
     #[error("cannot write")]
     Write(#[source] io::Error),
 
-    /// A manager's connection broke and could not be opened again, or broke again and again. The message comes back; messages of a
-    /// [`ManagerSink`](crate::ManagerSink) become dead letters.
+    /// A manager's connection broke and could not be opened again, or broke again and again. The message comes back;
+    /// messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
     #[error("not sent to {address}")]
     NotSent {
         /// The address, as it was given to the manager.
