@@ -192,8 +192,9 @@ fn a_slow_taker_of_dead_letters_holds_up_one_address() {
         let (made, mut far) = futures::join!(manager.dial(well.addr), well.accept());
         made.unwrap();
         let mut sink = manager.sink();
+        // One batch: it is under 64 KiB, and more than the letters have room for.
         for n in 0..100 {
-            sink.feed((addr.into(), numbered(n, 1_000))).await.unwrap();
+            sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
         }
         sink.flush().await.expect_err("nobody listens");
         // Its letters are waiting, so it does not dial again.
@@ -220,12 +221,13 @@ fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
         let (manager, _events, addr) = down(config().queue_bytes(4 * 1024).close_timeout(limit)).await;
         let mut dead = manager.dead_letters();
         let mut sink = manager.sink();
+        // One batch: it is under 64 KiB, and more than the letters have room for.
         for n in 0..100 {
-            sink.feed((addr.into(), numbered(n, 1_000))).await.unwrap();
+            sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
         }
         sink.flush().await.expect_err("nobody listens");
         for n in 100..200 {
-            sink.feed((addr.into(), numbered(n, 1_000))).await.unwrap();
+            sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
         }
         drop(sink);
         within(SOON, "the close", manager.close(addr)).await.expect_err("the last hundred");
