@@ -170,7 +170,7 @@ impl LinkTask {
     /// Opens the connection when there is something to write. `false` when there will be nothing more.
     async fn open_again(&mut self) -> bool {
         loop {
-            if !poll_fn(|cx| self.poll_wanted(cx)).await {
+            if !poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
                 return false;
             }
             match net::dial(&self.link.address, &self.common.config).await {
@@ -194,17 +194,6 @@ impl LinkTask {
 
     fn address(&self) -> Address {
         self.link.address.clone()
-    }
-
-    /// Waits until something is to be written; `false` when nothing more can come.
-    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let outbox = &self.link.outbox;
-        outbox.set_driver(cx.waker());
-        match (outbox.books().held, outbox.is_closed()) {
-            (1.., _) => Poll::Ready(true),
-            (0, true) => Poll::Ready(false),
-            (0, false) => Poll::Pending,
-        }
     }
 
     /// Serves the connection until it ends: with an error, or because the peer closed it.

@@ -254,6 +254,21 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         Poll::Ready(())
     }
 
+    /// Waits, as the driver, until a transport is wanted for what is held; `false` when nothing more can come.
+    pub(crate) fn poll_wanted(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.set_driver(cx.waker());
+        let mut state = self.lock();
+        if state.held() > 0 {
+            return Poll::Ready(true);
+        }
+        if state.closed {
+            return Poll::Ready(false);
+        }
+        // Or the next producer would take it that the driver knows already.
+        state.stalled = false;
+        Poll::Pending
+    }
+
     /// Goes on with a new transport where the old one is gone.
     pub(crate) fn resume(&self, io: W) {
         let mut state = self.lock();
@@ -299,12 +314,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     pub(crate) fn books(&self) -> Books {
         let state = self.lock();
-        let (with_transport, bytes) = match &state.transport {
-            Transport::Idle(writer) => (writer.output().held(), writer.output().len()),
-            Transport::Taken { messages } => (*messages, 0),
-            Transport::Gone(output) => (output.held(), output.len()),
+        let bytes = match &state.transport {
+            Transport::Idle(writer) => writer.output().len(),
+            Transport::Taken { .. } => 0,
+            Transport::Gone(output) => output.len(),
         };
-        let held = (with_transport + state.pending.held()) as u64;
+        let held = state.held();
         Books {
             accepted: state.ledger.accepted(),
             written: state.ledger.accepted() - state.ledger.given_back() - held,
@@ -392,6 +407,16 @@ impl<W: AsyncWrite + Unpin> State<W> {
         self.ledger.ticket(!self.pending.is_empty())
     }
 
+    /// How many messages were accepted and are neither written nor given back.
+    fn held(&self) -> u64 {
+        let with_transport = match &self.transport {
+            Transport::Idle(writer) => writer.output().held(),
+            Transport::Taken { messages } => *messages,
+            Transport::Gone(output) => output.held(),
+        };
+        (with_transport + self.pending.held()) as u64
+    }
+
     /// Ends a turn of writing.
     fn put_back(&mut self, writer: Writer<W>) {
         if mem::take(&mut self.lost) {
@@ -421,5 +446,40 @@ impl<W: AsyncWrite + Unpin> State<W> {
         for waker in self.waiting.drain(..) {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::task::{ArcWake, waker};
+
+    use super::*;
+    use crate::config::Config;
+
+    struct Calls(AtomicUsize);
+
+    impl ArcWake for Calls {
+        fn wake_by_ref(calls: &Arc<Self>) {
+            calls.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Kept here because over sockets it takes a transport that breaks while a producer writes the last message.
+    #[test]
+    fn a_producer_calls_the_driver_that_has_nothing_to_do_whatever_it_was_called_for_before() {
+        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap());
+        let calls = Arc::new(Calls(AtomicUsize::new(0)));
+        let driver = waker(calls.clone());
+        let mut cx = Context::from_waker(&driver);
+        outbox.lock().stall();
+        assert!(outbox.poll_lose(&mut cx).is_ready());
+        assert!(outbox.poll_wanted(&mut cx).is_pending());
+
+        let ticket = outbox.push(Bytes::from_static(b"wanted")).unwrap();
+        assert!(outbox.poll_written(ticket, &mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        assert_eq!(outbox.poll_wanted(&mut cx), Poll::Ready(true));
     }
 }
