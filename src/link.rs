@@ -176,6 +176,7 @@ impl LinkTask {
             match net::dial(&self.link.address, &self.common.config).await {
                 Ok(stream) => {
                     self.stream = stream.clone();
+                    self.half_closed = false;
                     self.link.outbox.resume(stream);
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
