@@ -45,8 +45,8 @@ pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<
             }
         }
     }
-    // What the system holds already; a connection that ended there is none.
-    loop {
+    // What the system holds already, and not for ever; a connection that ended there is none.
+    for _ in 0..hub.config.max_connections {
         match acceptor.accept(&hub.config).now_or_never() {
             Some(Ok((stream, addr))) => admit(stream, addr),
             Some(Err(error)) if is_of_the_peer(&error) => {}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -40,18 +41,34 @@ pub enum Outcome {
 /// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
 ///
 /// It holds `queue_bytes`. When it is full, the address whose letters come waits until some are taken; other addresses go
-/// on. Dropping a future that waits for the next letter loses nothing; dropping the stream loses what is in it.
+/// on. The letters that wait so hold `queue_bytes` again, all addresses together: if more come, they are lost, with a
+/// [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
+/// dropping the stream loses what is in it.
 pub struct DeadLetters(Receiver<DeadLetter>);
 
 /// Where a manager puts its dead letters.
 pub(crate) struct DeadLetterBox {
     bytes: usize,
     taker: Mutex<Option<Sender<DeadLetter>>>,
+    /// How many bytes of letters are on their way to it.
+    on_their_way: AtomicUsize,
+}
+
+/// A place for letters on their way, until it is dropped.
+pub(crate) struct Place {
+    letters: Arc<DeadLetterBox>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.letters.on_their_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl DeadLetterBox {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, taker: Mutex::new(None) }
+        Self { bytes, taker: Mutex::new(None), on_their_way: AtomicUsize::new(0) }
     }
 
     /// From now on they go to this one.
@@ -59,6 +76,14 @@ impl DeadLetterBox {
         let (sender, receiver) = inbox::inbox(self.bytes);
         *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         DeadLetters(receiver)
+    }
+
+    /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
+    pub(crate) fn place(self: &Arc<Self>, messages: &[Bytes]) -> Option<Place> {
+        let bytes = messages.iter().map(|message| message.len() + ITEM).sum();
+        let fits = |others: usize| (others == 0 || others + bytes <= self.bytes).then_some(others + bytes);
+        self.on_their_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Place { letters: self.clone(), bytes })
     }
 
     /// Waits for room. The letter is lost if nobody has asked for it, or they are gone.

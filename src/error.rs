@@ -209,7 +209,7 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The manager has, or is making, a connection or a listener of this address.
+    /// The manager has, or is making or closing, a connection to this address.
     #[error("{address} is open already")]
     AlreadyOpen {
         /// The address, as it was given.

@@ -60,7 +60,7 @@ pub struct LinkStats {
 pub(crate) struct Common {
     pub(crate) config: Config,
     pub(crate) reporter: Reporter<ManagerEvent>,
-    pub(crate) dead_letters: DeadLetterBox,
+    pub(crate) dead_letters: Arc<DeadLetterBox>,
 }
 
 impl Link {
@@ -94,8 +94,9 @@ impl Link {
 }
 
 impl Common {
-    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, or when
-    /// they are gone, says how many were lost. When this is dropped, it goes on in the background.
+    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
+    /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
+    /// the background.
     pub(crate) async fn bury(
         self: Arc<Self>,
         address: Address,
@@ -103,7 +104,11 @@ impl Common {
         outcome: Outcome,
         error: Arc<Error>,
     ) {
+        let Some(place) = self.dead_letters.place(&messages) else {
+            return self.reporter.report(ManagerEvent::Lost { address, messages: messages.len() });
+        };
         let mut burying = Box::pin(async move {
+            let _place = place;
             let mut lost = 0;
             for message in messages {
                 let letter = DeadLetter { address: address.clone(), message, outcome, error: error.clone() };

@@ -59,7 +59,7 @@ pub struct ManagerStats {
 impl Manager {
     /// A manager of no addresses. The configuration is checked when it is used.
     pub fn new(config: Config) -> Self {
-        let dead_letters = DeadLetterBox::new(config.queue_bytes);
+        let dead_letters = Arc::new(DeadLetterBox::new(config.queue_bytes));
         let directory = Directory::new(Common { config, reporter: Reporter::new(), dead_letters });
         Self { directory: Arc::new(directory), listeners: Arc::default() }
     }

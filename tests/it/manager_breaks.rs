@@ -213,33 +213,36 @@ fn a_slow_taker_of_dead_letters_holds_up_one_address() {
     });
 }
 
-/// The one who closes may be the one who takes the letters, afterwards.
+/// The one who closes may be the one who takes the letters, afterwards: those that the address was about to hand over, and
+/// those that the close itself made.
 #[test]
 fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
-    run(async {
-        let limit = Duration::from_millis(200);
-        let (manager, _events, addr) = down(config().queue_bytes(4 * 1024).close_timeout(limit)).await;
-        let mut dead = manager.dead_letters();
-        let mut sink = manager.sink();
-        // One batch: it is under 64 KiB, and more than the letters have room for.
-        for n in 0..100 {
-            sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
-        }
-        sink.flush().await.expect_err("nobody listens");
-        for n in 100..200 {
-            sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
-        }
-        drop(sink);
-        within(SOON, "the close", manager.close(addr)).await.expect_err("the last hundred");
-        assert!(manager.addresses().is_empty());
-        let mut numbers = Vec::new();
-        for _ in 0..200 {
-            numbers.push(number(&within(SOON, "a dead letter", dead.next()).await.unwrap().message));
-        }
-        numbers.sort_unstable();
-        assert_eq!(numbers, (0..200).collect::<Vec<_>>());
-        assert_eq!(balanced(&manager).given_back, 200);
-    });
+    for (queue_bytes, at_close) in [(4 * 1024, 0), (100 * 1024, 100)] {
+        run(async {
+            let limit = Duration::from_millis(200);
+            let (manager, _events, addr) = down(config().queue_bytes(queue_bytes).close_timeout(limit)).await;
+            let mut dead = manager.dead_letters();
+            let mut sink = manager.sink();
+            for n in 0..100 {
+                sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
+            }
+            sink.flush().await.expect_err("nobody listens");
+            for n in 100..100 + at_close {
+                sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
+            }
+            drop(sink);
+            let closed = within(SOON, "the close", manager.close(addr)).await;
+            assert!(closed.is_err(), "the address is still busy with its letters");
+            assert!(manager.addresses().is_empty());
+            let mut numbers = Vec::new();
+            for _ in 0..100 + at_close {
+                numbers.push(number(&within(SOON, "a dead letter", dead.next()).await.unwrap().message));
+            }
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..100 + at_close).collect::<Vec<_>>());
+            assert_eq!(balanced(&manager).given_back, 100 + at_close);
+        });
+    }
 }
 
 /// In one batch: a message that the peer has received whole, and one that it has not.

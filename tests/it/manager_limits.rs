@@ -93,3 +93,37 @@ fn a_reply_to_a_peer_of_another_listener_goes_to_nobody() {
         assert_eq!(next(&mut clients[1]).await.unwrap().unwrap(), "right");
     });
 }
+
+/// The letters of an address that is closed wait in the background, as nobody takes them: not without end.
+#[test]
+fn dead_letters_that_nobody_takes_are_bounded_and_the_others_are_told() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let address = Address::from(listener.local_addr());
+        async_std::task::spawn(listener.for_each(|_| async {}));
+        let manager = Manager::new(config().queue_bytes(20_000));
+        let (mut events, mut letters) = (manager.events(), manager.dead_letters());
+        for _ in 0..20 {
+            manager.dial(&address).await.unwrap();
+            let mut sink = manager.sink();
+            for _ in 0..40 {
+                sink.feed((address.clone(), Bytes::from(vec![0; 1_000]))).await.unwrap();
+            }
+            manager.close(&address).await.unwrap();
+            // What it had not handed over has nowhere to go.
+            drop(sink);
+        }
+        // Forty of them: some in the queue, the rest on their way to it.
+        for _ in 0..40 {
+            within(Duration::from_secs(20), letters.next()).await.unwrap();
+        }
+        assert!(letters.next().now_or_never().is_none());
+        let mut lost = 0;
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let ManagerEvent::Lost { messages, .. } = event {
+                lost += messages;
+            }
+        }
+        assert_eq!(lost, 19 * 40);
+    });
+}
