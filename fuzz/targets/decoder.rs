@@ -74,7 +74,7 @@ fn decode(decoder: Decoder, wire: &[u8]) -> (Vec<Bytes>, End) {
             Ok(None) => return (messages, End::Inside { got: input.len() }),
             Err(error) => {
                 // Its text is made for every error there can be.
-                assert!(!error.to_string().is_empty() && error.start().len() <= 16);
+                assert!(!error.to_string().is_empty() && error.header().len() <= 16);
                 return (messages, End::Invalid(error.kind));
             }
         }
