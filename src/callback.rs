@@ -54,14 +54,8 @@ impl Listener {
         F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
     {
         let closer = self.closer();
-        let (ended, end) = futures::channel::oneshot::channel();
-        let served = run(self, Delivery::Callback(Arc::new(callback)));
-        let task = net::spawn(async move {
-            served.await;
-            // The handle may be waiting.
-            let _ = ended.send(());
-        });
-        Serving { closer, end, _task: task }
+        let task = net::spawn(run(self, Delivery::Callback(Arc::new(callback))));
+        Serving { closer, task }
     }
 }
 
@@ -69,8 +63,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Serving {
     closer: Closer,
-    end: futures::channel::oneshot::Receiver<()>,
-    _task: Task,
+    task: Task,
 }
 
 impl Serving {
@@ -83,10 +76,9 @@ impl Serving {
     /// peers send until they close or have been silent for `close_timeout`.
     ///
     /// The error is that of [`Listener::close`]. Dropping the future ends the listener at once.
-    pub async fn close(self) -> Result<(), Error> {
+    pub async fn close(mut self) -> Result<(), Error> {
         let closed = self.closer.close().await;
-        // The task ends by itself; there is nothing else that it could tell.
-        let _ = self.end.await;
+        self.task.join().await;
         closed
     }
 }

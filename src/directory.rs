@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use futures::channel::oneshot;
+use futures::future::OptionFuture;
 
 use crate::dead_letters::Outcome;
 use crate::error::Error;
@@ -123,13 +123,8 @@ pub(crate) struct Closing {
 impl Closing {
     /// Ends it, in the background also when this is not waited for.
     pub(crate) fn end(&mut self) -> impl Future<Output = ()> + use<> {
-        let (done, over) = oneshot::channel::<()>();
-        if let Some(task) = self.task.take() {
-            let ending = end(self.directory.clone(), self.link.clone(), task);
-            net::spawn(ending.map(|()| drop(done))).detach();
-        }
-        // It is dropped, not used: that is the signal.
-        over.map(drop)
+        let ending = self.task.take().map(|task| net::finish(end(self.directory.clone(), self.link.clone(), task)));
+        OptionFuture::from(ending).map(drop)
     }
 }
 

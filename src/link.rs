@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::io::AsyncRead;
 
 use crate::config::Config;
@@ -122,14 +121,7 @@ impl Common {
         });
         // Mostly there is room, and no task is needed.
         if futures::poll!(&mut burying).is_pending() {
-            let (done, over) = oneshot::channel::<()>();
-            net::spawn(async move {
-                burying.await;
-                drop(done);
-            })
-            .detach();
-            // It is dropped, not used: that is the signal.
-            let _ = over.await;
+            net::finish(burying).await;
         }
     }
 }

@@ -121,17 +121,17 @@ impl Listener {
 
     /// What happens from now on, beside the messages. See [`Events`].
     pub fn events(&self) -> Events<Event> {
-        self.hub().reporter.subscribe()
+        self.incoming.events()
     }
 
     /// What it has counted so far.
     pub fn stats(&self) -> ListenerStats {
-        stats(self.hub())
+        self.incoming.stats()
     }
 
     /// A handle to close it from elsewhere, when it has been split or is being served.
     pub fn closer(&self) -> Closer {
-        Closer { hub: self.hub().clone() }
+        self.incoming.closer()
     }
 
     /// Splits it, for the messages to come in and the replies to go out.
@@ -250,6 +250,14 @@ impl Arrivals {
         self.hub.choose(Delivery::Inbox);
         Pin::new(&mut self.inbox).poll_next(cx)
     }
+
+    fn events(&self) -> Events<Event> {
+        self.hub.reporter.subscribe()
+    }
+
+    fn closer(&self) -> Closer {
+        Closer { hub: self.hub.clone() }
+    }
 }
 
 impl Drop for Arrivals {
@@ -270,7 +278,7 @@ impl Incoming {
 
     /// What happens from now on, beside the messages. See [`Events`].
     pub fn events(&self) -> Events<Event> {
-        self.arrivals.hub.reporter.subscribe()
+        self.arrivals.events()
     }
 
     /// What the listener has counted so far.
@@ -280,14 +288,14 @@ impl Incoming {
 
     /// A handle to close the listener from elsewhere.
     pub fn closer(&self) -> Closer {
-        Closer { hub: self.arrivals.hub.clone() }
+        self.arrivals.closer()
     }
 }
 
 impl Connections {
     /// What happens from now on, beside the messages. See [`Events`].
     pub fn events(&self) -> Events<Event> {
-        self.arrivals.hub.reporter.subscribe()
+        self.arrivals.events()
     }
 
     /// What the listener has counted so far; the messages of its connections are not counted.
@@ -297,7 +305,7 @@ impl Connections {
 
     /// A handle to close the listener from elsewhere.
     pub fn closer(&self) -> Closer {
-        Closer { hub: self.arrivals.hub.clone() }
+        self.arrivals.closer()
     }
 }
 

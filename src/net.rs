@@ -268,6 +268,12 @@ impl Drop for Task {
     }
 }
 
+/// Runs it to its end, also when the future that waits for that is dropped.
+pub(crate) fn finish(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
+    // async-std's own handle, which detaches the task when it is dropped: here it is what is wanted.
+    async_std::task::spawn(future)
+}
+
 /// Lets other tasks run.
 pub(crate) async fn yield_now() {
     async_std::task::yield_now().await;

@@ -139,7 +139,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
             return Batch { frames: Frames::new(self.decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
         };
-        let scan = self.decoder.scan(&buf[..filled], |_| true);
+        let scan = self.decoder.scan(&buf[..filled], |_| {});
         let end = scan.end;
         self.want = scan.want();
         let (bytes, memory) = if end <= buf.len() / PIN {
@@ -163,9 +163,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Batch { frames: Frames::new(self.decoder, bytes), messages: scan.messages, bytes: end, memory }
     }
 
-    /// Shows each whole frame's message to `visit` where it lies, until that returns `false`, and forgets them. Returns
-    /// how many it showed and their bytes, headers included.
-    pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8]) -> bool) -> (usize, usize) {
+    /// Shows each whole frame's message to `visit` where it lies, and forgets them. Returns how many it showed and their
+    /// bytes, headers included.
+    pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
         let scan = self.decoder.scan(&buf[..filled], visit);
         self.want = scan.want();

@@ -131,7 +131,6 @@ impl PeerTask {
                 if let Err(error) = callback(peer, message) {
                     hub.call_failed(peer, error);
                 }
-                true
             };
             let called = catch_unwind(AssertUnwindSafe(|| reader.visit(visit)));
             let (messages, bytes) = called.map_err(|panic| panicked(hub, peer, &*panic))?;

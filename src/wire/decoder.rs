@@ -72,10 +72,9 @@ impl Decoder {
         self.codec.least_header().max(input.len() + 1)
     }
 
-    /// Finds the whole frames at the start of `input` and hands each message to `visit`; stops where that returns
-    /// `false`.
+    /// Finds the whole frames at the start of `input` and hands each message to `visit`.
     #[inline]
-    pub(crate) fn scan(&self, input: &[u8], mut visit: impl FnMut(&[u8]) -> bool) -> Scan {
+    pub(crate) fn scan(&self, input: &[u8], mut visit: impl FnMut(&[u8])) -> Scan {
         let mut scan = Scan { end: 0, messages: 0, rest: Rest::Nothing };
         loop {
             let ahead = &input[scan.end..];
@@ -99,9 +98,7 @@ impl Decoder {
             };
             scan.end += header.frame();
             scan.messages += 1;
-            if !visit(&ahead[header.width..header.frame()]) {
-                return scan;
-            }
+            visit(&ahead[header.width..header.frame()]);
         }
     }
 
@@ -136,7 +133,7 @@ impl Scan {
 
 #[derive(Debug)]
 pub(crate) enum Rest {
-    /// Nothing, or frames that were not asked for.
+    /// Nothing.
     Nothing,
     /// The start of a frame of `want` bytes, header included; of its header's bytes where that is not whole.
     Partial { want: usize },

@@ -242,7 +242,7 @@ impl Output {
             Some(Segment::Chained(_)) => return (0, 0),
             None => &self.tail,
         };
-        let scan = Decoder::with(self.codec).scan(&first[..self.cursor], |_| true);
+        let scan = Decoder::with(self.codec).scan(&first[..self.cursor], |_| {});
         debug_assert!(!matches!(scan.rest, Rest::Invalid));
         (scan.end, scan.messages)
     }
