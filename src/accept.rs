@@ -16,8 +16,9 @@ use crate::inbox::Sender;
 use crate::net::{self, Acceptor};
 use crate::serve;
 
-/// How long accepting waits after the first failure, and after many.
-const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How long accepting waits after the first failure, and after many: without descriptors it costs next to nothing, and
+/// within a second of getting one back it accepts again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// Accepts until the listener is closed, and then what is waiting in the system's queue.
 pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<Arrival>, ended: oneshot::Sender<()>) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::wire::{Codec, WireFormat};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub(crate) inbox_bytes: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) max_connections: usize,
+    pub(crate) reconnect: Option<Backoff>,
+    pub(crate) message_ttl: Option<Duration>,
     pub(crate) dial_timeout: Option<Duration>,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) frame_timeout: Option<Duration>,
@@ -44,6 +47,8 @@ impl Default for Config {
             inbox_bytes: 1 << 20,
             queue_bytes: 4 << 20,
             max_connections: 16_384,
+            reconnect: None,
+            message_ttl: None,
             dial_timeout: Some(Duration::from_secs(10)),
             write_timeout: Some(Duration::from_secs(30)),
             frame_timeout: Some(Duration::from_secs(30)),
@@ -97,7 +102,8 @@ impl Config {
     /// the end of `write_timeout` the peer is disconnected. What was read before may all be that peer's: where replies are
     /// no larger than what they answer, nobody waits if this is above `inbox_bytes` plus 128 KiB plus two messages.
     ///
-    /// A manager holds as many bytes of dead letters.
+    /// With [`reconnect`](Self::reconnect), it is also how many bytes a connection, or an address of a manager, holds while
+    /// it is down; when it is full the sink waits. A manager holds as many bytes of dead letters.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
@@ -111,6 +117,31 @@ impl Config {
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// Whether and how a connection that broke is opened again and again. Default: `None`, one attempt.
+    ///
+    /// With a [`Backoff`], what was accepted is held while the peer is away, [`queue_bytes`](Self::queue_bytes) of it, and
+    /// nobody sees an error until the backoff gives up; then a manager's messages become dead letters with
+    /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. Without
+    /// one, the first attempt that fails says so. Either way, a connection is opened again only when there is something
+    /// to write, and a first dial is not repeated.
+    #[must_use]
+    pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
+        self.reconnect = backoff.into();
+        self
+    }
+
+    /// How old a message may be when it is given to the kernel. Default: no limit.
+    ///
+    /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
+    /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. A batch that a
+    /// peer has begun to take is not looked at again until its connection breaks. It bounds how stale news may be after an
+    /// outage; what a `Connection` holds is for its program to judge.
+    #[must_use]
+    pub fn message_ttl(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.message_ttl = limit.into();
         self
     }
 

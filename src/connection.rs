@@ -39,6 +39,9 @@ use crate::wire::Codec;
 /// was cut is sent again from its start, because the receiver discards a part of a frame. A peer that has closed is
 /// noticed before the next write, which then opens the connection again. If that fails, the error says why, what is held
 /// stays held, and the next write tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
+///
+/// With [`Config::reconnect`] no error of a write is returned until the backoff has given up, and `poll_ready` waits only
+/// when `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
 /// A connection that was accepted cannot be opened again: its errors are final.
 ///
 /// # Receiving

@@ -12,6 +12,7 @@ use futures::stream::Stream;
 
 use crate::error::Error;
 use crate::inbox::{self, Disconnected, ITEM, Receiver, Sender};
+use crate::ledger::{Outcome, Verdict};
 use crate::peer::Address;
 
 /// A message that a manager had accepted and did not send.
@@ -24,18 +25,17 @@ pub struct DeadLetter {
     pub message: Bytes,
     /// What became of it.
     pub outcome: Outcome,
+    /// How often the address had been dialed in the outage that it is a victim of.
+    pub attempts: u32,
     /// Why.
     pub error: Arc<Error>,
 }
 
-/// What became of a message that was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The connection broke, and could not be opened again.
-    NotSent,
-    /// The address was closed before it could be sent.
-    Closed,
+impl DeadLetter {
+    pub(crate) fn new(address: &Address, message: Bytes, verdict: &Verdict) -> Self {
+        let Verdict { outcome, attempts, error } = verdict.clone();
+        Self { address: address.clone(), message, outcome, attempts, error }
+    }
 }
 
 /// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::OptionFuture;
 
-use crate::dead_letters::Outcome;
 use crate::error::Error;
+use crate::ledger::Verdict;
 use crate::link::{Common, Link, LinkStats};
 use crate::net::{self, Task};
 use crate::peer::Address;
@@ -26,12 +26,23 @@ struct State {
     links: HashMap<Address, Slot>,
     /// The counters of addresses that are closed.
     retired: LinkStats,
+    /// Nothing is opened any more.
+    shut_down: bool,
 }
 
 enum Slot {
     Dialing,
     Open(Arc<Link>, Task),
     Closing(Arc<Link>),
+}
+
+impl Slot {
+    fn close(&mut self, directory: &Arc<Directory>) -> Option<Closing> {
+        let Self::Open(link, _) = self else { return None };
+        let link = link.clone();
+        let Self::Open(_, task) = mem::replace(self, Self::Closing(link.clone())) else { return None };
+        Some(Closing { directory: directory.clone(), link, task: Some(task) })
+    }
 }
 
 impl Directory {
@@ -41,7 +52,11 @@ impl Directory {
 
     /// Takes the address for whoever opens it.
     pub(crate) fn reserve(&self, address: &Address) -> Result<Reserved<'_>, Error> {
-        match self.state().links.entry(address.clone()) {
+        let mut state = self.state();
+        if state.shut_down {
+            return Err(Error::Closed { message: None });
+        }
+        match state.links.entry(address.clone()) {
             Entry::Occupied(_) => Err(Error::AlreadyOpen { address: address.clone() }),
             Entry::Vacant(vacant) => {
                 vacant.insert(Slot::Dialing);
@@ -60,12 +75,14 @@ impl Directory {
 
     /// Takes the address, if it is open, for whoever closes it.
     pub(crate) fn close(self: &Arc<Self>, address: &Address) -> Option<Closing> {
+        self.state().links.get_mut(address)?.close(self)
+    }
+
+    /// Takes all addresses that are open, for whoever closes them, and opens no more.
+    pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
         let mut state = self.state();
-        let slot = state.links.get_mut(address)?;
-        let Slot::Open(link, _) = slot else { return None };
-        let link = link.clone();
-        let Slot::Open(_, task) = mem::replace(slot, Slot::Closing(link.clone())) else { return None };
-        Some(Closing { directory: self.clone(), link, task: Some(task) })
+        state.shut_down = true;
+        state.links.values_mut().filter_map(|slot| slot.close(self)).collect()
     }
 
     /// All addresses, sorted.
@@ -98,9 +115,14 @@ pub(crate) struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// It is open.
-    pub(crate) fn keep(self, link: Arc<Link>, task: Task) {
-        self.directory.state().links.insert(self.address.clone(), Slot::Open(link, task));
+    /// It is open, unless all is closed by now.
+    pub(crate) fn keep(self, link: Arc<Link>, task: Task) -> Result<(), Error> {
+        let mut state = self.directory.state();
+        if state.shut_down {
+            return Err(Error::Closed { message: None });
+        }
+        state.links.insert(self.address.clone(), Slot::Open(link, task));
+        Ok(())
     }
 }
 
@@ -137,14 +159,14 @@ impl Drop for Closing {
 /// Ends a connection that is being closed, takes back what it holds, and forgets its address.
 async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
     task.stop().await;
-    let closed = Arc::new(Error::Closed { message: None });
-    let messages = link.give_back(closed.clone()).await;
+    let closed = Verdict::closed();
+    let messages = link.give_back(&closed).await;
     {
         let mut state = directory.state();
         state.links.remove(&link.address);
         state.retired = state.retired + link.stats();
     }
     // A close does not wait for whoever takes the dead letters: they may be the one who closes.
-    let burying = directory.common.clone().bury(link.address.clone(), messages, Outcome::Closed, closed);
+    let burying = directory.common.clone().bury(link.address.clone(), messages, closed);
     let _ = burying.now_or_never();
 }

@@ -15,11 +15,13 @@ use futures::sink::Sink;
 use futures::stream::Stream;
 
 use crate::config::Config;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::Reason;
-use crate::net::{self, Deadline};
+use crate::net;
 use crate::peer::{Address, Peer};
 use crate::reader::Reader;
+use crate::retries::Retries;
 use crate::wire::{Codec, Decoder, Output};
 use crate::writer::{HIGH_WATER, Writer};
 
@@ -37,11 +39,17 @@ pub struct ReadHalf {
 pub struct WriteHalf {
     shared: Arc<Shared>,
     state: WriteState,
+    retries: Retries,
+    /// Why it broke, or could not be opened again.
+    why: Option<Error>,
     /// The socket has taken what it was given: the peer may have closed before it is given more.
     at_rest: bool,
     stalled: Deadline,
     closing: Deadline,
 }
+
+/// What is done with an open writer.
+type Write = fn(&mut Writer<net::Stream>, &mut Context<'_>) -> Poll<Result<(), Error>>;
 
 enum WriteState {
     Open(Writer<net::Stream>),
@@ -87,8 +95,11 @@ pub(crate) fn open(stream: net::Stream, config: Config, codec: Codec, origin: Or
     let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
     let shared = Arc::new(Shared { config, codec, origin, socket });
     let read = ReadHalf { shared: shared.clone(), reader, generation: 0, ended: false, slow: Deadline::default() };
+    let retries = Retries::new(shared.config.reconnect.clone());
     let write = WriteHalf {
         shared,
+        retries,
+        why: None,
         state: WriteState::Open(writer),
         at_rest: true,
         stalled: Deadline::default(),
@@ -130,10 +141,18 @@ impl WriteHalf {
                     let Origin::Dialed { address } = &self.shared.origin else {
                         return Poll::Ready(Err(Error::Closed { message: None }));
                     };
-                    let address = address.clone();
+                    let Some(delay) = self.retries.next() else {
+                        self.retries.start_over();
+                        return Poll::Ready(Err(self.why.take().unwrap_or(Error::Closed { message: None })));
+                    };
+                    let (address, config) = (address.clone(), self.shared.config.clone());
                     let output = mem::replace(output, Output::new(self.shared.codec));
-                    let config = self.shared.config.clone();
-                    let dial = async move { net::dial(&address, &config).await };
+                    let dial = async move {
+                        if !delay.is_zero() {
+                            net::sleep(delay).await;
+                        }
+                        net::dial(&address, &config).await
+                    };
                     self.state = WriteState::Dialing(output, Box::pin(dial));
                 }
                 WriteState::Dialing(output, dial) => {
@@ -141,13 +160,14 @@ impl WriteHalf {
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     match dialed {
                         Ok(stream) => {
+                            self.retries.opened();
                             self.shared.socket().replace(stream.clone());
                             self.state = WriteState::Open(Writer::with(stream, output));
                             self.at_rest = true;
                         }
                         Err(error) => {
                             self.state = WriteState::Down(output);
-                            return Poll::Ready(Err(error));
+                            self.why = Some(error);
                         }
                     }
                 }
@@ -172,8 +192,32 @@ impl WriteHalf {
         self.shared.socket().end.is_some() || writer.io().is_none_or(net::Stream::is_closed_by_peer)
     }
 
+    /// Writes, and, if it is to be opened again without a word, goes on with the next socket when one breaks.
+    fn poll_write(&mut self, cx: &mut Context<'_>, write: Write) -> Poll<Result<(), Error>> {
+        loop {
+            let polled = write(ready!(self.poll_open(cx))?, cx);
+            if polled.is_ready() {
+                self.at_rest = true;
+            }
+            match self.settle(polled, cx) {
+                Poll::Ready(Err(error)) if self.shared.reconnects() => self.why = Some(error),
+                settled => return settled,
+            }
+        }
+    }
+
+    fn has_room_while_down(&self) -> bool {
+        match &self.state {
+            WriteState::Down(output) | WriteState::Dialing(output, _) => {
+                self.shared.reconnects() && output.len() < self.shared.config.queue_bytes
+            }
+            WriteState::Open(_) | WriteState::Closed => false,
+        }
+    }
+
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
+        self.retries.broke();
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {
             WriteState::Open(writer) => WriteState::Down(writer.into_output()),
             WriteState::Dialing(output, _) => WriteState::Down(output),
@@ -212,17 +256,18 @@ impl Sink<Bytes> for WriteHalf {
     #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        if let WriteState::Open(writer) = &this.state {
-            if writer.output().len() < HIGH_WATER && writer.io().is_some() {
+        match &this.state {
+            WriteState::Open(writer) if writer.output().len() < HIGH_WATER && writer.io().is_some() => {
                 return Poll::Ready(Ok(()));
             }
-            this.wake_up();
+            WriteState::Open(_) => this.wake_up(),
+            _ => {}
         }
-        let polled = ready!(this.poll_open(cx))?.poll_room(cx);
-        if polled.is_ready() {
-            this.at_rest = true;
+        match this.poll_write(cx, Writer::poll_room) {
+            // What comes meanwhile is held.
+            Poll::Pending if this.has_room_while_down() => Poll::Ready(Ok(())),
+            polled => polled,
         }
-        this.settle(polled, cx)
     }
 
     #[inline]
@@ -244,13 +289,12 @@ impl Sink<Bytes> for WriteHalf {
             _ => {}
         }
         this.wake_up();
-        let polled = ready!(this.poll_open(cx))?.poll_drain(cx);
-        if polled.is_ready() {
-            this.at_rest = true;
+        let flushed = this.poll_write(cx, Writer::poll_drain);
+        if flushed.is_ready() {
             // A close that was dropped has no part in the next one.
             this.closing.clear();
         }
-        this.settle(polled, cx)
+        flushed
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -358,6 +402,11 @@ impl Socket {
 impl Shared {
     fn is_dialed(&self) -> bool {
         matches!(self.origin, Origin::Dialed { .. })
+    }
+
+    /// Whether it is opened again without a word.
+    fn reconnects(&self) -> bool {
+        self.is_dialed() && self.config.reconnect.is_some()
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {

@@ -15,8 +15,9 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{BoxError, Error};
 use crate::events::{Event, Reason, Reporter};
+use crate::ledger::Verdict;
 use crate::net::{self, Task};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Rules};
 use crate::peer::Peer;
 use crate::wire::{Codec, Frames};
 
@@ -284,7 +285,7 @@ impl Hub {
     pub(crate) async fn end_replies(&self, member: &Member) {
         member.outbox.close();
         poll_fn(|cx| member.outbox.poll_lose(cx)).await;
-        let messages = member.outbox.give_back(Arc::new(Error::Closed { message: None })).len();
+        let messages = member.outbox.give_back(&Verdict::closed()).len();
         if messages > 0 {
             self.reporter.report(Event::Undelivered { peer: member.peer, messages });
         }
@@ -328,7 +329,7 @@ impl Hub {
         let peer = Peer::new(id, addr);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::Connected { peer });
-        let outbox = Outbox::new(stream.clone(), self.codec);
+        let outbox = Outbox::new(stream.clone(), self.codec, Rules::default());
         let (in_flight, waits_for_consumer) = (AtomicUsize::new(0), AtomicBool::new(false));
         let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer });
         let mut members = lock(&self.members);

@@ -1,121 +1,188 @@
 //! The books of a queue: which messages were accepted, which are over, and how each of them ended.
 //!
-//! Messages are written in batches, so a producer waits for the batch that its last message is in. Numbers only; the
-//! bytes are in the queue.
+//! Messages are numbered from 1 as they are accepted, and leave in that order. Numbers only; the bytes are in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::net;
 
 /// How many failures are remembered for producers that have not asked yet how their messages fared.
 const KEEP_FAILURES: usize = 64;
+/// The time of acceptance is kept this much finer than `message_ttl`.
+const MARKS: u32 = 64;
 
 /// The books of one queue.
-#[derive(Default)]
 pub(crate) struct Ledger {
-    /// The number of the batch that is being filled; the transport takes it whole.
-    batch: u64,
-    /// Batches below this one are over: written, or given back.
-    over: u64,
-    /// The batches that were given back, and why; the newest last.
-    failures: VecDeque<Failure>,
+    /// How many were accepted: the number of the last.
     accepted: u64,
+    /// The last message of the batch that the transport was given.
+    batch: u64,
+    /// Up to this one all are over: written, or given back.
+    over: u64,
     given_back: u64,
-    /// Messages, by their number, whose producer waits to have them back if they are not written, and why they were not.
-    claimed: BTreeMap<u64, Option<Arc<Error>>>,
+    /// The messages that were given back last, the newest at the end.
+    failures: VecDeque<Failure>,
+    /// Messages whose producer waits to have them back if they are not written, and why they were not.
+    claimed: BTreeMap<u64, Option<Verdict>>,
+    ages: Option<Ages>,
 }
 
-/// Of the batches above `from`, up to `until`, the messages from the number `first` on were given back.
+/// What became of a message that was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The connection broke and could not be opened again, and [`Config::reconnect`](crate::Config::reconnect) is off.
+    NotSent,
+    /// It was older than [`Config::message_ttl`](crate::Config::message_ttl) before it could be sent.
+    Expired,
+    /// The connection broke, and all attempts of [`Config::reconnect`](crate::Config::reconnect) were in vain.
+    GaveUp,
+    /// The address was closed before it could be sent.
+    Closed,
+}
+
+/// Why messages were given back.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// How often the address was dialed for them.
+    pub(crate) attempts: u32,
+    pub(crate) error: Arc<Error>,
+}
+
+impl Verdict {
+    /// The queue was closed.
+    pub(crate) fn closed() -> Self {
+        Self { outcome: Outcome::Closed, attempts: 0, error: Arc::new(Error::Closed { message: None }) }
+    }
+}
+
+/// The messages of these numbers were given back.
 struct Failure {
-    from: u64,
-    until: u64,
     first: u64,
-    error: Arc<Error>,
+    last: u64,
+    verdict: Verdict,
 }
 
-/// A producer's place in the queue: its messages are over when all batches below `until` are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ticket {
-    until: u64,
-    /// The number of the last message.
-    message: u64,
+/// When messages were accepted, about.
+struct Ages {
+    ttl: Duration,
+    marks: VecDeque<Mark>,
 }
+
+/// The messages up to `last` that come after the mark before, accepted from `begun` to `newest`.
+struct Mark {
+    last: u64,
+    begun: Instant,
+    newest: Instant,
+}
+
+/// A producer's place in the queue: the number of its last message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket(u64);
 
 impl Ledger {
-    /// Enters messages; they are in the batch that is being filled.
-    pub(crate) fn accept(&mut self, messages: u64) {
-        self.accepted += messages;
+    /// Empty books. With a `ttl`, messages that are older are to be given back.
+    pub(crate) fn new(ttl: Option<Duration>) -> Self {
+        Self {
+            accepted: 0,
+            batch: 0,
+            over: 0,
+            given_back: 0,
+            failures: VecDeque::new(),
+            claimed: BTreeMap::new(),
+            ages: ttl.map(|ttl| Ages { ttl, marks: VecDeque::new() }),
+        }
     }
 
-    /// The ticket of the last message; `filling` is whether the batch that is being filled has any.
-    pub(crate) fn ticket(&self, filling: bool) -> Ticket {
-        let until = if filling { self.batch + 1 } else { self.batch };
-        Ticket { until, message: self.accepted }
+    /// Enters messages.
+    pub(crate) fn accept(&mut self, messages: u64) -> Ticket {
+        self.accepted += messages;
+        if let Some(ages) = &mut self.ages {
+            ages.mark(self.accepted, self.over);
+        }
+        Ticket(self.accepted)
+    }
+
+    /// The ticket of the last message.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.accepted)
     }
 
     /// The producer of this message has a copy: if it is not written, the producer returns it.
     pub(crate) fn claim(&mut self, ticket: Ticket) {
-        self.claimed.insert(ticket.message, None);
+        self.claimed.insert(ticket.0, None);
     }
 
     /// The producer of this message no longer waits. Where it was given back, returns why: nobody else has it.
-    pub(crate) fn unclaim(&mut self, ticket: Ticket) -> Option<Arc<Error>> {
-        self.claimed.remove(&ticket.message)?
+    pub(crate) fn unclaim(&mut self, ticket: Ticket) -> Option<Verdict> {
+        self.claimed.remove(&ticket.0)?
     }
 
-    /// The transport takes the batch that was being filled; the next one begins.
+    /// The transport is given all that was accepted.
     pub(crate) fn begin_batch(&mut self) {
-        self.batch += 1;
+        self.batch = self.accepted;
     }
 
-    /// The transport has taken all batches but the one that is being filled.
-    pub(crate) fn batch_written(&mut self, batch: u64) {
-        self.over = batch;
-    }
-
-    pub(crate) fn batch(&self) -> u64 {
-        self.batch
+    /// The transport has taken the batch.
+    pub(crate) fn batch_written(&mut self) {
+        self.over = self.batch;
     }
 
     pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
-        self.over >= ticket.until
+        self.over >= ticket.0
     }
 
-    /// How the messages of a ticket that is over ended: the error is why they were given back.
+    /// How the last message of a ticket that is over ended: the error is why it was given back.
     pub(crate) fn outcome(&self, ticket: Ticket) -> Result<(), Arc<Error>> {
-        if let Some(given_back) = self.claimed.get(&ticket.message) {
-            return given_back.clone().map_or(Ok(()), Err);
+        if let Some(given_back) = self.claimed.get(&ticket.0) {
+            return given_back.as_ref().map_or(Ok(()), |verdict| Err(verdict.error.clone()));
         }
-        let of_ticket = |failure: &&Failure| {
-            failure.from < ticket.until && ticket.until <= failure.until && failure.first <= ticket.message
-        };
-        match self.failures.iter().find(of_ticket) {
-            Some(failure) => Err(failure.error.clone()),
+        match self.failures.iter().find(|failure| failure.first <= ticket.0 && ticket.0 <= failure.last) {
+            Some(failure) => Err(failure.verdict.error.clone()),
             None => Ok(()),
         }
     }
 
-    /// Gives back the newest messages, those that were not written, because of `error`. Returns the ones that no producer
-    /// returns itself.
-    pub(crate) fn give_back<M>(&mut self, messages: Vec<M>, error: &Arc<Error>) -> Vec<M> {
-        self.given_back += messages.len() as u64;
-        let first = self.accepted + 1 - messages.len() as u64;
+    /// How many of the oldest messages are too old, of `held` that are not written whole.
+    pub(crate) fn expired(&mut self, held: u64) -> u64 {
+        let written = self.accepted - held;
+        let last = self.ages.as_mut().and_then(Ages::expired);
+        last.map_or(0, |last| last.saturating_sub(written))
+    }
+
+    /// When the next message may be too old; `None` where none ever is.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let ages = self.ages.as_ref()?;
+        // What is accepted after this look is due later.
+        let newest = ages.marks.front().map_or_else(net::now, |mark| mark.newest);
+        newest.checked_add(ages.ttl)
+    }
+
+    /// Gives back the oldest messages of the `held` that are not written whole. Returns the ones that no producer returns
+    /// itself.
+    pub(crate) fn give_back<M>(&mut self, held: u64, messages: Vec<M>, verdict: &Verdict) -> Vec<M> {
+        if messages.is_empty() {
+            return messages;
+        }
+        let first = self.accepted + 1 - held;
+        let last = first + messages.len() as u64 - 1;
         let mut unclaimed = Vec::with_capacity(messages.len());
         for (number, message) in (first..).zip(messages) {
             match self.claimed.get_mut(&number) {
-                Some(given_back) => *given_back = Some(error.clone()),
+                Some(given_back) => *given_back = Some(verdict.clone()),
                 None => unclaimed.push(message),
             }
         }
-        self.batch += 1;
         if self.failures.len() == KEEP_FAILURES {
             self.failures.pop_front();
         }
-        self.failures.push_back(Failure { from: self.over, until: self.batch, first, error: error.clone() });
-        // So that a ticket for nothing, from now on, is not one of these.
-        self.batch += 1;
-        self.over = self.batch;
+        self.failures.push_back(Failure { first, last, verdict: verdict.clone() });
+        self.given_back += last + 1 - first;
+        self.over = last;
         unclaimed
     }
 
@@ -125,5 +192,32 @@ impl Ledger {
 
     pub(crate) fn given_back(&self) -> u64 {
         self.given_back
+    }
+}
+
+impl Ages {
+    /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
+    fn mark(&mut self, last: u64, over: u64) {
+        while self.marks.front().is_some_and(|mark| mark.last <= over) {
+            self.marks.pop_front();
+        }
+        let now = net::now();
+        match self.marks.back_mut() {
+            Some(mark) if now - mark.begun < self.ttl / MARKS => {
+                mark.last = last;
+                mark.newest = now;
+            }
+            _ => self.marks.push_back(Mark { last, begun: now, newest: now }),
+        }
+    }
+
+    /// Forgets the messages that are too old; the last of them.
+    fn expired(&mut self) -> Option<u64> {
+        let now = net::now();
+        let mut last = None;
+        while self.marks.front().is_some_and(|mark| now.saturating_duration_since(mark.newest) >= self.ttl) {
+            last = self.marks.pop_front().map(|mark| mark.last);
+        }
+        last
     }
 }

@@ -48,6 +48,7 @@
 //! | have a connection for each who connects | [`Connections`] |
 //! | send, and receive the replies | [`Connection`], [`ReadHalf`], [`WriteHalf`] |
 //! | send to many addresses, from many tasks | [`Manager`], [`ManagerSink`], [`DeadLetters`] |
+//! | go on when a peer goes away and comes back | [`Config::reconnect`], [`Backoff`] |
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
 //! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
 //! | set a limit | [`Config`] |
@@ -70,8 +71,25 @@
 //!    back: held for the next connection, in an error, or as a dead letter. Two ways lead out of this contract, and both
 //!    are the program's own: dropping what holds the message, and not asking for the dead letters.
 //!
-//! A message counts as written when the kernel has taken it whole. That the peer's host received it, and that its
-//! program did, is more than TCP can tell.
+//! # What becomes of a message
+//!
+//! A message is accepted when `start_send` has returned `Ok`, or when `write` has put it into its queue. From then on:
+//!
+//! - It has one end. It is *written*, handed whole to the kernel; or it *comes back*, as a [`DeadLetter`] with an
+//!   [`Outcome`] or in the error of the `write` that waited for it; or it is *held*. The counters of a [`Manager`] say
+//!   `accepted = written + dead_lettered + held` at every moment.
+//! - When a connection breaks inside a frame, the receiver discards the part, with an [`Event`]; the sender sends that frame
+//!   again on the next connection, whole and first, and the others after it, in order.
+//! - A frame that was handed whole to the kernel is not sent again. TCP cannot tell whether the peer's program got it: when
+//!   a connection is reset, what the kernels of both ends still held is lost without a trace. A peer that closes, rather than
+//!   resets, after it has read everything loses nothing.
+//! - A peer that has closed is noticed before the next write, so that this is not written to a dead socket. A peer that
+//!   closes in the same moment cannot be noticed by anybody.
+//! - Without [`Config::reconnect`], the first attempt to open the connection again decides. With it, messages are held, up
+//!   to [`Config::queue_bytes`], until it succeeds or gives up; older ones than [`Config::message_ttl`] come back before.
+//! - Dead letters that nobody has asked for are counted ([`ManagerStats::lost`]), with an event. Whoever asks for them and
+//!   is slow makes the address that they come from wait, not others, and within a bound.
+//! - Closing delivers what was accepted within its deadline, and what it could not deliver comes back. Dropping does not.
 //!
 //! # Runtime
 //!
@@ -84,17 +102,24 @@ mod error;
 mod peer;
 pub mod wire;
 
+mod backoff;
 mod config;
 mod events;
 
+// The unit tests run on a network, an executor and a clock in memory.
+#[cfg_attr(test, path = "sim/mod.rs")]
 mod net;
+
+mod deadline;
 mod pool;
 mod reader;
 mod writer;
 
+mod backlog;
 mod inbox;
 mod ledger;
 mod outbox;
+mod retries;
 
 mod accept;
 mod callback;
@@ -114,6 +139,7 @@ mod manager_sink;
 
 pub use bytes::Bytes;
 
+pub use backoff::Backoff;
 pub use config::Config;
 pub use wire::{FixedFormat, WireFormat};
 
@@ -124,10 +150,11 @@ pub use peer::{Address, Peer};
 pub use reader::Reader;
 
 pub use connection::Connection;
-pub use dead_letters::{DeadLetter, DeadLetters, Outcome};
+pub use dead_letters::{DeadLetter, DeadLetters};
 pub use halves::{ReadHalf, WriteHalf};
+pub use ledger::Outcome;
 pub use link::LinkStats;
-pub use manager::{Manager, ManagerStats};
+pub use manager::{Ending, Manager, ManagerStats};
 pub use manager_sink::ManagerSink;
 pub use writer::Writer;
 

@@ -1,11 +1,11 @@
 //! One address of a manager: the queue of its messages, and the task that keeps a connection under it.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::iter::Sum;
 use std::mem;
 use std::ops::Add;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -14,18 +14,22 @@ use bytes::Bytes;
 use futures::io::AsyncRead;
 
 use crate::config::Config;
-use crate::dead_letters::{DeadLetter, DeadLetterBox, Outcome};
+use crate::dead_letters::{DeadLetter, DeadLetterBox};
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{ManagerEvent, Reporter};
-use crate::net::{self, Deadline, Task};
-use crate::outbox::Outbox;
+use crate::ledger::{Outcome, Verdict};
+use crate::net::{self, Task};
+use crate::outbox::{Outbox, Rules};
 use crate::peer::Address;
+use crate::retries::Retries;
 use crate::wire::Codec;
 
 /// How often one poll reads replies that nobody wants before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
 
-/// How many connections in a row may break without having taken a whole message, before the messages come back.
+/// Without `reconnect`: how many connections in a row may break without having taken a whole message, before the messages
+/// come back.
 const BREAKS_IN_VAIN: u32 = 3;
 
 /// One address: the way from its producers to its task.
@@ -35,16 +39,17 @@ pub(crate) struct Link {
     pub(crate) reconnects: AtomicU64,
 }
 
-/// What was counted of one address: `accepted = written + given_back + held`, at every moment.
+/// What was counted of one address: `accepted = written + dead_lettered + held`, at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkStats {
-    /// How many messages were put into the queue.
+    /// How many messages were put into the queue. What a [`ManagerSink`](crate::ManagerSink) has collected and not handed
+    /// over is not counted yet.
     pub accepted: u64,
     /// How many were handed whole to the kernel.
     pub written: u64,
-    /// How many came back: in an error of `write`, or as dead letters.
-    pub given_back: u64,
+    /// How many came back: as dead letters, or to a `write` that waited, in its error.
+    pub dead_lettered: u64,
     /// How many are in the queue.
     pub held: u64,
     /// How many bytes they have on the wire, headers included.
@@ -60,14 +65,23 @@ pub(crate) struct Common {
     pub(crate) config: Config,
     pub(crate) reporter: Reporter<ManagerEvent>,
     pub(crate) dead_letters: Arc<DeadLetterBox>,
+    /// Dead letters that nobody took.
+    pub(crate) lost: AtomicU64,
 }
 
 impl Link {
     /// Starts on a connection that has been made.
     pub(crate) fn start(common: Arc<Common>, address: Address, stream: net::Stream, codec: Codec) -> (Arc<Self>, Task) {
-        let outbox = Outbox::new(stream.clone(), codec);
+        let rules = Rules {
+            is_dead: net::Stream::is_closed_by_peer,
+            room_while_down: common.config.reconnect.as_ref().map_or(0, |_| common.config.queue_bytes),
+            ttl: common.config.message_ttl,
+        };
+        let outbox = Outbox::new(stream.clone(), codec, rules);
         let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0) });
-        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled: Deadline::default() };
+        let retries = Retries::new(common.config.reconnect.clone());
+        let stalled = Deadline::default();
+        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries };
         (link, net::spawn(task.run()))
     }
 
@@ -77,7 +91,7 @@ impl Link {
         LinkStats {
             accepted: books.accepted,
             written: books.written,
-            given_back: books.given_back,
+            dead_lettered: books.given_back,
             held: books.held,
             held_bytes: books.held_bytes,
             bytes: books.bytes,
@@ -86,9 +100,9 @@ impl Link {
     }
 
     /// Takes back all that is held, when its task has ended.
-    pub(crate) async fn give_back(&self, error: Arc<Error>) -> Vec<Bytes> {
+    pub(crate) async fn give_back(&self, verdict: &Verdict) -> Vec<Bytes> {
         poll_fn(|cx| self.outbox.poll_lose(cx)).await;
-        self.outbox.give_back(error)
+        self.outbox.give_back(verdict)
     }
 }
 
@@ -96,33 +110,33 @@ impl Common {
     /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
     /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
     /// the background.
-    pub(crate) async fn bury(
-        self: Arc<Self>,
-        address: Address,
-        messages: Vec<Bytes>,
-        outcome: Outcome,
-        error: Arc<Error>,
-    ) {
-        let Some(place) = self.dead_letters.place(&messages) else {
-            return self.reporter.report(ManagerEvent::Lost { address, messages: messages.len() });
-        };
+    pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+        if messages.is_empty() {
+            return;
+        }
+        let Some(place) = self.dead_letters.place(&messages) else { return self.lose(address, messages.len()) };
         let mut burying = Box::pin(async move {
             let _place = place;
             let mut lost = 0;
             for message in messages {
-                let letter = DeadLetter { address: address.clone(), message, outcome, error: error.clone() };
+                let letter = DeadLetter::new(&address, message, &verdict);
                 if self.dead_letters.send(letter).await.is_err() {
                     lost += 1;
                 }
             }
             if lost > 0 {
-                self.reporter.report(ManagerEvent::Lost { address, messages: lost });
+                self.lose(address, lost);
             }
         });
         // Mostly there is room, and no task is needed.
         if futures::poll!(&mut burying).is_pending() {
             net::finish(burying).await;
         }
+    }
+
+    fn lose(&self, address: Address, messages: usize) {
+        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
+        self.reporter.report(ManagerEvent::Lost { address, messages });
     }
 }
 
@@ -133,76 +147,149 @@ struct LinkTask {
     stream: net::Stream,
     half_closed: bool,
     stalled: Deadline,
+    retries: Retries,
+}
+
+/// What ends a turn of serving a connection.
+enum Turn {
+    /// There are messages that were too old to be sent.
+    Expired,
+    /// The connection ended: with an error, or because the peer closed it.
+    Broken(Option<Arc<Error>>),
 }
 
 impl LinkTask {
     async fn run(mut self) {
         let (mut written, mut in_vain) = (0, 0);
         loop {
-            let broken = poll_fn(|cx| self.poll_up(cx)).await;
+            let error = match poll_fn(|cx| self.poll_up(cx)).await {
+                Turn::Expired => {
+                    self.bury_expired().await;
+                    continue;
+                }
+                Turn::Broken(error) => error,
+            };
             self.stream.shut_down();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
+            self.retries.broke();
             let books = self.link.outbox.books();
             let done = self.link.outbox.is_closed() && books.held == 0;
-            let error = broken.err().map(Arc::new);
             if !done || error.is_some() {
                 self.common.reporter.report(ManagerEvent::Broken { address: self.address(), error: error.clone() });
             }
+            let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
             in_vain = if books.held > 0 && books.written == written { in_vain + 1 } else { 0 };
             written = books.written;
-            if in_vain == BREAKS_IN_VAIN {
+            if in_vain == BREAKS_IN_VAIN && self.common.config.reconnect.is_none() {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
                 in_vain = 0;
-                let closed = || Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into()));
-                let error = error.unwrap_or_else(closed);
-                let messages = self.link.outbox.give_back(error.clone());
-                self.common.clone().bury(self.address(), messages, Outcome::NotSent, error).await;
+                self.give_up(why.clone()).await;
             }
-            if !self.open_again().await {
+            if !self.open_again(why).await {
                 return;
             }
         }
     }
 
-    /// Opens the connection when there is something to write. `false` when there will be nothing more.
-    async fn open_again(&mut self) -> bool {
-        loop {
-            if !poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
-                return false;
-            }
-            match net::dial(&self.link.address, &self.common.config).await {
+    /// Opens the connection when there is something to write; `why` is how it broke. `false` when there will be nothing
+    /// more.
+    async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
+        while poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
+            match self.redial(why).await {
                 Ok(stream) => {
                     self.stream = stream.clone();
                     self.half_closed = false;
+                    self.retries.opened();
                     self.link.outbox.resume(stream);
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
                     return true;
                 }
                 Err(error) => {
-                    let error = Arc::new(error);
-                    let failed = ManagerEvent::DialFailed { address: self.address(), error: error.clone() };
-                    self.common.reporter.report(failed);
-                    let messages = self.link.outbox.give_back(error.clone());
-                    self.common.clone().bury(self.address(), messages, Outcome::NotSent, error).await;
+                    self.give_up(error.clone()).await;
+                    why = error;
                 }
             }
         }
+        false
+    }
+
+    /// Dials as often as the retries allow. The error is that of the last attempt, or `why`.
+    async fn redial(&mut self, mut why: Arc<Error>) -> Result<net::Stream, Arc<Error>> {
+        let (link, common) = (self.link.clone(), self.common.clone());
+        while let Some(delay) = self.retries.next() {
+            if !delay.is_zero() {
+                self.expiring(net::sleep(delay)).await;
+            }
+            match self.expiring(net::dial(&link.address, &common.config)).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    why = Arc::new(error);
+                    let failed = ManagerEvent::DialFailed { address: self.address(), error: why.clone() };
+                    common.reporter.report(failed);
+                }
+            }
+        }
+        Err(why)
+    }
+
+    /// Waits for `future`, and meanwhile gives back what grows too old.
+    async fn expiring<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            let due = self.link.outbox.next_expiry();
+            let left = due.map(|due| due.saturating_duration_since(net::now()));
+            match net::within(left, &mut future).await {
+                Some(output) => return output,
+                None => self.bury_expired().await,
+            }
+        }
+    }
+
+    async fn bury_expired(&mut self) {
+        let messages = self.link.outbox.take_expired();
+        let after = self.common.config.message_ttl.unwrap_or_default();
+        let error = Arc::new(Error::Timeout { what: "message_ttl", after });
+        let verdict = Verdict { outcome: Outcome::Expired, attempts: self.retries.attempts(), error };
+        self.common.clone().bury(self.address(), messages, verdict).await;
+    }
+
+    /// All that is held comes back.
+    async fn give_up(&mut self, error: Arc<Error>) {
+        let outcome = if self.common.config.reconnect.is_some() { Outcome::GaveUp } else { Outcome::NotSent };
+        let verdict = Verdict { outcome, attempts: self.retries.attempts(), error };
+        self.retries.start_over();
+        let messages = self.link.outbox.give_back(&verdict);
+        self.common.clone().bury(self.address(), messages, verdict).await;
     }
 
     fn address(&self) -> Address {
         self.link.address.clone()
     }
 
-    /// Serves the connection until it ends: with an error, or because the peer closed it.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// Serves the connection until there is something else to do.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        let ended = ready!(self.poll_served(cx));
+        Poll::Ready(ended.unwrap_or_else(|error| Turn::Broken(Some(Arc::new(error)))))
+    }
+
+    fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         let outbox = &self.link.outbox;
         outbox.set_driver(cx.waker());
+        if outbox.has_expired() {
+            return Poll::Ready(Ok(Turn::Expired));
+        }
         // Asked once: of what is accepted until then, all must be written before the half-close.
         let closed = outbox.is_closed();
-        let driven = if outbox.is_stalled() || closed { outbox.poll_drive(cx)? } else { Poll::Ready(()) };
+        let driven = match outbox.is_stalled() || closed {
+            true => outbox.poll_drive(cx),
+            false => Poll::Ready(Ok(())),
+        };
         match driven {
-            Poll::Ready(()) => self.stalled.clear(),
+            // It was found closed before it was given anything; reading tells how.
+            Poll::Ready(Err(Error::Closed { .. })) => return self.poll_end(cx),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => self.stalled.clear(),
             Poll::Pending => {
                 let limit = ("write_timeout", self.common.config.write_timeout);
                 if let Poll::Ready(error) = self.stalled.poll(limit, outbox.progress(), cx) {
@@ -218,10 +305,10 @@ impl LinkTask {
 
     /// Waits for the peer to close. A manager has no stream of replies: what comes is read and forgotten, or it would
     /// hide the end.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         for _ in 0..READS_PER_POLL {
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut [0; 1024])) {
-                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(0) => return Poll::Ready(Ok(Turn::Broken(None))),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(Error::Read(error))),
@@ -239,7 +326,7 @@ impl Add for LinkStats {
         Self {
             accepted: self.accepted + other.accepted,
             written: self.written + other.written,
-            given_back: self.given_back + other.given_back,
+            dead_lettered: self.dead_lettered + other.dead_lettered,
             held: self.held + other.held,
             held_bytes: self.held_bytes + other.held_bytes,
             bytes: self.bytes + other.bytes,

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::config::Config;
-use crate::dead_letters::{DeadLetterBox, DeadLetters, Outcome};
-use crate::directory::Directory;
+use crate::dead_letters::{DeadLetterBox, DeadLetters};
+use crate::directory::{Closing, Directory};
 use crate::error::Error;
 use crate::events::{Events, ManagerEvent, Reporter};
 use crate::ledger::Ticket;
@@ -19,6 +21,7 @@ use crate::peer::Address;
 use crate::writer::HIGH_WATER;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::join_all;
 
 /// Connections to many addresses, shared by many producers. Cheap to clone; safe to share between tasks and threads.
 ///
@@ -28,18 +31,21 @@ use futures::FutureExt;
 ///
 /// # When a connection breaks
 ///
-/// It is opened again, at once if messages are held, or else with the next message; a peer that closes is noticed while
-/// nothing is sent. What was accepted and not handed whole to the kernel goes first, in order, a frame that was cut from
-/// its start. A peer that ends its sending direction counts as closed.
+/// It is opened again, at once if messages are held, or else with the next message. A peer that closes is noticed while
+/// nothing is sent, and looked for before each write. What was accepted and not handed whole to the kernel goes first, in
+/// order, a frame that was cut from its start. A peer that ends its sending direction counts as closed.
 ///
-/// If it cannot be opened, or three connections in a row break before they have taken one whole message (a peer that
-/// refuses a message does that), every message held for it comes back: those of `write` in its error, those of sinks as
+/// With [`Config::reconnect`] it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held, and the
+/// sinks wait when that is full. When it gives up, every message held comes back. Without it, the first attempt that fails
+/// is the last, and so are three connections in a row that break before they have taken one whole message (a peer
+/// that refuses a message does that). Messages of `write` come back in its error, those of sinks as
 /// [`dead_letters`](Self::dead_letters). The next message tries again.
 ///
 /// # The end
 ///
-/// [`close`](Self::close) an address to have what was accepted delivered. Dropping the last clone, and the last sink, ends
-/// all connections at once, without waiting. Listeners belong to whoever has them.
+/// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
+/// Dropping the last clone, and the last sink, ends all connections at once, without waiting. Listeners belong to whoever
+/// has them.
 #[derive(Clone)]
 pub struct Manager {
     directory: Arc<Directory>,
@@ -54,13 +60,28 @@ pub struct ManagerStats {
     pub addresses: BTreeMap<Address, LinkStats>,
     /// Their sum, and that of all addresses that were closed.
     pub total: LinkStats,
+    /// How many dead letters nobody took: see [`ManagerEvent::Lost`].
+    pub lost: u64,
+}
+
+/// How an address ended in a [`Manager::shutdown`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ending {
+    /// How many messages were handed whole to the kernel, since the address was dialed.
+    pub written: u64,
+    /// How many came back, since then: as dead letters, or in the error of a `write`.
+    pub dead_lettered: u64,
+    /// The deadline was over before the peer had closed its end: whether it read everything is not known.
+    pub cut: bool,
 }
 
 impl Manager {
     /// A manager of no addresses. The configuration is checked when it is used.
     pub fn new(config: Config) -> Self {
         let dead_letters = Arc::new(DeadLetterBox::new(config.queue_bytes));
-        let directory = Directory::new(Common { config, reporter: Reporter::new(), dead_letters });
+        let directory =
+            Directory::new(Common { config, reporter: Reporter::new(), dead_letters, lost: AtomicU64::new(0) });
         Self { directory: Arc::new(directory), listeners: Arc::default() }
     }
 
@@ -74,7 +95,7 @@ impl Manager {
         let reserved = self.directory.reserve(&address)?;
         let stream = net::dial(&address, &common.config).await?;
         let (link, task) = Link::start(common.clone(), address.clone(), stream, codec);
-        reserved.keep(link, task);
+        reserved.keep(link, task)?;
         common.reporter.report(ManagerEvent::Opened { address });
         Ok(())
     }
@@ -128,27 +149,46 @@ impl Manager {
     /// future ends the connection at once.
     pub async fn close(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
-        let Some(mut closing) = self.directory.close(&address) else {
+        let Some(closing) = self.directory.close(&address) else {
             return Err(Error::NotOpen { address, message: None });
         };
-        let link = closing.link.clone();
-        let last = link.outbox.close();
-        link.outbox.call_driver();
         let limit = self.directory.common.config.close_timeout;
-        let delivered = net::within(limit, async {
-            let written = poll_fn(|cx| link.outbox.poll_written(last, cx)).await;
-            if let Some(task) = &mut closing.task {
-                task.join().await;
-            }
-            written
-        });
-        let delivered = delivered.await;
-        closing.end().await;
-        match delivered {
+        match end(closing, limit).await {
             Some(Ok(())) => Ok(()),
             Some(Err(source)) => Err(Error::NotSent { address, message: None, source }),
             None => Err(Error::Timeout { what: "close_timeout", after: limit.unwrap_or_default() }),
         }
+    }
+
+    /// Ends the manager: closes all connections, as [`close`](Self::close) does, side by side and within `deadline`, and
+    /// says how each of them ended. From the moment of the call nothing more is accepted and nothing can be dialed.
+    ///
+    /// What could not be delivered becomes dead letters. Listeners go on: see [`close_listener`](Self::close_listener).
+    /// An address that another task is closing has its report there. Dropping the future ends all connections at once.
+    ///
+    /// ```
+    /// # use buffstreams::{Bytes, Config, Manager};
+    /// # use futures::StreamExt;
+    /// # async_std::task::block_on(async {
+    /// let manager = Manager::new(Config::new());
+    /// let mut listener = manager.listen("127.0.0.1:0").await?;
+    /// manager.dial(listener.local_addr()).await?;
+    /// manager.write(listener.local_addr(), Bytes::from_static(b"last")).await?;
+    /// listener.close().await?;
+    ///
+    /// let report = manager.shutdown(std::time::Duration::from_secs(5)).await;
+    /// let ending = report[&listener.local_addr().into()];
+    /// assert_eq!((ending.written, ending.dead_lettered, ending.cut), (1, 0, false));
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub async fn shutdown(&self, deadline: Duration) -> BTreeMap<Address, Ending> {
+        let endings = self.directory.close_all().into_iter().map(|closing| async move {
+            let link = closing.link.clone();
+            let cut = end(closing, Some(deadline)).await.is_none();
+            let LinkStats { written, dead_lettered, .. } = link.stats();
+            (link.address.clone(), Ending { written, dead_lettered, cut })
+        });
+        join_all(endings).await.into_iter().collect()
     }
 
     /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was given,
@@ -177,7 +217,8 @@ impl Manager {
     pub fn stats(&self) -> ManagerStats {
         let (links, retired) = self.directory.stats();
         let total = links.iter().map(|(_, stats)| *stats).chain([retired]).sum();
-        ManagerStats { addresses: links.into_iter().collect(), total }
+        let lost = self.directory.common.lost.load(Ordering::Relaxed);
+        ManagerStats { addresses: links.into_iter().collect(), total, lost }
     }
 
     /// What happens from now on, beside the messages. See [`Events`].
@@ -209,6 +250,27 @@ impl Manager {
     }
 }
 
+/// Delivers what a connection that is being closed has accepted, half-closes it, waits for the peer to close, and ends it.
+/// `None` if that takes longer than `limit`; the error is why messages were not sent.
+async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(), Arc<Error>>> {
+    let link = closing.link.clone();
+    let last = link.outbox.close();
+    link.outbox.call_driver();
+    let delivered = net::within(limit, async {
+        let written = match last {
+            Some(last) => poll_fn(|cx| link.outbox.poll_written(last, cx)).await,
+            None => Ok(()),
+        };
+        if let Some(task) = &mut closing.task {
+            task.join().await;
+        }
+        written
+    });
+    let delivered = delivered.await;
+    closing.end().await;
+    delivered
+}
+
 /// A `write` that waits to return its message itself, if it is not sent.
 struct Claim<'a> {
     common: &'a Arc<Common>,
@@ -220,9 +282,8 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let given_back = self.link.outbox.unclaim(self.ticket);
-        if let (Some(error), Some(message)) = (given_back, self.message.take()) {
-            let outcome = if let Error::Closed { .. } = *error { Outcome::Closed } else { Outcome::NotSent };
-            let burying = self.common.clone().bury(self.link.address.clone(), vec![message], outcome, error);
+        if let (Some(verdict), Some(message)) = (given_back, self.message.take()) {
+            let burying = self.common.clone().bury(self.link.address.clone(), vec![message], verdict);
             let _ = burying.now_or_never();
         }
     }

@@ -10,10 +10,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::sink::Sink;
 
-use crate::dead_letters::Outcome;
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::ledger::Ticket;
+use crate::ledger::{Ticket, Verdict};
 use crate::link::Link;
 use crate::peer::Address;
 use crate::wire::Output;
@@ -95,9 +94,8 @@ impl ManagerSink {
         if producer.messages > 0 {
             let (common, address) = (self.directory.common.clone(), address.clone());
             let messages = producer.local.take_messages();
-            let closed = Arc::new(Error::Closed { message: None });
             // Where the letters wait for room, they go on in the background.
-            let _ = common.bury(address, messages, Outcome::Closed, closed).now_or_never();
+            let _ = common.bury(address, messages, Verdict::closed()).now_or_never();
         }
         Error::NotOpen { address, message: None }
     }

@@ -8,7 +8,7 @@ use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -279,6 +279,11 @@ pub(crate) async fn yield_now() {
     async_std::task::yield_now().await;
 }
 
+/// What time it is.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 pub(crate) async fn sleep(duration: Duration) {
     async_std::task::sleep(duration).await;
 }
@@ -288,80 +293,5 @@ pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
     match limit {
         None => Some(future.await),
         Some(limit) => async_std::future::timeout(limit, future).await.ok(),
-    }
-}
-
-/// A time limit that is started and stopped often and runs out rarely: it keeps one timer and looks at the clock when
-/// that fires, instead of setting a new one each time.
-#[derive(Default)]
-pub(crate) struct Deadline {
-    /// What is waited for, and how far it has come.
-    waits_for: (&'static str, u64),
-    due: Option<Instant>,
-    timer: Option<Timer>,
-}
-
-/// It may be left over from an earlier start, with another limit.
-struct Timer {
-    fires: Instant,
-    sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-}
-
-impl Deadline {
-    /// Stops it.
-    pub(crate) fn clear(&mut self) {
-        self.due = None;
-    }
-
-    /// Starts it if it is not running; ready with the error when it has run for `limit`. It starts over when there is
-    /// another limit, by its name in the configuration, or progress since the last time.
-    pub(crate) fn poll(
-        &mut self,
-        (what, limit): (&'static str, Option<Duration>),
-        progress: u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<Error> {
-        if mem::replace(&mut self.waits_for, (what, progress)) != (what, progress) {
-            self.due = None;
-        }
-        let Some(limit) = limit else { return Poll::Pending };
-        let now = Instant::now();
-        // What is further away than the clock can tell never comes.
-        let Some(due) = self.due.or_else(|| now.checked_add(limit)) else { return Poll::Pending };
-        self.due = Some(due);
-        // One that fires too early is looked at then; one that fires too late is of no use.
-        self.timer.take_if(|timer| timer.fires > due);
-        loop {
-            let timer = self.timer.get_or_insert_with(|| Timer::until(due));
-            ready!(timer.sleep.as_mut().poll(cx));
-            self.timer = None;
-            if Instant::now() >= due {
-                self.due = None;
-                return Poll::Ready(Error::Timeout { what, after: limit });
-            }
-        }
-    }
-}
-
-impl Timer {
-    fn until(due: Instant) -> Self {
-        Self { fires: due, sleep: Box::pin(sleep(due.saturating_duration_since(Instant::now()))) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Kept here because no public function asks a socket for its options.
-    #[test]
-    fn a_silence_longer_than_the_system_knows_is_its_longest() {
-        async_std::task::block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let day = Duration::from_secs(24 * 60 * 60);
-            set_options(&stream, &Config::new().keepalive(day)).unwrap();
-            assert!(SockRef::from(&stream).keepalive().unwrap());
-        });
     }
 }

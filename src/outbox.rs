@@ -8,48 +8,37 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
+use crate::backlog::{Backlog, Books, Transport};
 use crate::error::Error;
-use crate::ledger::{Ledger, Ticket};
+use crate::ledger::{Outcome, Ticket, Verdict};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
 
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
-    state: Mutex<State<W>>,
+    state: Mutex<Backlog<W>>,
+    rules: Rules<W>,
 }
 
-struct State<W> {
-    /// What was accepted and is not with the transport yet.
-    pending: Output,
-    transport: Transport<W>,
-    ledger: Ledger,
-    /// How many bytes transports have taken.
-    progress: u64,
-    /// The transport takes no more, or there is none: the driver has to act.
-    stalled: bool,
-    /// Why the transport broke, for the driver to tell.
-    broken: Option<Error>,
-    /// The transport is to be dropped as soon as nobody writes to it.
-    lost: bool,
-    /// Nothing more is accepted.
-    closed: bool,
-    /// Producers that wait for room, or for their batch to be over.
-    waiting: Vec<Waker>,
-    driver: Option<Waker>,
+/// How a queue treats what it holds.
+pub(crate) struct Rules<W> {
+    /// Looks, before each batch, whether a transport would take it and lose it.
+    pub(crate) is_dead: fn(&W) -> bool,
+    /// How many bytes producers may put in before they wait, while there is no transport.
+    pub(crate) room_while_down: usize,
+    /// How old a message may be when it is given to a transport.
+    pub(crate) ttl: Option<Duration>,
 }
 
-enum Transport<W> {
-    Idle(Writer<W>),
-    /// Somebody is writing; so many messages are with them.
-    Taken {
-        messages: usize,
-    },
-    /// It broke. What it did not take whole, from the start of the oldest frame.
-    Gone(Output),
+impl<W> Default for Rules<W> {
+    fn default() -> Self {
+        Self { is_dead: |_| false, room_while_down: 0, ttl: None }
+    }
 }
 
 /// What an attempt to write did.
@@ -66,33 +55,9 @@ enum Step {
     Gone,
 }
 
-/// What the books of a queue say, in messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Books {
-    pub(crate) accepted: u64,
-    pub(crate) written: u64,
-    pub(crate) given_back: u64,
-    pub(crate) held: u64,
-    pub(crate) held_bytes: usize,
-    /// How many bytes transports have taken.
-    pub(crate) bytes: u64,
-}
-
 impl<W: AsyncWrite + Unpin> Outbox<W> {
-    pub(crate) fn new(io: W, codec: Codec) -> Self {
-        let state = State {
-            pending: Output::new(codec),
-            transport: Transport::Idle(Writer::with(io, Output::new(codec))),
-            ledger: Ledger::default(),
-            progress: 0,
-            stalled: false,
-            broken: None,
-            lost: false,
-            closed: false,
-            waiting: Vec::new(),
-            driver: None,
-        };
-        Self { state: Mutex::new(state) }
+    pub(crate) fn new(io: W, codec: Codec, rules: Rules<W>) -> Self {
+        Self { state: Mutex::new(Backlog::new(io, codec, rules.ttl)), rules }
     }
 
     // ---- producers
@@ -111,7 +76,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     /// The producer of this message no longer waits. Where it was given back, returns why: nobody else has it.
-    pub(crate) fn unclaim(&self, ticket: Ticket) -> Option<Arc<Error>> {
+    pub(crate) fn unclaim(&self, ticket: Ticket) -> Option<Verdict> {
         let mut state = self.lock();
         let given_back = state.ledger.unclaim(ticket);
         if !state.ledger.is_over(ticket) && !state.pending.is_empty() {
@@ -128,13 +93,23 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             return Err(Error::Closed { message: None });
         }
         state.pending.append(output);
-        state.ledger.accept(messages as u64);
-        Ok(state.ticket())
+        let ticket = state.ledger.accept(messages as u64);
+        if matches!(state.transport, Transport::Gone(_)) && !state.stalled {
+            // Its producer may find room, and not look after it.
+            state.stall();
+        }
+        Ok(ticket)
     }
 
     /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
     pub(crate) fn poll_room(&self, mark: usize, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_producer(cx, |state| (state.pending.len() < mark || state.closed).then_some(()))
+        let has_room = |state: &Backlog<W>| match &state.transport {
+            Transport::Gone(output) if self.rules.room_while_down > mark => {
+                output.len() + state.pending.len() < self.rules.room_while_down
+            }
+            _ => state.pending.len() < mark,
+        };
+        self.poll_producer(cx, |state| (state.closed || has_room(state)).then_some(()))
     }
 
     /// Waits until the ticket's batch is over. The error is why it was given back instead of written.
@@ -156,7 +131,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     /// Writes, batch by batch, until `done` says so or it takes somebody else to go on.
-    fn poll_producer<T>(&self, cx: &mut Context<'_>, done: impl Fn(&State<W>) -> Option<T>) -> Poll<T> {
+    fn poll_producer<T>(&self, cx: &mut Context<'_>, done: impl Fn(&Backlog<W>) -> Option<T>) -> Poll<T> {
         loop {
             let mut state = self.lock();
             if let Some(done) = done(&state) {
@@ -201,9 +176,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Lets the driver look around.
     pub(crate) fn call_driver(&self) {
-        if let Some(driver) = &self.lock().driver {
-            driver.wake_by_ref();
-        }
+        self.lock().call_driver();
     }
 
     /// Waits until nothing more is accepted.
@@ -289,49 +262,62 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().progress
     }
 
-    /// Takes back all that was not written, because of `error`, when the transport is lost: those who wait for it are
-    /// told. Returns the messages whose producer does not wait to return them itself, the oldest first.
-    pub(crate) fn give_back(&self, error: Arc<Error>) -> Vec<Bytes> {
+    /// Takes back all that was not written when the transport is lost: those who wait for it are told. Returns the
+    /// messages whose producer does not wait to return them itself, the oldest first.
+    pub(crate) fn give_back(&self, verdict: &Verdict) -> Vec<Bytes> {
         let mut state = self.lock();
-        let mut messages = match &mut state.transport {
-            Transport::Gone(output) => output.take_messages(),
-            Transport::Idle(_) | Transport::Taken { .. } => Vec::new(),
-        };
-        messages.append(&mut state.pending.take_messages());
-        let unclaimed = state.ledger.give_back(messages, &error);
+        let held = state.held();
+        let unclaimed = state.give_back_oldest(held, verdict);
         state.stalled = false;
-        state.wake_waiting();
         unclaimed
     }
 
-    /// Accepts nothing more. The ticket is that of the last message.
-    pub(crate) fn close(&self) -> Ticket {
+    /// Takes back what was too old to be sent, as [`give_back`](Self::give_back) does.
+    pub(crate) fn take_expired(&self) -> Vec<Bytes> {
         let mut state = self.lock();
-        state.closed = true;
-        state.wake_waiting();
-        state.ticket()
+        if matches!(state.transport, Transport::Gone(_)) {
+            self.expire(&mut state);
+        }
+        mem::take(&mut state.expired)
     }
 
-    pub(crate) fn books(&self) -> Books {
-        let state = self.lock();
-        let bytes = match &state.transport {
-            Transport::Idle(writer) => writer.output().len(),
-            Transport::Taken { .. } => 0,
-            Transport::Gone(output) => output.len(),
-        };
+    /// Whether something is set aside that was too old to be sent.
+    pub(crate) fn has_expired(&self) -> bool {
+        !self.lock().expired.is_empty()
+    }
+
+    /// When a message may be too old, at the earliest; `None` where none ever is.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.lock().ledger.next_expiry()
+    }
+
+    /// Sets aside what is too old to be sent.
+    fn expire(&self, state: &mut Backlog<W>) {
         let held = state.held();
-        Books {
-            accepted: state.ledger.accepted(),
-            written: state.ledger.accepted() - state.ledger.given_back() - held,
-            given_back: state.ledger.given_back(),
-            held,
-            held_bytes: bytes + state.pending.len(),
-            bytes: state.progress,
+        let Some(ttl) = self.rules.ttl else { return };
+        let count = state.ledger.expired(held);
+        if count > 0 {
+            let error = Arc::new(Error::Timeout { what: "message_ttl", after: ttl });
+            let mut unclaimed =
+                state.give_back_oldest(count, &Verdict { outcome: Outcome::Expired, attempts: 0, error });
+            state.expired.append(&mut unclaimed);
         }
     }
 
+    /// Accepts nothing more. The ticket is that of the last message, if it is held.
+    pub(crate) fn close(&self) -> Option<Ticket> {
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake_waiting();
+        (state.held() > 0).then(|| state.ledger.ticket())
+    }
+
+    pub(crate) fn books(&self) -> Books {
+        self.lock().books()
+    }
+
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
-    fn step(&self, mut state: MutexGuard<'_, State<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
+    fn step(&self, mut state: MutexGuard<'_, Backlog<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
         let mut writer = match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
             Transport::Idle(writer) => writer,
             Transport::Taken { messages } => {
@@ -344,7 +330,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 return Step::Gone;
             }
         };
-        if writer.output().is_empty() {
+        let begins = writer.output().is_empty();
+        if begins {
+            self.expire(&mut state);
+            if !state.expired.is_empty() {
+                state.call_driver();
+            }
             if state.pending.is_empty() {
                 state.pending.release();
                 writer.output_mut().release();
@@ -355,10 +346,15 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             writer.output_mut().append(&mut state.pending);
             state.ledger.begin_batch();
         }
-        let batch = state.ledger.batch();
         state.transport = Transport::Taken { messages: writer.output().held() };
         drop(state);
 
+        if begins && writer.io().is_some_and(self.rules.is_dead) {
+            let mut state = self.lock();
+            state.lost = true;
+            state.put_back(writer);
+            return Step::Gone;
+        }
         let before = writer.output().len();
         let drained = writer.poll_drain(cx);
         // After an error the frame that was cut counts as unwritten again.
@@ -368,7 +364,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.progress += taken_bytes as u64;
         match drained {
             Poll::Ready(Ok(())) => {
-                state.ledger.batch_written(batch);
+                state.ledger.batch_written();
                 state.put_back(writer);
                 state.wake_waiting();
                 Step::Wrote
@@ -386,66 +382,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
+    fn lock(&self) -> MutexGuard<'_, Backlog<W>> {
         // Nothing in here calls anything that panics halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<W: AsyncWrite + Unpin> State<W> {
-    fn push(&mut self, message: Bytes) -> Result<Ticket, Error> {
-        if self.closed {
-            return Err(Error::Closed { message: Some(message.into()) });
-        }
-        self.pending.push(message)?;
-        self.ledger.accept(1);
-        Ok(self.ticket())
-    }
-
-    /// The ticket of the last message.
-    fn ticket(&self) -> Ticket {
-        self.ledger.ticket(!self.pending.is_empty())
-    }
-
-    /// How many messages were accepted and are neither written nor given back.
-    fn held(&self) -> u64 {
-        let with_transport = match &self.transport {
-            Transport::Idle(writer) => writer.output().held(),
-            Transport::Taken { messages } => *messages,
-            Transport::Gone(output) => output.held(),
-        };
-        (with_transport + self.pending.held()) as u64
-    }
-
-    /// Ends a turn of writing.
-    fn put_back(&mut self, writer: Writer<W>) {
-        if mem::take(&mut self.lost) {
-            self.transport = Transport::Gone(writer.into_output());
-            self.stall();
-            self.wake_waiting();
-        } else {
-            self.transport = Transport::Idle(writer);
-        }
-    }
-
-    /// Calls the driver.
-    fn stall(&mut self) {
-        self.stalled = true;
-        if let Some(driver) = &self.driver {
-            driver.wake_by_ref();
-        }
-    }
-
-    fn wait(&mut self, waker: &Waker) {
-        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
-            self.waiting.push(waker.clone());
-        }
-    }
-
-    fn wake_waiting(&mut self) {
-        for waker in self.waiting.drain(..) {
-            waker.wake();
-        }
     }
 }
 
@@ -469,7 +408,7 @@ mod tests {
     /// Kept here because over sockets it takes a transport that breaks while a producer writes the last message.
     #[test]
     fn a_producer_calls_the_driver_that_has_nothing_to_do_whatever_it_was_called_for_before() {
-        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap());
+        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Rules::default());
         let calls = Arc::new(Calls(AtomicUsize::new(0)));
         let driver = waker(calls.clone());
         let mut cx = Context::from_waker(&driver);

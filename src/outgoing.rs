@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use futures::sink::Sink;
 
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::Event;
 use crate::hub::{Hub, Member};
 use crate::ledger::Ticket;
-use crate::net::Deadline;
 use crate::peer::Peer;
 use crate::writer::HIGH_WATER;
 

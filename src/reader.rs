@@ -19,7 +19,7 @@ const STASH: usize = CHUNK / 2;
 /// A frame over this many bytes is large: it is read into a buffer of its own, with little of what comes behind it.
 const LARGE: usize = CHUNK / 4;
 /// How much is read behind a large frame, in bytes: enough to see the next header, little enough to move.
-const LOOKAHEAD: usize = 4 * 1024;
+const LOOKAHEAD: usize = 32;
 /// A batch that fills less than this fraction of its buffer is copied out of it, so that a small message pins at most
 /// this many times its size.
 const PIN: usize = 4;
@@ -67,8 +67,16 @@ enum Source<R> {
 /// What has been received and not been taken; a frame starts at its start.
 enum Buffer {
     Empty,
+    /// A header, or little more.
+    Glimpsed {
+        bytes: [u8; LOOKAHEAD],
+        len: u8,
+    },
     Stashed(Box<[u8]>),
-    Lent { buf: Lent, filled: usize },
+    Lent {
+        buf: Lent,
+        filled: usize,
+    },
 }
 
 /// What one read brought: whole frames.
@@ -110,15 +118,25 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Waits for the next message.
+    #[inline]
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        match self.next_buffered() {
+            Some(message) => Poll::Ready(Some(Ok(message))),
+            None => self.poll_received(cx),
+        }
+    }
+
+    /// Waits for more to be received. It comes once for each batch.
+    #[inline(never)]
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         loop {
-            if let Some(message) = self.next_buffered() {
-                return Poll::Ready(Some(Ok(message)));
-            }
             match ready!(self.poll_fill(cx)) {
                 Ok(true) => self.batch = self.take().frames,
                 Ok(false) => return Poll::Ready(None),
                 Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            if let Some(message) = self.next_buffered() {
+                return Poll::Ready(Some(Ok(message)));
             }
         }
     }
@@ -149,11 +167,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             (bytes, end)
         } else {
             if end < filled {
-                let rest = filled - end;
                 // What is no header is kept as it is, to be told when these frames have been taken.
-                let mut next = Lent::growing(with_lookahead(self.want.max(rest)), rest);
-                next[..rest].copy_from_slice(&buf[end..filled]);
-                self.buffer = Buffer::of(next, rest);
+                let rest = &buf[end..filled];
+                self.buffer = if self.want > CHUNK && rest.len() <= LOOKAHEAD {
+                    // By the next poll the consumer may have given back a buffer that is large enough; until then there
+                    // may only be one that is too small.
+                    Buffer::set_aside(rest)
+                } else {
+                    let mut next = Lent::growing(with_lookahead(self.want.max(rest.len())), rest.len());
+                    next[..rest.len()].copy_from_slice(rest);
+                    Buffer::of(next, rest.len())
+                };
             }
             let memory = buf.len();
             let mut bytes = Bytes::from_owner(buf);
@@ -188,23 +212,35 @@ impl Buffer {
     fn unpack(&mut self, want: usize) -> (Lent, usize) {
         match self.replace() {
             Self::Empty => (Lent::chunk(), 0),
-            Self::Stashed(bytes) => {
-                let mut buf = Lent::growing(with_lookahead(want), bytes.len());
-                buf[..bytes.len()].copy_from_slice(&bytes);
-                (buf, bytes.len())
-            }
+            Self::Glimpsed { bytes, len } => Self::lend(&bytes[..len.into()], want),
+            Self::Stashed(bytes) => Self::lend(&bytes, want),
             Self::Lent { buf, filled } if filled < buf.len() => (buf, filled),
-            Self::Lent { buf, filled } => {
-                let mut larger = Lent::growing(with_lookahead(want), filled);
-                larger[..filled].copy_from_slice(&buf);
-                (larger, filled)
-            }
+            Self::Lent { buf, filled } => Self::lend(&buf[..filled], want),
         }
+    }
+
+    fn lend(received: &[u8], want: usize) -> (Lent, usize) {
+        let mut buf = Lent::growing(with_lookahead(want), received.len());
+        buf[..received.len()].copy_from_slice(received);
+        (buf, received.len())
     }
 
     /// Keeps what has been received while nothing more comes.
     fn pack(&mut self, buf: Lent, filled: usize) {
-        *self = if filled > 0 && filled <= STASH { Self::Stashed(buf[..filled].into()) } else { Self::of(buf, filled) };
+        *self = if filled <= STASH { Self::set_aside(&buf[..filled]) } else { Self::of(buf, filled) };
+    }
+
+    /// Keeps this in as little memory as it needs.
+    fn set_aside(received: &[u8]) -> Self {
+        let mut bytes = [0; LOOKAHEAD];
+        match (received.len(), bytes.get_mut(..received.len())) {
+            (0, _) => Self::Empty,
+            (len, Some(glimpsed)) => {
+                glimpsed.copy_from_slice(received);
+                Self::Glimpsed { bytes, len: len as u8 }
+            }
+            (_, None) => Self::Stashed(received.into()),
+        }
     }
 
     fn poll_fill<R: AsyncRead + Unpin>(

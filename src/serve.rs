@@ -12,11 +12,12 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::connection::Connection;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{Event, Reason};
 use crate::hub::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
 use crate::inbox::{ITEM, Sender, Share};
-use crate::net::{self, Deadline};
+use crate::net;
 use crate::peer::Peer;
 use crate::pool::CHUNK;
 use crate::reader::Reader;

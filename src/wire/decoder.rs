@@ -165,6 +165,11 @@ impl Iterator for Frames {
     #[inline]
     fn next(&mut self) -> Option<Bytes> {
         // These bytes were scanned, so there is no error to lose; if there were one, the batch would end.
-        self.decoder.decode(&mut self.bytes).ok().flatten()
+        let header = self.decoder.codec.read(&self.bytes).ok()??;
+        if self.bytes.len() < header.frame() {
+            return None;
+        }
+        self.bytes.advance(header.width);
+        Some(self.bytes.split_to(header.payload))
     }
 }

@@ -38,6 +38,7 @@ impl Encoder {
 
     /// Appends the message, behind its header, to `out`. Where it is over the limit, `out` stays as it was and the
     /// error is [`Error::MessageTooLarge`].
+    #[inline]
     pub fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         if message.len() > self.codec.max() {
             return Err(too_large(self.codec, Bytes::copy_from_slice(message)));
@@ -48,8 +49,19 @@ impl Encoder {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
+    if let Some((header, width)) = codec.usual_header(len) {
+        let end = out.len() + width;
+        out.extend_from_slice(&header);
+        out.truncate(end);
+        return;
+    }
+    put_any_header(codec, len, out);
+}
+
+#[inline(never)]
+fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     let mut header = [0; MAX_HEADER];
     let width = codec.write(len, &mut header);
     // A copy of a known size is a few instructions, a copy of a size known at run time is a call.
@@ -275,24 +287,38 @@ impl Output {
 
     /// Takes all messages that are not written whole, the oldest first.
     pub(crate) fn take_messages(&mut self) -> Vec<Bytes> {
+        self.take_oldest(usize::MAX)
+    }
+
+    /// Takes the `count` oldest messages that are not written whole, the oldest first.
+    pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Bytes> {
         self.rewind();
         self.seal();
-        self.len = 0;
         let decoder = Decoder::with(self.codec);
-        let mut messages = Vec::new();
-        for segment in self.sealed.drain(..) {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(segment) = self.sealed.pop_front()
+        {
             match segment {
-                Segment::Copied { bytes, .. } => {
+                Segment::Copied { bytes, messages } => {
                     let mut bytes = Bytes::from(bytes);
-                    // A header whose message is chained is left over: the next segment is that message.
-                    while let Ok(Some(message)) = decoder.decode(&mut bytes) {
-                        messages.push(message);
+                    let before = taken.len();
+                    while taken.len() < count
+                        && let Ok(Some(message)) = decoder.decode(&mut bytes)
+                    {
+                        taken.push(message);
+                    }
+                    // A header that is left over goes with its message, the next segment.
+                    let rest = messages - (taken.len() - before);
+                    if rest > 0 || (taken.len() == count && !bytes.is_empty()) {
+                        self.sealed.push_front(Segment::Copied { bytes: bytes.into(), messages: rest });
                     }
                 }
-                Segment::Chained(message) => messages.push(message),
+                Segment::Chained(message) => taken.push(message),
             }
         }
-        messages
+        self.len = self.chunks().map(<[u8]>::len).sum();
+        taken
     }
 }
 
@@ -331,6 +357,15 @@ mod tests {
                     assert!(output.chunks().collect::<Vec<_>>().concat() == wire[start..], "{format}, cut at {cut}");
                     assert_eq!(output.len(), wire.len() - start, "{format}, cut at {cut}");
                     assert_eq!(output.held(), messages.len() - whole, "{format}, cut at {cut}");
+                }
+                // What is taken away is the oldest, and the rest is as it was.
+                for count in 0..=messages.len() - whole {
+                    let mut rest = Output::new(encoder.codec);
+                    messages[whole..].iter().for_each(|message| rest.push(message.clone()).unwrap());
+                    assert!(rest.take_oldest(count) == messages[whole..whole + count]);
+                    let start = if whole + count == 0 { 0 } else { ends[whole + count - 1] };
+                    assert!(rest.chunks().collect::<Vec<_>>().concat() == wire[start..], "{format}, {count} of {cut}");
+                    assert_eq!((rest.len(), rest.held()), (wire.len() - start, messages.len() - whole - count));
                 }
                 output.advance(output.len());
                 assert_eq!((output.len(), output.held()), (0, 0), "{format}, cut at {cut}");

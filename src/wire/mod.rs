@@ -242,6 +242,19 @@ impl Codec {
         self.max
     }
 
+    /// The usual header of the usual format, at the start of eight bytes, and its width: see [`usual_zigzag`].
+    #[inline(always)]
+    fn usual_header(&self, len: usize) -> Option<([u8; 8], usize)> {
+        let Layout::Buffstreams { width } = self.layout else { return None };
+        let value = (len as u64) << 1;
+        let header = match value {
+            0..0x80 => value,
+            0x80..0x4000 => value & 0x7f | 0x80 | (value >> 7) << 8,
+            _ => return None,
+        };
+        Some((header.to_le_bytes(), width))
+    }
+
     /// Writes the header of a message of `len` bytes, which the caller has held against [`Codec::max`], and returns
     /// its width.
     #[inline]
@@ -267,15 +280,27 @@ impl Codec {
     }
 
     /// Reads the header at the start of `input`; `None` when its end has not been received.
-    #[inline]
+    ///
+    /// Each message goes through here twice, when it is found and when it is taken: the usual header of the usual format
+    /// is read without a call, all others, and all errors, with one.
+    #[inline(always)]
     fn read(&self, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
+        if let Layout::Buffstreams { width } = self.layout
+            && let Some(eight) = input.first_chunk()
+            && let Some(len) = usual_zigzag(*eight, width)
+            && len <= self.max as u64
+        {
+            return Ok(Some(Header { width, payload: len as usize }));
+        }
+        self.read_any(input)
+    }
+
+    #[inline(never)]
+    fn read_any(&self, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
         let (header, len) = match self.layout {
             Layout::Buffstreams { width } => {
                 let Some(header) = input.get(..width) else { return Ok(None) };
-                match short_zigzag(header) {
-                    Some(len) => (width, len),
-                    None => (width, read_zigzag(header)?),
-                }
+                (width, read_zigzag(header)?)
             }
             Layout::Fixed(fixed) => {
                 let header = fixed.header();
@@ -355,17 +380,23 @@ fn short_varint(input: &[u8]) -> Option<(usize, u64)> {
     }
 }
 
-/// Reads a whole buffstreams header of the usual kind: a short varint with no more bytes than it needs, not negative, and
-/// zeros behind it.
+/// Reads a buffstreams header of `width` bytes, if it is of the usual kind: a varint of up to three bytes (a message
+/// under 1 MiB) that is no longer than it needs to be, not negative, and zeros behind it.
 #[inline]
-fn short_zigzag(header: &[u8]) -> Option<u64> {
-    let (width, value) = short_varint(header)?;
-    let is_usual = value & 1 == 0 && header[width..].iter().all(|byte| *byte == 0);
-    (is_usual && (width == 1 || value > 0x7f)).then_some(value >> 1)
+fn usual_zigzag(input: [u8; 8], width: usize) -> Option<u64> {
+    let header = u64::from_le_bytes(input) & (u64::MAX >> (64 - 8 * width));
+    let value = match header {
+        0..0x80 => header,
+        0x100..0x8000 if header & 0x80 != 0 => header & 0x7f | header >> 1 & 0x3f80,
+        0x1_0000..0x80_0000 if header & 0x8080 == 0x8080 => {
+            header & 0x7f | header >> 1 & 0x3f80 | header >> 2 & 0x1f_c000
+        }
+        _ => return None,
+    };
+    (value & 1 == 0).then_some(value >> 1)
 }
 
 /// Reads a whole buffstreams header, byte by byte: what is wrong with it comes out here.
-#[cold]
 fn read_zigzag(header: &[u8]) -> Result<u64, FrameErrorKind> {
     let Some((varint, value)) = read_varint(header, header.len())? else {
         return Err(FrameErrorKind::Unterminated { width: header.len() });

@@ -257,7 +257,7 @@ fn a_write_that_is_dropped_after_it_failed_is_a_dead_letter() {
         assert!((&mut write).now_or_never().is_none());
         drop(site);
         far.reset();
-        until("it is given back", || balanced(&manager).given_back == 1).await;
+        until("it is given back", || balanced(&manager).dead_lettered == 1).await;
         drop(write);
         let letter = within(SOON, "the dead letter", dead.next()).await.unwrap();
         assert_eq!(number(&letter.message), 7);
@@ -276,7 +276,7 @@ fn a_write_that_is_polled_late_learns_that_it_failed() {
         let addr = site.addr;
         drop(site);
         far.reset();
-        until("it is given back", || balanced(&manager).given_back == 1).await;
+        until("it is given back", || balanced(&manager).dead_lettered == 1).await;
         for n in 0..100 {
             let error = manager.write(addr, numbered(n, 8)).await.expect_err("nobody listens");
             assert!(matches!(error, Error::NotSent { .. }), "{error:?}");

@@ -16,7 +16,7 @@ async fn connected(config: Config, site: &Site) -> (Connection, Far) {
     (made.expect("dial"), far)
 }
 
-/// Sends `total` bytes in messages of 64 KiB, or until that is pending; returns how many messages were accepted.
+/// Sends messages of 64 KiB until that is pending; returns how many messages were accepted.
 fn fill(connection: &mut Connection, first: u64) -> u64 {
     let mut next = first;
     while connection.feed(numbered(next, 64 * 1024)).now_or_never().is_some_and(|fed| fed.is_ok()) {
@@ -24,6 +24,13 @@ fn fill(connection: &mut Connection, first: u64) -> u64 {
         assert!(next - first < 4096, "a peer that does not read takes 256 MiB");
     }
     next - first
+}
+
+/// As [`fill`], and one message more that is larger than what a kernel may make room for later.
+fn overfill(connection: &mut Connection) -> u64 {
+    let accepted = fill(connection, 0);
+    connection.start_send_unpin(numbered(accepted, 8 << 20)).expect("it never waits");
+    accepted + 1
 }
 
 #[test]
@@ -248,7 +255,7 @@ fn a_peer_that_stops_reading_makes_the_sink_wait_and_then_fail() {
         let site = Site::small();
         let limit = Duration::from_millis(300);
         let (mut connection, mut far) = connected(config().write_timeout(limit), &site).await;
-        let accepted = fill(&mut connection, 0);
+        let accepted = overfill(&mut connection);
         let start = Instant::now();
         let error = within(SOON, "the write timeout", connection.flush()).await.expect_err("nobody reads");
         assert!(matches!(error, Error::Timeout { what: "write_timeout", after } if after == limit), "{error:?}");
@@ -298,7 +305,7 @@ fn a_close_has_a_deadline() {
         let site = Site::small();
         let limit = Duration::from_millis(200);
         let (mut connection, mut far) = connected(config().close_timeout(limit), &site).await;
-        let accepted = fill(&mut connection, 0);
+        let accepted = overfill(&mut connection);
         let error = within(SOON, "the close timeout", connection.close()).await.expect_err("nobody reads");
         assert!(matches!(error, Error::Timeout { what: "close_timeout", after } if after == limit), "{error:?}");
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Config, Event, FrameErrorKind, Listener, LooksLike, Reason, WireFormat};
-use futures::StreamExt;
+use buffstreams::{Bytes, Config, Connection, Event, FrameErrorKind, Listener, LooksLike, Reason, WireFormat};
+use futures::{SinkExt, StreamExt};
 
 use crate::net::{
     ProcessorTime, SOON, alone, config, connected, data, disconnected, event, frame, next, put, raw, resident, rest,
@@ -240,6 +240,50 @@ fn a_peer_that_is_silent_between_two_frames_is_ended_at_idle_timeout() {
 }
 
 #[test]
+#[ignore = "ten thousand descriptors in one process, and a rate that is measured"]
+fn thousands_of_stalled_announcements_cost_little_memory_and_no_speed() {
+    const PEERS: usize = 5_000;
+    const MESSAGES: usize = 300_000;
+    /// How long a peer that is well takes to have its messages received.
+    async fn took(listener: &mut Listener, connection: &mut Connection) -> Duration {
+        let start = Instant::now();
+        let mut messages = futures::stream::iter((0..MESSAGES).map(|_| Ok(Bytes::from_static(&[1; 110]))));
+        let receiving = listener.take(MESSAGES).count();
+        let (sent, received) = futures::join!(connection.send_all(&mut messages), receiving);
+        sent.unwrap();
+        assert_eq!(received, MESSAGES);
+        start.elapsed()
+    }
+    alone("hostile::thousands_of_stalled_announcements_cost_little_memory_and_no_speed", "", || {
+        run(async {
+            let config = config().max_message_size(16 << 20);
+            let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
+            let addr = listener.local_addr();
+            let mut well = Connection::dial(addr, config).await.unwrap();
+            // The first is for warming up; of the others the best counts, since the machine has more to do than this.
+            let mut best = [Duration::MAX; 2];
+            took(&mut listener, &mut well).await;
+            for _ in 0..3 {
+                best[0] = best[0].min(took(&mut listener, &mut well).await);
+                let before = resident();
+                let mut peers: Vec<_> = (0..PEERS).map(|_| raw(addr)).collect();
+                for peer in &mut peers {
+                    peer.write_all(&(16_u32 << 20).to_be_bytes()).unwrap();
+                    peer.write_all(&[1; 100]).unwrap();
+                }
+                until(SOON, || unread(addr) == 0 && listener.stats().connections == PEERS + 1);
+                let grown = resident().saturating_sub(before);
+                assert!(grown <= PEERS * 64 * 1024, "{grown} bytes for {PEERS} peers");
+                best[1] = best[1].min(took(&mut listener, &mut well).await);
+                drop(peers);
+                until(SOON, || listener.stats().connections == 1);
+            }
+            assert!(best[0].as_secs_f64() >= 0.9 * best[1].as_secs_f64(), "without and with them: {best:?}");
+        });
+    });
+}
+
+#[test]
 fn connections_over_the_limit_are_refused_and_the_others_go_on() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config().max_connections(3)).await.unwrap();
@@ -288,7 +332,7 @@ fn a_process_without_descriptors_waits_and_accepts_again() {
             let mut waiting = raw(addr);
             let (begun, before) = (Instant::now(), processor.used());
             let mut waits = Vec::new();
-            while waits.last() != Some(&Duration::from_secs(1)) {
+            while waits.len() < 10 {
                 let failed = event(&mut events, |event| match event {
                     Event::AcceptFailed { error, retry_in } => Some((error, retry_in)),
                     _ => None,
@@ -297,11 +341,11 @@ fn a_process_without_descriptors_waits_and_accepts_again() {
                 assert_eq!(error.raw_os_error(), Some(24), "{error}");
                 waits.push(retry_in);
             }
-            let doubling = [10, 20, 40, 80, 160, 320, 640, 1000].map(Duration::from_millis);
+            let doubling = [10, 20, 40, 80, 160, 320, 500, 500, 500, 500].map(Duration::from_millis);
             assert_eq!(waits, doubling, "it waits longer and longer");
-            assert!(begun.elapsed() >= Duration::from_millis(1270));
+            assert!(begun.elapsed() >= Duration::from_millis(2130));
             let used = processor.used() - before;
-            assert!(used < Duration::from_millis(300), "it does not spin: {used:?}");
+            assert!(used < begun.elapsed() / 20, "it uses under 5 % of a core: {used:?}");
             // Who is connected is served meanwhile.
             put(&mut early, b"no descriptor needed");
             assert_eq!(next(&mut listener).await.unwrap().1, "no descriptor needed");
@@ -309,8 +353,8 @@ fn a_process_without_descriptors_waits_and_accepts_again() {
             let released = Instant::now();
             put(&mut waiting, b"at last");
             assert_eq!(next(&mut listener).await.unwrap().1, "at last");
-            // The longest wait, and some time for a busy machine.
-            assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
+            // The longest wait is half of that.
+            assert!(released.elapsed() < Duration::from_secs(1), "{:?}", released.elapsed());
         });
     });
 }

@@ -300,7 +300,7 @@ fn a_close_that_cannot_deliver_has_a_deadline_and_dead_letters() {
         let total = balanced(&manager);
         assert_eq!((total.accepted, total.held), (accepted, 0));
         let mut letters = Vec::new();
-        for _ in 0..total.given_back {
+        for _ in 0..total.dead_lettered {
             let letter = within(SOON, "a dead letter", dead.next()).await.unwrap();
             assert_eq!((letter.address.to_string(), letter.outcome), (site.addr.to_string(), Outcome::Closed));
             letters.push(number(&letter.message));

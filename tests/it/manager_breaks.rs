@@ -137,7 +137,7 @@ fn what_cannot_be_sent_goes_back_to_where_it_came_from() {
         }
         assert!(dead.next().now_or_never().is_none(), "the write's message is not among them");
         let total = balanced(&manager);
-        assert_eq!((total.accepted, total.given_back, total.held), (11, 11, 0));
+        assert_eq!((total.accepted, total.dead_lettered, total.held), (11, 11, 0));
         // The next message tries again.
         let site = Site::again(addr).await;
         let (written, mut far) = futures::join!(manager.write(addr, numbered(100, 8)), site.accept());
@@ -178,7 +178,7 @@ fn letters_that_nobody_takes_are_counted() {
             });
             assert_eq!(lost.await as u64, round * 7);
         }
-        assert_eq!(balanced(&manager).given_back, 42);
+        assert_eq!(balanced(&manager).dead_lettered, 42);
     });
 }
 
@@ -240,7 +240,7 @@ fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
             }
             numbers.sort_unstable();
             assert_eq!(numbers, (0..100 + at_close).collect::<Vec<_>>());
-            assert_eq!(balanced(&manager).given_back, 100 + at_close);
+            assert_eq!(balanced(&manager).dead_lettered, 100 + at_close);
         });
     }
 }
@@ -273,7 +273,7 @@ fn a_message_that_was_handed_over_whole_is_not_reported_as_unsent() {
         within(SOON, "the sink", flush).await.expect("the peer has it");
         let error = within(SOON, "the large one", large).await.expect_err("the peer has a part of it");
         assert_eq!(number(&error.into_unsent().expect("the message")), 2);
-        assert_eq!(balanced(&manager).given_back, 1);
+        assert_eq!(balanced(&manager).dead_lettered, 1);
     });
 }
 

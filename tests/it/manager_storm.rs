@@ -145,23 +145,23 @@ fn storm(goes_away: bool) {
         assert!(total.reconnects as usize >= RESETS - 1, "{total:?}");
         drop(manager);
         within(SOON, "the end of the dead letters", taking).await;
-        check(&ends, total.accepted, total.given_back, goes_away);
+        check(&ends, total.accepted, total.dead_lettered, goes_away);
     });
 }
 
-fn check(ends: &Ends, accepted: u64, given_back: u64, goes_away: bool) {
+fn check(ends: &Ends, accepted: u64, dead_lettered: u64, goes_away: bool) {
     let received = ends.received.lock().unwrap().concat();
     let (dead, returned) = (ends.dead.lock().unwrap(), ends.returned.lock().unwrap());
-    assert_eq!(given_back as usize, dead.len() + returned.len());
+    assert_eq!(dead_lettered as usize, dead.len() + returned.len());
     // A reset may come so soon that it fails the dial; otherwise there is nothing to give back.
-    assert!(given_back > 0 || !goes_away);
+    assert!(dead_lettered > 0 || !goes_away);
     let mut last = BTreeMap::new();
     for n in &received {
         let last = last.insert(n >> 32, *n);
         assert!(last.is_none_or(|last| last < *n), "{n:#x} after {last:#x?}: twice, or out of order");
     }
     let came_back: BTreeSet<_> = dead.iter().chain(returned.iter()).copied().collect();
-    assert_eq!(came_back.len() as u64, given_back, "one came back twice");
+    assert_eq!(came_back.len() as u64, dead_lettered, "one came back twice");
     let both: Vec<_> = received.iter().filter(|n| came_back.contains(n)).collect();
     assert!(both.is_empty(), "received, and came back: {both:x?}");
     assert!(dead.iter().all(|n| n >> 32 < SINKS), "a write has its message back itself");
@@ -169,7 +169,7 @@ fn check(ends: &Ends, accepted: u64, given_back: u64, goes_away: bool) {
     let fed = ends.fed.lock().unwrap();
     let known: BTreeSet<_> = received.iter().chain(dead.iter()).copied().filter(|n| n >> 32 < SINKS).collect();
     assert!(known.iter().all(|n| fed.binary_search(n).is_ok() || fed.contains(n)));
-    assert!(received.len() as u64 + given_back <= accepted);
+    assert!(received.len() as u64 + dead_lettered <= accepted);
     assert!(!received.is_empty());
 }
 

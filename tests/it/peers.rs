@@ -110,15 +110,23 @@ impl Site {
     }
 
     pub(crate) fn at(addr: SocketAddr, receive_buffer: Option<usize>) -> Self {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
-        socket.set_reuse_address(true).expect("reuse_address");
-        if addr.is_ipv6() {
-            socket.set_only_v6(true).expect("only_v6");
-        }
+        let bound = |addr: SocketAddr| {
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a socket");
+            socket.set_reuse_address(true).expect("reuse_address");
+            if addr.is_ipv6() {
+                socket.set_only_v6(true).expect("only_v6");
+            }
+            socket.bind(&addr.into()).expect("bind");
+            socket
+        };
+        // A port that was asked for by its number stays bound while nobody listens; one that the system chose does not.
+        let chosen = bound(addr);
+        let addr = chosen.local_addr().expect("local_addr").as_socket().expect("an IP address");
+        let socket = bound(addr);
+        drop(chosen);
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes).expect("recv_buffer_size");
         }
-        socket.bind(&addr.into()).expect("bind");
         socket.listen(1024).expect("listen");
         socket.set_nonblocking(true).expect("nonblocking");
         let listener = TcpListener::from(std::net::TcpListener::from(socket));
@@ -136,6 +144,16 @@ impl Site {
             task::sleep(Duration::from_millis(10)).await;
         }
         Self::at(addr, None)
+    }
+
+    /// From now on it refuses connections, and keeps its port. Those that wait to be accepted are reset.
+    pub(crate) fn leave(&self) {
+        SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both).expect("shutdown");
+    }
+
+    /// It listens again.
+    pub(crate) fn come_back(&self) {
+        SockRef::from(&self.listener).listen(1024).expect("listen");
     }
 
     pub(crate) async fn accept(&self) -> Far {
@@ -295,6 +313,6 @@ pub(crate) async fn dialed(config: Config, site: &Site) -> (Manager, Far) {
 /// The books of a manager, which must balance whenever one looks.
 pub(crate) fn balanced(manager: &Manager) -> buffstreams::LinkStats {
     let total = manager.stats().total;
-    assert_eq!(total.accepted, total.written + total.given_back + total.held, "the books do not balance: {total:?}");
+    assert_eq!(total.accepted, total.written + total.dead_lettered + total.held, "the books do not balance: {total:?}");
     total
 }

@@ -230,7 +230,7 @@ fn a_slow_echo_waits_for_no_peer_that_takes_no_replies() {
 fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout() {
     run(async {
         let limit = Duration::from_millis(400);
-        const QUEUE: usize = 4 << 20;
+        const QUEUE: usize = 24 << 20;
         // What the kernel takes on its own, at both ends.
         const KERNEL: usize = 16 << 20;
         let config = config().write_timeout(limit).queue_bytes(QUEUE);
@@ -252,7 +252,8 @@ fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout(
             _ => None,
         });
         let messages = messages.await;
-        assert!((QUEUE / 100_000..=accepted / 100_000).contains(&messages), "{messages}");
+        // It may have taken more since then.
+        assert!(((QUEUE - KERNEL) / 100_000..=accepted / 100_000).contains(&messages), "{messages}");
         let reason = disconnected(&mut events, peer.addr()).await;
         assert!(matches!(reason, Reason::Timeout { what: "write_timeout", after } if after == limit), "{reason:?}");
         // The sink waits no longer, and serves the next.

@@ -1,0 +1,89 @@
+//! How long to wait before a connection is opened again, and when to give up.
+
+use std::fmt;
+use std::iter;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a connection must have lived before a break of it counts as a new outage. Longer than a peer takes that
+/// accepts and closes at once, and shorter than any outage that somebody would notice.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// The policy of [`Config::reconnect`](crate::Config::reconnect): the delays between the attempts to open a connection
+/// again.
+///
+/// In each outage the first attempt is made at once, the next after the first delay, and so on. It gives up when there
+/// are no more delays, or when [`max_elapsed`](Self::max_elapsed) is over. The delays start over with the next outage; a
+/// connection that breaks before it was [stable](Self::stable_after) belongs to the outage before it, or a peer that
+/// accepts and closes would be dialed without a pause.
+///
+/// ```
+/// use std::time::Duration;
+/// use buffstreams::{Backoff, Config};
+///
+/// let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(30));
+/// let config = Config::new().reconnect(backoff.max_elapsed(Duration::from_secs(300)));
+///
+/// // Any delays will do: three attempts, a second apart.
+/// let config = Config::new().reconnect(Backoff::from_fn(|| [Duration::from_secs(1); 2]));
+/// ```
+#[derive(Clone)]
+pub struct Backoff {
+    delays: Arc<dyn Fn() -> Delays + Send + Sync>,
+    pub(crate) max_elapsed: Option<Duration>,
+    pub(crate) stable_after: Duration,
+}
+
+/// The delays of one outage.
+pub(crate) type Delays = Box<dyn Iterator<Item = Duration> + Send>;
+
+impl Backoff {
+    /// Delays that double from `first` to `longest`, without an end. Each is jittered: drawn from the upper half, so that
+    /// clients that lost the same peer at the same moment do not come back at the same moment.
+    pub fn exponential(first: Duration, longest: Duration) -> Self {
+        Self::from_fn(move || {
+            let doubled =
+                iter::successors(Some(first.min(longest)), move |delay| Some(delay.saturating_mul(2).min(longest)));
+            doubled.map(|delay| delay.mul_f64(1.0 - fastrand::f64() / 2.0))
+        })
+    }
+
+    /// The delays of whatever iterator `delays` makes, anew for each outage; it gives up at their end. They are used as
+    /// they are: jitter them where many clients share a peer. The builders of the `backon` crate fit in:
+    /// `Backoff::from_fn(move || builder.build())`.
+    pub fn from_fn<I>(delays: impl Fn() -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item = Duration>,
+        I::IntoIter: Send + 'static,
+    {
+        let delays = move || Box::new(delays().into_iter()) as Delays;
+        Self { delays: Arc::new(delays), max_elapsed: None, stable_after: STABLE_AFTER }
+    }
+
+    /// Gives up rather than make an attempt later than this after the break. Default: no limit.
+    #[must_use]
+    pub fn max_elapsed(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.max_elapsed = limit.into();
+        self
+    }
+
+    /// How long a connection must have lived for its break to be a new outage. Default: 5 s.
+    #[must_use]
+    pub fn stable_after(mut self, age: Duration) -> Self {
+        self.stable_after = age;
+        self
+    }
+
+    pub(crate) fn delays(&self) -> Delays {
+        (self.delays)()
+    }
+}
+
+impl fmt::Debug for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backoff")
+            .field("max_elapsed", &self.max_elapsed)
+            .field("stable_after", &self.stable_after)
+            .finish_non_exhaustive()
+    }
+}

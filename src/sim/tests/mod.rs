@@ -1,0 +1,8 @@
+//! The whole library in the network of memory: what must hold wherever a connection is cut, and when exactly.
+
+mod audit;
+mod cuts;
+mod fairness;
+mod repeat;
+mod session;
+mod times;
