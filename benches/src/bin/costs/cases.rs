@@ -1,0 +1,213 @@
+//! What is counted: each case passes a number of messages through one part of the library, and does nothing else.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::Poll;
+
+use buffstreams::wire::{Decoder, Encoder};
+use buffstreams::{Address, Bytes, Config, Connection, Error, Listener, Manager, Reader, WireFormat, Writer};
+use futures::executor::block_on;
+use futures::future::poll_fn;
+use futures::task::AtomicWaker;
+use futures::{SinkExt, StreamExt};
+
+use crate::memory::{Sink, Source};
+
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// How many messages are counted. Half as many pass before them: the start, and the first growth of every buffer, fall
+    /// out of the difference.
+    pub(crate) messages: u64,
+    /// How often it is counted, for the middle one of the counts: where threads wait for each other, how often they do is
+    /// a matter of luck.
+    pub(crate) counts: usize,
+    /// How many more allocations a message may cost than was recorded.
+    pub(crate) slack: f64,
+    run: fn(u64) -> Result<(), Error>,
+}
+
+impl Case {
+    /// Passes this many messages.
+    pub(crate) fn run(&self, messages: u64) -> Result<(), Error> {
+        (self.run)(messages)
+    }
+}
+
+const SMALL: usize = 16;
+/// The message of the Go library's own benchmark.
+const USUAL: usize = 110;
+const LARGE: usize = 64 * 1024;
+
+pub(crate) const CASES: &[Case] = &[
+    in_memory("Encoder, 16 B", 40_000, |n| encode(SMALL, n)),
+    in_memory("Encoder, 110 B", 40_000, |n| encode(USUAL, n)),
+    in_memory("Encoder, 64 KiB", 1_000, |n| encode(LARGE, n)),
+    in_memory("Decoder, 16 B", 40_000, |n| decode(SMALL, n)),
+    in_memory("Decoder, 110 B", 40_000, |n| decode(USUAL, n)),
+    in_memory("Decoder, 64 KiB", 1_000, |n| decode(LARGE, n)),
+    in_memory("Writer, 16 B", 40_000, |n| write(SMALL, n)),
+    in_memory("Writer, 110 B", 40_000, |n| write(USUAL, n)),
+    in_memory("Writer, 64 KiB", 1_000, |n| write(LARGE, n)),
+    in_memory("Reader, 16 B", 40_000, |n| read(SMALL, n)),
+    in_memory("Reader, 110 B", 40_000, |n| read(USUAL, n)),
+    in_memory("Reader, 64 KiB", 1_000, |n| read(LARGE, n)),
+    over_sockets("Connection to Listener, 110 B", connection_to_listener),
+    over_sockets("Connection to callback, 110 B", connection_to_callback),
+    over_sockets("ManagerSink to Listener, 110 B", manager_sink_to_listener),
+];
+
+const fn in_memory(name: &'static str, messages: u64, run: fn(u64) -> Result<(), Error>) -> Case {
+    Case { name, messages, counts: 1, slack: 0.001, run }
+}
+
+/// Both ends are in this process, so the figures are those of the client, the server and the runtime together. The
+/// kernel's part is not among them.
+const fn over_sockets(name: &'static str, run: fn(u64) -> Result<(), Error>) -> Case {
+    // Half an allocation a round more or less is the runtime's, which lists who waits: it depends on who came first. One
+    // more in each round is 0.002.
+    Case { name, messages: 200 * ROUND, counts: 5, slack: 0.0015, run }
+}
+
+/// The default limit where it is large enough: it sets the width of the header.
+fn limit(len: usize) -> usize {
+    len.max(4096)
+}
+
+fn message(len: usize) -> Bytes {
+    Bytes::from_static(&[7; LARGE][..len])
+}
+
+/// Whole frames of about 64 KiB together.
+fn frames(len: usize) -> Result<Vec<u8>, Error> {
+    let encoder = Encoder::new(WireFormat::buffstreams(), limit(len))?;
+    let mut wire = Vec::new();
+    while wire.len() < LARGE {
+        encoder.encode(&message(len), &mut wire)?;
+    }
+    Ok(wire)
+}
+
+fn encode(len: usize, messages: u64) -> Result<(), Error> {
+    let encoder = Encoder::new(WireFormat::buffstreams(), limit(len))?;
+    let message = message(len);
+    let mut out = Vec::new();
+    for _ in 0..messages {
+        if out.len() >= LARGE {
+            out.clear();
+        }
+        encoder.encode(black_box(&message), &mut out)?;
+    }
+    Ok(())
+}
+
+fn decode(len: usize, messages: u64) -> Result<(), Error> {
+    let decoder = Decoder::new(WireFormat::buffstreams(), limit(len))?;
+    let wire = Bytes::from(frames(len)?);
+    let mut input = wire.clone();
+    for _ in 0..messages {
+        if input.is_empty() {
+            input = wire.clone();
+        }
+        black_box(decoder.decode(&mut input)?);
+    }
+    Ok(())
+}
+
+fn write(len: usize, messages: u64) -> Result<(), Error> {
+    let config = Config::new().max_message_size(limit(len));
+    let mut writer = Writer::new(Sink, &config)?;
+    // A message that needs no counting of references: that is the producer's cost.
+    let message = message(len);
+    block_on(async {
+        for _ in 0..messages {
+            writer.feed(message.clone()).await?;
+        }
+        Ok(())
+    })
+}
+
+fn read(len: usize, messages: u64) -> Result<(), Error> {
+    let config = Config::new().max_message_size(limit(len));
+    let mut reader = Reader::new(Source::new(frames(len)?), &config)?;
+    block_on(async {
+        for _ in 0..messages {
+            black_box(reader.next().await.transpose()?);
+        }
+        Ok(())
+    })
+}
+
+/// How many messages are on their way at once over sockets. The next are sent when these have come, and they fit in one
+/// segment of the loopback device, so that each round is one write and one read: how a stream falls into reads is
+/// otherwise a matter of timing, and so is the number of buffers.
+const ROUND: u64 = 500;
+
+fn connection_to_listener(messages: u64) -> Result<(), Error> {
+    block_on(async {
+        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+        let mut connection = Connection::dial(listener.local_addr(), Config::new()).await?;
+        let message = message(USUAL);
+        for _ in 0..messages / ROUND {
+            for _ in 0..ROUND {
+                connection.feed(message.clone()).await?;
+            }
+            connection.flush().await?;
+            for _ in 0..ROUND {
+                black_box(listener.next().await);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn connection_to_callback(messages: u64) -> Result<(), Error> {
+    // How many have come, and who waits for the end of a round.
+    let seen = Arc::new((AtomicU64::new(0), AtomicWaker::new()));
+    block_on(async {
+        let listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+        let mut connection = Connection::dial(listener.local_addr(), Config::new()).await?;
+        let shared = seen.clone();
+        let _serving = listener.serve_in_background(move |_peer, message: &[u8]| {
+            black_box(message);
+            if (shared.0.fetch_add(1, SeqCst) + 1).is_multiple_of(ROUND) {
+                shared.1.wake();
+            }
+            Ok(())
+        });
+        let message = message(USUAL);
+        for round in 1..=messages / ROUND {
+            for _ in 0..ROUND {
+                connection.feed(message.clone()).await?;
+            }
+            connection.flush().await?;
+            poll_fn(|cx| {
+                seen.1.register(cx.waker());
+                if seen.0.load(SeqCst) == round * ROUND { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+        Ok(())
+    })
+}
+
+fn manager_sink_to_listener(messages: u64) -> Result<(), Error> {
+    block_on(async {
+        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+        let manager = Manager::new(Config::new());
+        let address = Address::from(listener.local_addr());
+        manager.dial(&address).await?;
+        let mut sink = manager.sink();
+        let message = message(USUAL);
+        for _ in 0..messages / ROUND {
+            for _ in 0..ROUND {
+                sink.feed((address.clone(), message.clone())).await?;
+            }
+            sink.flush().await?;
+            for _ in 0..ROUND {
+                black_box(listener.next().await);
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,253 @@
+//! Runs the trials: starts the two ends of each, takes turns, and ends every process that it started.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::check::{Received, Tally};
+use crate::child::{Line, Order, Sent};
+use crate::plan::{Group, Scenario, Trial};
+use crate::{Result, memory};
+
+/// A child that says nothing for so long is stuck: a message was lost, for example.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The figures of one round, by name.
+pub(crate) type Figures = BTreeMap<&'static str, f64>;
+
+/// One trial's rounds. After an error there are no more of them.
+pub(crate) struct Outcome {
+    pub(crate) trial: Trial,
+    pub(crate) rounds: Vec<std::result::Result<Figures, String>>,
+}
+
+impl Outcome {
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.rounds.iter().find_map(|round| round.as_ref().err().map(String::as_str))
+    }
+}
+
+/// A group, measured.
+pub(crate) struct GroupResult {
+    pub(crate) group: Group,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// A process that plays one end. It is killed when this is dropped.
+struct Child {
+    process: std::process::Child,
+    orders: ChildStdin,
+    lines: Receiver<Line>,
+}
+
+impl Child {
+    fn start(trial: &Trial, ports: &[u16]) -> Result<Self> {
+        let mut process = Command::new(env::current_exe()?)
+            .arg("child")
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (orders, output) = (process.stdin.take(), process.stdout.take());
+        let (Some(orders), Some(output)) = (orders, output) else { return Err("a pipe is missing".into()) };
+        let (sender, lines) = channel();
+        // It ends with the child, whose output it reads.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(std::io::Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Line::Failed { error: line });
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut child = Self { process, orders, lines };
+        let order = Order { trial: trial.clone(), ports: ports.to_vec() };
+        child.tell(&serde_json::to_string(&order)?)?;
+        Ok(child)
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.orders, "{line}")?)
+    }
+
+    fn line(&self) -> Result<Line> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(Line::Failed { error }) => Err(error.into()),
+            Ok(line) => Ok(line),
+            Err(error) => Err(format!("a process said nothing ({error}): were messages lost?").into()),
+        }
+    }
+
+    fn ready(&self) -> Result<Vec<u16>> {
+        match self.line()? {
+            Line::Ready { ports } => Ok(ports),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn connected(&self) -> Result<()> {
+        match self.line()? {
+            Line::Connected => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn sent(&self) -> Result<Sent> {
+        match self.line()? {
+            Line::Sent(sent) => Ok(sent),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn received(&self) -> Result<Received> {
+        match self.line()? {
+            Line::Received(received) => Ok(received),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(line: &Line) -> crate::Error {
+    format!("a process said, out of turn: {line:?}").into()
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Plays one round and returns its figures.
+fn round(trial: &Trial) -> Result<Figures> {
+    let server = Child::start(trial, &[])?;
+    let ports = server.ready()?;
+    let memory_before = if trial.scenario == Scenario::Idle { memory::settled(server.process.id())? } else { 0 };
+    let clients = (0..trial.processes).map(|_| Child::start(trial, &ports));
+    let mut clients = clients.collect::<Result<Vec<_>>>()?;
+    clients.iter().try_for_each(Child::connected)?;
+    match trial.scenario {
+        Scenario::Idle => return idle(trial, &server, memory_before),
+        Scenario::SlowConsumer => return slow_consumer(trial, &server, &mut clients[0]),
+        _ => {
+            // What is connected may still have to be accepted.
+            thread::sleep(Duration::from_micros(10_000 + 50 * trial.connections as u64));
+            clients.iter_mut().try_for_each(|client| client.tell("go"))?;
+        }
+    }
+    if trial.scenario == Scenario::PingPong {
+        let sent = clients[0].sent()?;
+        let (tally, requests) = sent.replies.ok_or("no replies were counted")?;
+        tally.verify(&Tally::expected(trial.size, 1, requests))?;
+        return latency(sent.latency);
+    }
+    let received = server.received()?;
+    let expected = Tally::expected(trial.size, trial.senders(), trial.share());
+    if trial.system == "raw" && trial.scenario != Scenario::OpenLoop {
+        received.tally.verify(&Tally::of_bytes(expected.bytes, trial.size))?;
+    } else {
+        received.tally.verify(&expected)?;
+    }
+    let sent = clients.iter().map(Child::sent).collect::<Result<Vec<_>>>()?;
+    let start = sent.iter().map(|sent| sent.start).min().ok_or("no client")?;
+    let seconds = received.end.saturating_sub(start) as f64 / 1e9;
+    let mut figures = match trial.scenario {
+        Scenario::OpenLoop => latency(received.latency)?,
+        _ => Figures::new(),
+    };
+    figures.insert("seconds", seconds);
+    figures.insert("messages/s", received.tally.messages as f64 / seconds);
+    figures.insert("bytes/s", received.tally.bytes as f64 / seconds);
+    Ok(figures)
+}
+
+fn latency(latency: Option<crate::check::Latency>) -> Result<Figures> {
+    let latency = latency.ok_or("no latency was recorded")?;
+    Ok(Figures::from([("p50", latency.p50), ("p99", latency.p99), ("p99.9", latency.p999)]))
+}
+
+fn idle(trial: &Trial, server: &Child, before: u64) -> Result<Figures> {
+    server.received()?;
+    let after = memory::settled(server.process.id())?;
+    let bytes = after.saturating_sub(before) as f64 / trial.connections as f64;
+    Ok(Figures::from([("bytes/connection", bytes)]))
+}
+
+/// The memory of both ends while nobody takes: the most that is seen, over what there was before the first message.
+fn slow_consumer(trial: &Trial, server: &Child, client: &mut Child) -> Result<Figures> {
+    let (receiver, sender) = (server.process.id(), client.process.id());
+    let before = (memory::settled(receiver)?, memory::settled(sender)?);
+    let (start, mut most) = (Instant::now(), before);
+    client.tell("go")?;
+    while start.elapsed() < Duration::from_millis(trial.millis) {
+        thread::sleep(Duration::from_millis(20));
+        most.0 = most.0.max(memory::anonymous(receiver)?);
+        most.1 = most.1.max(memory::anonymous(sender)?);
+    }
+    server.received()?; // It has taken a message, so there were some.
+    Ok(Figures::from([("receiver", (most.0 - before.0) as f64), ("sender", (most.1 - before.1) as f64)]))
+}
+
+/// Rounds that are not counted, to find out how many messages take the time that a round should have.
+fn calibrate(trial: &mut Trial) -> Result<()> {
+    let target = trial.millis as f64 / 1000.0;
+    trial.set_messages((4_000_000 / trial.size as u64).clamp(64, 40_000));
+    for _ in 0..5 {
+        let seconds = round(trial)?.get("seconds").copied().unwrap_or(target).max(1e-4);
+        // A short round is mostly its beginning: it says how far to go, not where it ends.
+        let scale = (target / seconds).min(30.0);
+        trial.set_messages((trial.messages as f64 * scale) as u64);
+        if scale < 1.5 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn run_all(groups: Vec<Group>) -> Result<Vec<GroupResult>> {
+    let steps: u64 = groups.iter().map(|group| group.trials.len() as u64 * u64::from(group.rounds + 1)).sum();
+    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed}, {eta} left  {msg}")?);
+    let results = groups.into_iter().map(|group| run(group, &bar)).collect();
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+/// Measures a group: in each round every trial has its turn, and another one is the first.
+fn run(group: Group, bar: &ProgressBar) -> GroupResult {
+    let mut outcomes: Vec<_> =
+        group.trials.iter().map(|trial| Outcome { trial: trial.clone(), rounds: Vec::new() }).collect();
+    if bar.is_hidden() {
+        eprintln!("{}: {}", group.scenario.name(), group.title);
+    }
+    for outcome in &mut outcomes {
+        bar.set_message(format!("{}: {}", group.scenario.name(), outcome.trial.label));
+        if group.scenario == Scenario::SlowConsumer {
+            // More than both ends' buffers hold; it has an end all the same.
+            outcome.trial.set_messages(1 << 20);
+        }
+        if outcome.trial.is_calibrated()
+            && let Err(error) = calibrate(&mut outcome.trial)
+        {
+            outcome.rounds.push(Err(error.to_string()));
+        }
+        bar.inc(1);
+    }
+    for number in 0..group.rounds as usize {
+        for turn in 0..outcomes.len() {
+            let count = outcomes.len();
+            let outcome = &mut outcomes[(number + turn) % count];
+            bar.set_message(format!("{}: {}", group.scenario.name(), outcome.trial.label));
+            if outcome.error().is_none() {
+                outcome.rounds.push(round(&outcome.trial).map_err(|error| error.to_string()));
+            }
+            bar.inc(1);
+        }
+    }
+    GroupResult { group, outcomes }
+}
