@@ -58,7 +58,7 @@ fn one_cut(script: &Script, ends: (Client, Server), cut: Cut, seed: Option<u64>)
     };
     match ends.0 {
         Client::Sink | Client::Write => sim.run_watched(session, || books.check(&manager, script)),
-        Client::Connection | Client::Halves => sim.run(session),
+        Client::Connection | Client::Halves | Client::Patient => sim.run(session),
     }
 }
 
@@ -88,12 +88,17 @@ fn the_halves_of_a_connection_to_an_echo() {
 }
 
 #[test]
+fn a_connection_that_reconnects_to_an_echo() {
+    cut_everywhere((Client::Patient, Server::Echo), BOTH, STRIDE);
+}
+
+#[test]
 fn a_connection_to_a_listeners_connections() {
     cut_everywhere((Client::Connection, Server::Connections), OUT, STRIDE);
 }
 
 /// Every pair but one: a connection that nobody reads is no partner for an echo.
-const PAIRS: [(Client, Server); 11] = [
+const PAIRS: [(Client, Server); 14] = [
     (Client::Sink, Server::Stream),
     (Client::Sink, Server::Echo),
     (Client::Sink, Server::Connections),
@@ -105,6 +110,9 @@ const PAIRS: [(Client, Server); 11] = [
     (Client::Halves, Server::Stream),
     (Client::Halves, Server::Echo),
     (Client::Halves, Server::Connections),
+    (Client::Patient, Server::Stream),
+    (Client::Patient, Server::Echo),
+    (Client::Patient, Server::Connections),
 ];
 
 /// Without leaving anything out: some minutes in a debug build.
@@ -123,8 +131,8 @@ fn whatever_the_order_in_which_tasks_run() {
     let script = Script::new(WireFormat::buffstreams(), session::messages());
     for seed in 0..1_500 {
         let ends = PAIRS[seed % PAIRS.len()];
-        let fault = [Fault::Fin, Fault::Rst, Fault::Stall][seed / 11 % 3];
-        let side = if ends.1 == Server::Echo { BOTH[seed / 33 % 2] } else { Side::Dialer };
+        let fault = [Fault::Fin, Fault::Rst, Fault::Stall][seed / PAIRS.len() % 3];
+        let side = if ends.1 == Server::Echo { BOTH[seed / (3 * PAIRS.len()) % 2] } else { Side::Dialer };
         // 7919 is a prime: the cuts are spread over the session.
         let cut = Cut { connection: 0, side, after: seed * 7919 % script.len(), fault };
         named(format_args!("seed {seed}, {ends:?}, {cut:?}"), || one_cut(&script, ends, cut, Some(seed as u64)));

@@ -14,7 +14,7 @@ use crate::events::{Event, ManagerEvent, Reason};
 use crate::net;
 use crate::net::network::{Cut, plan};
 use crate::net::world::elapsed;
-use crate::{Address, Config, Connection, Error, Listener, Manager, ReadHalf, WireFormat};
+use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, ReadHalf, WireFormat};
 
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const FRAME_TIMEOUT: Duration = Duration::from_secs(7);
@@ -37,6 +37,8 @@ pub(super) enum Client {
     Connection,
     /// Through one half of a connection; the other reads the replies.
     Halves,
+    /// The same, with `Config::reconnect`.
+    Patient,
 }
 
 /// How they are received.
@@ -107,7 +109,9 @@ pub(super) async fn run(
     let (received, ()) = futures::join!(receive(listener, server), async {
         match client {
             Client::Sink | Client::Write => send_managed(manager, &address, client, messages, &mut outcome).await,
-            Client::Connection | Client::Halves => send_alone(&address, client, format, messages, &mut outcome).await,
+            Client::Connection | Client::Halves | Client::Patient => {
+                send_alone(&address, client, format, messages, &mut outcome).await;
+            }
         }
         net::sleep(REST).await;
         // It may take as long as it has.
@@ -153,7 +157,8 @@ async fn send_managed(manager: &Manager, address: &Address, client: Client, mess
 }
 
 async fn send_alone(address: &Address, client: Client, format: WireFormat, messages: &[Bytes], outcome: &mut Outcome) {
-    let connection = Connection::dial(address, config(format)).await.unwrap();
+    let patience = (client == Client::Patient).then(|| Backoff::from_fn(|| [Duration::from_millis(1); 9]));
+    let connection = Connection::dial(address, config(format).reconnect(patience)).await.unwrap();
     let (read, mut write) = connection.split();
     let done = AtomicBool::new(false);
     let errors = &mut outcome.errors;
@@ -174,7 +179,7 @@ async fn send_alone(address: &Address, client: Client, format: WireFormat, messa
         }
         done.store(true, Ordering::Relaxed);
     };
-    if client == Client::Halves {
+    if client != Client::Connection {
         ((), outcome.replies) = futures::join!(sending, read_replies(read, &done));
     } else {
         sending.await;
