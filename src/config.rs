@@ -193,7 +193,8 @@ impl Config {
     /// After how much silence the kernel asks whether the other host is still there. Default: 60 s.
     ///
     /// Finds hosts that vanished without a word: three questions, a sixth of this time apart, unanswered, end the
-    /// connection. The longest silence is 32,767 s.
+    /// connection. With [`user_timeout`](Self::user_timeout), Linux does not count them: the first that is unanswered when
+    /// the silence has lasted that long ends it, with the defaults after 70 s. The longest silence is 32,767 s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();

@@ -250,6 +250,18 @@ impl WriteHalf {
     }
 }
 
+impl WriteState {
+    /// Apart from the way of most messages, to an open writer, which is a branch then and not a table of jumps.
+    #[cold]
+    fn push(&mut self, message: Bytes) -> Result<(), Error> {
+        match self {
+            Self::Open(writer) => writer.push(message),
+            Self::Down(output) | Self::Dialing(output, _) => output.push(message),
+            Self::Closed => Err(Error::Closed { message: Some(message.into()) }),
+        }
+    }
+}
+
 impl Sink<Bytes> for WriteHalf {
     type Error = Error;
 
@@ -274,8 +286,7 @@ impl Sink<Bytes> for WriteHalf {
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         match &mut self.get_mut().state {
             WriteState::Open(writer) => writer.push(message),
-            WriteState::Down(output) | WriteState::Dialing(output, _) => output.push(message),
-            WriteState::Closed => Err(Error::Closed { message: Some(message.into()) }),
+            other => other.push(message),
         }
     }
 

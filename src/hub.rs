@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -16,10 +17,12 @@ use crate::connection::Connection;
 use crate::error::{BoxError, Error};
 use crate::events::{Event, Reason, Reporter};
 use crate::ledger::Verdict;
+use crate::loan::{Lent, Loan};
 use crate::net::{self, Task};
 use crate::outbox::{Outbox, Rules};
 use crate::peer::Peer;
 use crate::wire::{Codec, Frames};
+use crate::writer::HIGH_WATER;
 
 /// What the peers' tasks do with what they receive. Chosen once, by what the program does with its listener.
 #[derive(Clone)]
@@ -47,12 +50,14 @@ pub(crate) enum Arrival {
 pub(crate) struct Received {
     pub(crate) member: Arc<Member>,
     pub(crate) frames: Frames,
+    /// With these, the reader was lent.
+    pub(crate) lent: Option<Lent>,
 }
 
 impl Received {
     pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
         member.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { member: member.clone(), frames }
+        Self { member: member.clone(), frames, lent: None }
     }
 }
 
@@ -74,6 +79,8 @@ pub(crate) struct Member {
     pub(crate) in_flight: AtomicUsize,
     /// Its task ends the connection when there are none.
     pub(crate) waits_for_consumer: AtomicBool,
+    /// Its reader, when its task has lent it.
+    pub(crate) loan: Loan,
 }
 
 impl Member {
@@ -82,6 +89,11 @@ impl Member {
         // In this order, and that of `Received`'s drop, one of the two sees the other.
         self.waits_for_consumer.store(true, Ordering::SeqCst);
         self.in_flight.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether it takes its replies: if not, it gets no more of them.
+    pub(crate) fn may_be_read(&self) -> bool {
+        self.outbox.poll_room(HIGH_WATER, &mut Context::from_waker(Waker::noop())).is_ready()
     }
 }
 
@@ -249,6 +261,12 @@ impl Hub {
         }
     }
 
+    /// Counts what was received.
+    pub(crate) fn count(&self, messages: usize, bytes: usize) {
+        self.counters.messages.fetch_add(messages as u64, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// A callback returned an error.
     pub(crate) fn call_failed(&self, peer: Peer, error: BoxError) {
         self.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
@@ -331,7 +349,7 @@ impl Hub {
         self.reporter.report(Event::Connected { peer });
         let outbox = Outbox::new(stream.clone(), self.codec, Rules::default());
         let (in_flight, waits_for_consumer) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer });
+        let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer, loan: Loan::default() });
         let mut members = lock(&self.members);
         if members.stopped {
             drop(members);

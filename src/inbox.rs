@@ -11,8 +11,9 @@ use std::task::{Context, Poll, Waker};
 use flume::r#async::RecvStream;
 use futures::stream::{FusedStream, Stream};
 
-/// What an item costs beside its bytes: its place in the queue and the bookkeeping around it.
-pub(crate) const ITEM: usize = 256;
+/// What an item costs beside its bytes: its place in the queue, twice that while the queue grows, and what the allocator
+/// keeps around both.
+pub(crate) const ITEM: usize = 512;
 
 /// An inbox for `budget` bytes.
 pub(crate) fn inbox<T: Send + 'static>(budget: usize) -> (Sender<T>, Receiver<T>) {
@@ -45,8 +46,7 @@ impl<T> Sender<T> {
     pub(crate) fn poll_reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Share> {
         let mut state = self.budget.lock();
         let in_turn = state.waiting.front().is_none_or(|(first, _)| Some(*first) == self.ticket);
-        let fits = state.used == 0 || state.used + bytes <= self.budget.total;
-        let granted = state.ended || (in_turn && fits);
+        let granted = state.ended || (in_turn && state.fits(bytes, self.budget.total));
         if !granted {
             let ticket = *self.ticket.get_or_insert_with(|| state.new_ticket());
             state.wait(ticket, cx.waker());
@@ -90,6 +90,24 @@ pub(crate) struct Receiver<T: 'static> {
     budget: Arc<Budget>,
 }
 
+impl<T> Receiver<T> {
+    /// Whether nothing waits to be taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// A part of the budget for the consumer itself, if `bytes` fit and nobody waits for them.
+    pub(crate) fn reserve(&self, bytes: usize) -> Option<Share> {
+        let mut state = self.budget.lock();
+        if !state.waiting.is_empty() || !state.fits(bytes, self.budget.total) {
+            return None;
+        }
+        state.used += bytes;
+        drop(state);
+        Some(Share { budget: self.budget.clone(), bytes })
+    }
+}
+
 impl<T> Stream for Receiver<T> {
     type Item = Parcel<T>;
 
@@ -130,6 +148,11 @@ impl Share {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it is all that is held: the consumer has finished with everything else.
+    pub(crate) fn is_all(&self) -> bool {
+        self.budget.lock().used == self.bytes
     }
 }
 
@@ -176,6 +199,10 @@ impl Budget {
 }
 
 impl State {
+    fn fits(&self, bytes: usize, total: usize) -> bool {
+        self.used == 0 || self.used + bytes <= total
+    }
+
     fn new_ticket(&mut self) -> u64 {
         self.next_ticket += 1;
         self.next_ticket

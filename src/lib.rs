@@ -125,6 +125,7 @@ mod accept;
 mod callback;
 mod hub;
 mod listener;
+mod loan;
 mod outgoing;
 mod serve;
 

@@ -15,18 +15,21 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::events::{Event, Events};
-use crate::hub::{Arrival, Delivery, Hub, Received};
-use crate::inbox::{self, Parcel, Receiver};
+use crate::hub::{Arrival, Delivery, Hub, Member, Received};
+use crate::inbox::{self, ITEM, Parcel, Receiver};
+use crate::loan::Lent;
 use crate::net::{self, Acceptor, Shutter, Task};
 use crate::outgoing::Outgoing;
 use crate::peer::{Address, Peer};
+use crate::pool::CHUNK;
 
 /// A listening socket: a `Stream` of `(Peer, Bytes)` with the messages of all who connect.
 ///
 /// It accepts from the moment it is bound. What becomes of the messages is chosen by what is done with it first:
 ///
 /// - polled as a `Stream`, or [`split`](Self::split): a task per connection reads batches of messages into one inbox,
-///   from which the stream takes them. Each peer's messages come in order; peers take turns. Errors are not items: a
+///   from which the stream takes them. Each peer's messages come in order; peers take turns. A stream that finds the
+///   inbox empty reads on from the peer that it served last, as much as the inbox would hold. Errors are not items: a
 ///   peer that fails ends alone, and [`events`](Self::events) tells.
 /// - [`serve`](Self::serve), [`serve_async`](Self::serve_async): a callback per message, in the connection's own task.
 /// - [`connections`](Self::connections): a [`Connection`] per peer.
@@ -51,6 +54,7 @@ pub struct Listener {
 pub struct Incoming {
     arrivals: Arrivals,
     batch: Option<Batch>,
+    borrowed: Option<Borrowed>,
 }
 
 /// The connections of a [`Listener`], one [`Connection`] each, instead of the merged stream.
@@ -91,6 +95,14 @@ struct Arrivals {
     _accept: Task,
 }
 
+/// A peer whose reader is lent to this end.
+struct Borrowed {
+    member: Arc<Member>,
+    lent: Lent,
+    /// How many more batches it may bring before others have their turn: no more than a full inbox would hold.
+    reads_left: usize,
+}
+
 /// A batch that is being taken apart.
 struct Batch {
     peer: Peer,
@@ -111,7 +123,9 @@ impl Listener {
         let (sender, inbox) = inbox::inbox(config.inbox_bytes);
         let (hub, ended) = Hub::new(local_addr, config, codec);
         let _accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
-        Ok(Self { incoming: Incoming { arrivals: Arrivals { hub, inbox, _shutter, _accept }, batch: None } })
+        Ok(Self {
+            incoming: Incoming { arrivals: Arrivals { hub, inbox, _shutter, _accept }, batch: None, borrowed: None },
+        })
     }
 
     /// The address that it listens on.
@@ -207,8 +221,18 @@ impl Stream for Incoming {
                 // Only now is its last message answered: see `Outgoing`.
                 this.batch = None;
             }
+            if let Some(batch) = this.read_on(cx) {
+                this.batch = Some(batch);
+                continue;
+            }
             match ready!(this.arrivals.poll_next(cx)) {
                 Some(Parcel { item: Arrival::Batch(received), share }) => {
+                    this.borrowed = received.lent.map(|lent| Borrowed {
+                        member: received.member.clone(),
+                        lent,
+                        // This batch counts as well.
+                        reads_left: (this.arrivals.hub.config.inbox_bytes / CHUNK).saturating_sub(1),
+                    });
                     this.batch = Some(Batch { peer: received.member.peer, received, _share: share });
                 }
                 Some(Parcel { item: Arrival::Connection(_), .. }) => {}
@@ -260,6 +284,13 @@ impl Arrivals {
     }
 }
 
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.member.loan.give_back(self.lent);
+        self.member.outbox.call_driver();
+    }
+}
+
 impl Drop for Arrivals {
     fn drop(&mut self) {
         self.hub.stop();
@@ -267,6 +298,28 @@ impl Drop for Arrivals {
 }
 
 impl Incoming {
+    /// The next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept waiting.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Batch> {
+        let Borrowed { member, lent, reads_left } = self.borrowed.as_mut()?;
+        let (hub, inbox) = (&self.arrivals.hub, &self.arrivals.inbox);
+        // Where there is one thread for all, nobody else reads meanwhile.
+        let may = *reads_left > 0 && inbox.is_empty() && member.may_be_read();
+        if let Some(share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
+            *reads_left -= 1;
+            match member.loan.poll_batch(*lent, cx) {
+                Poll::Pending => return None,
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(batch)) => {
+                    hub.count(batch.messages, batch.bytes);
+                    let received = Received::new(member, batch.frames);
+                    return Some(Batch { peer: member.peer, received, _share: share });
+                }
+            }
+        }
+        self.borrowed = None;
+        None
+    }
+
     /// The address that the listener listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.arrivals.hub.local_addr

@@ -111,6 +111,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         !self.yielded
     }
 
+    /// Whether the frame that has begun, if one has, needs no more than a chunk.
+    pub(crate) fn fits_a_chunk(&self) -> bool {
+        self.want <= CHUNK
+    }
+
     /// Takes a message that was received with an earlier one.
     #[inline]
     pub(crate) fn next_buffered(&mut self) -> Option<Bytes> {

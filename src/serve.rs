@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::events::{Event, Reason};
 use crate::hub::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
 use crate::inbox::{ITEM, Sender, Share};
+use crate::loan::PeerReader;
 use crate::net;
 use crate::peer::Peer;
 use crate::pool::CHUNK;
@@ -26,6 +27,9 @@ use crate::writer::HIGH_WATER;
 
 /// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
 const BATCHES_IN_A_ROW: u32 = 4;
+/// For how long a reader that is lent to the consumer may bring nothing: that much later is noticed what becomes of the peer,
+/// and that much later its time limits begin.
+const LOAN: Duration = Duration::from_millis(50);
 
 /// Runs until the connection ends. The inbox ends with the last task that holds a sender, whatever it is used for.
 pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
@@ -34,20 +38,13 @@ pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream,
     if let Delivery::Connections = delivery {
         return hand_over(hub, member, stream, inbox).await;
     }
-    let reader = Reader::with(stream.clone(), Decoder::with(hub.codec));
-    let mut task = PeerTask {
-        hub,
-        member,
-        stream,
-        reader,
-        slow: Deadline::default(),
-        stalled: Deadline::default(),
-        half_closed: false,
-    };
+    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(hub.codec)));
+    let mut task =
+        PeerTask { hub, member, stream, slow: Deadline::default(), stalled: Deadline::default(), half_closed: false };
     let end = match delivery {
-        Delivery::Callback(callback) => task.call(&*callback).await,
-        Delivery::AsyncCallback(callback) => task.call_async(&*callback).await,
-        Delivery::Inbox | Delivery::Connections => task.fill(&mut inbox).await,
+        Delivery::Callback(callback) => task.call(reader, &*callback).await,
+        Delivery::AsyncCallback(callback) => task.call_async(reader, &*callback).await,
+        Delivery::Inbox | Delivery::Connections => task.fill(reader, &mut inbox).await,
     };
     task.finish(end).await;
 }
@@ -67,7 +64,6 @@ struct PeerTask {
     hub: Arc<Hub>,
     member: Arc<Member>,
     stream: net::Stream,
-    reader: Reader<net::Stream>,
     /// How long the peer takes for what it is doing now.
     slow: Deadline,
     /// How long it has taken nothing of the replies to it.
@@ -98,14 +94,14 @@ enum Readable {
 
 impl PeerTask {
     /// Batches into the inbox, each with its share of the budget.
-    async fn fill(&mut self, inbox: &mut Sender<Arrival>) -> Result<(), End> {
+    async fn fill(&mut self, mut reader: PeerReader, inbox: &mut Sender<Arrival>) -> Result<(), End> {
         let mut in_a_row = 0;
-        while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(Some(inbox), cx)).await? {
-            let batch = self.reader.take();
-            self.count(batch.messages, batch.bytes);
+        while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(&mut reader, Some(inbox), cx)).await? {
+            let batch = reader.take();
+            self.hub.count(batch.messages, batch.bytes);
             let memory = batch.memory + ITEM;
             // Counted as in flight from here on: its replies are still to come.
-            let received = Received::new(&self.member, batch.frames);
+            let mut received = Received::new(&self.member, batch.frames);
             let share = match share {
                 Some(mut share) if memory <= share.bytes() => {
                     share.shrink(memory);
@@ -117,17 +113,26 @@ impl PeerTask {
                     poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
                 }
             };
+            // A consumer that is done with everything else reads on by itself, where there may be more at once.
+            let lends = batch.memory == CHUNK && reader.fits_a_chunk() && share.is_all();
+            if !lends {
+                inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
+                in_a_row = rest(in_a_row).await;
+                continue;
+            }
+            received.lent = Some(self.member.loan.lend(reader));
             inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
-            in_a_row = rest(in_a_row).await;
+            reader = poll_fn(|cx| self.poll_taken_back(cx)).await?;
+            in_a_row = 0;
         }
         Ok(())
     }
 
     /// The callback on each message where it lies.
-    async fn call(&mut self, callback: &Callback) -> Result<(), End> {
+    async fn call(&mut self, mut reader: PeerReader, callback: &Callback) -> Result<(), End> {
         let mut in_a_row = 0;
-        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(None, cx)).await? {
-            let (peer, hub, reader) = (self.member.peer, &self.hub, &mut self.reader);
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
+            let (peer, hub) = (self.member.peer, &self.hub);
             let visit = |message: &[u8]| {
                 if let Err(error) = callback(peer, message) {
                     hub.call_failed(peer, error);
@@ -135,19 +140,19 @@ impl PeerTask {
             };
             let called = catch_unwind(AssertUnwindSafe(|| reader.visit(visit)));
             let (messages, bytes) = called.map_err(|panic| panicked(hub, peer, &*panic))?;
-            self.count(messages, bytes);
+            hub.count(messages, bytes);
             in_a_row = rest(in_a_row).await;
         }
         Ok(())
     }
 
     /// The callback's future for each message, one after the other.
-    async fn call_async(&mut self, callback: &AsyncCallback) -> Result<(), End> {
+    async fn call_async(&mut self, mut reader: PeerReader, callback: &AsyncCallback) -> Result<(), End> {
         let mut in_a_row = 0;
-        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(None, cx)).await? {
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
             let peer = self.member.peer;
-            let batch = self.reader.take();
-            self.count(batch.messages, batch.bytes);
+            let batch = reader.take();
+            self.hub.count(batch.messages, batch.bytes);
             for message in batch.frames {
                 // The call may panic as well as its future.
                 let called = AssertUnwindSafe(async { callback(peer, message).await }).catch_unwind().await;
@@ -160,16 +165,11 @@ impl PeerTask {
         Ok(())
     }
 
-    fn count(&self, messages: usize, bytes: usize) {
-        let counters = &self.hub.counters;
-        counters.messages.fetch_add(messages as u64, Ordering::Relaxed);
-        counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
     /// Waits until whole frames are in the reader's buffer. With an inbox, their share of it is reserved before anything
     /// is read.
     fn poll_readable(
         &mut self,
+        reader: &mut Reader<net::Stream>,
         inbox: Option<&mut Sender<Arrival>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Readable, Error>> {
@@ -189,15 +189,15 @@ impl PeerTask {
             self.slow.clear();
             return Poll::Pending;
         }
-        let readable = match self.reader.poll_fill(cx)? {
+        let readable = match reader.poll_fill(cx)? {
             Poll::Ready(true) => Readable::Frames(share),
             Poll::Ready(false) => Readable::CleanEnd,
             Poll::Pending => {
                 drop(share);
-                if !self.reader.waits_for_peer() {
+                if !reader.waits_for_peer() {
                     return Poll::Pending;
                 }
-                let error = ready!(self.slow.poll(self.patience(), 0, cx));
+                let error = ready!(self.slow.poll(self.patience(reader), 0, cx));
                 return Poll::Ready(Err(error));
             }
         };
@@ -206,11 +206,11 @@ impl PeerTask {
     }
 
     /// What limits how long the peer may take for what comes next.
-    fn patience(&self) -> (&'static str, Option<Duration>) {
+    fn patience(&self, reader: &Reader<net::Stream>) -> (&'static str, Option<Duration>) {
         let config = &self.hub.config;
         if self.hub.is_closing() {
             ("close_timeout", config.close_timeout)
-        } else if self.reader.is_mid_frame() {
+        } else if reader.is_mid_frame() {
             ("frame_timeout", config.frame_timeout)
         } else {
             ("idle_timeout", config.idle_timeout)
@@ -247,6 +247,18 @@ impl PeerTask {
         self.poll_replies(cx)?;
         self.half_close_if_closing(cx)?;
         inbox.poll_reserve(bytes, cx).map(Ok)
+    }
+
+    /// Waits for the reader that was lent, without neglecting the rest.
+    fn poll_taken_back(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerReader, Error>> {
+        self.poll_replies(cx)?;
+        self.half_close_if_closing(cx)?;
+        if let Some(back) = self.member.loan.take_back() {
+            return Poll::Ready(back);
+        }
+        // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
+        ready!(self.slow.poll(("", Some(LOAN)), self.member.loan.batches(), cx));
+        self.member.loan.revoke().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Writes the replies that the socket did not take at once, as it allows. An error ends the peer.

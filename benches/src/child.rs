@@ -7,6 +7,7 @@ use std::io::{BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Latency, Received, Tally};
@@ -96,13 +97,24 @@ pub(crate) fn main() -> Result<()> {
         thread::sleep(LIFETIME);
         std::process::exit(3);
     });
+    raise_descriptors();
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
     if let Err(error) = play(&order) {
-        Parent.tell(&Line::Failed { error: error.to_string() });
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        let error = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+        Parent.tell(&Line::Failed { error });
     }
     Ok(())
+}
+
+/// Lets this process have as many descriptors as it may: the usual limit of 1,024 is for programs that use `select`.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where this is refused, it shows in the cases that need more.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn play(Order { trial, ports }: &Order) -> Result<()> {

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use crate::Result;
 
-/// The anonymous memory of a process, in bytes: heap and stacks that have been touched, without files and sockets.
+/// The anonymous memory of a process, in bytes: heap and stacks that have been touched, without files and sockets. Counted
+/// page by page: `RssAnon` in `status` may be hundreds of KiB behind.
 pub(crate) fn anonymous(process: u32) -> Result<u64> {
-    parse(&fs::read_to_string(format!("/proc/{process}/status"))?)
-        .ok_or_else(|| "no RssAnon in the process's status: this needs Linux 4.5".into())
+    parse(&fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?)
+        .ok_or_else(|| "no Anonymous in the process's smaps_rollup: this needs Linux 4.14".into())
 }
 
-fn parse(status: &str) -> Option<u64> {
-    let figure = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+fn parse(figures: &str) -> Option<u64> {
+    let figure = figures.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
     Some(figure.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -37,8 +38,8 @@ pub(crate) fn settled(process: u32) -> Result<u64> {
 mod tests {
     #[test]
     fn finds_the_figure() {
-        let status = "Name:\tx\nVmRSS:\t  9 kB\nRssAnon:\t    1234 kB\nRssFile:\t 5 kB\n";
-        assert_eq!(super::parse(status), Some(1234 * 1024));
-        assert_eq!(super::parse("VmRSS:\t 9 kB\n"), None);
+        let rollup = "Rss:   9 kB\nAnonymous:    1234 kB\nAnonHugePages:   0 kB\n";
+        assert_eq!(super::parse(rollup), Some(1234 * 1024));
+        assert_eq!(super::parse("Rss:   9 kB\n"), None);
     }
 }

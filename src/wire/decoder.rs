@@ -162,7 +162,7 @@ impl Frames {
 impl Iterator for Frames {
     type Item = Bytes;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Bytes> {
         // These bytes were scanned, so there is no error to lose; if there were one, the batch would end.
         let header = self.decoder.codec.read(&self.bytes).ok()??;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use buffstreams::{Bytes, Config, ConfigError, Connection, Error, FrameErrorKind, Listener, Writer};
 use futures::{FutureExt, SinkExt, StreamExt};
 
+use crate::net::resident;
 use crate::peers::{BlackHole, Far, Refusing, SOON, Site, config, frame, messages, number, numbered, numbers};
 use crate::peers::{run, within};
 
@@ -433,11 +434,4 @@ fn a_sink_that_is_never_flushed_holds_no_more_than_is_pending() {
         let grown = resident().saturating_sub(before);
         assert!(grown < 200 << 20, "{} MiB for 64 KiB that are pending", grown >> 20);
     });
-}
-
-/// How much memory the process has, in bytes.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace().nth(1).expect("a figure").parse::<usize>().expect("a number") * 1024
 }

@@ -29,7 +29,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbox.rs", &["backlog", "error", "ledger", "wire", "writer"]),
     ("halves.rs", &["config", "deadline", "error", "events", "net", "peer", "reader", "retries", "wire", "writer"]),
     ("connection.rs", &["config", "error", "halves", "net", "peer", "wire"]),
-    ("hub.rs", &["config", "connection", "error", "events", "ledger", "net", "outbox", "peer", "wire"]),
+    ("loan.rs", &["error", "net", "reader"]),
+    (
+        "hub.rs",
+        &["config", "connection", "error", "events", "ledger", "loan", "net", "outbox", "peer", "wire", "writer"],
+    ),
     (
         "serve.rs",
         &[
@@ -39,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "events",
             "hub",
             "inbox",
+            "loan",
             "net",
             "peer",
             "pool",
@@ -49,7 +54,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("accept.rs", &["events", "hub", "inbox", "net", "serve"]),
     ("outgoing.rs", &["deadline", "error", "events", "hub", "ledger", "peer", "writer"]),
-    ("listener.rs", &["accept", "config", "connection", "error", "events", "hub", "inbox", "net", "outgoing", "peer"]),
+    (
+        "listener.rs",
+        &[
+            "accept",
+            "config",
+            "connection",
+            "error",
+            "events",
+            "hub",
+            "inbox",
+            "loan",
+            "net",
+            "outgoing",
+            "peer",
+            "pool",
+        ],
+    ),
     ("callback.rs", &["error", "events", "hub", "listener", "net", "peer"]),
     (
         "link.rs",

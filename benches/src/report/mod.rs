@@ -66,6 +66,15 @@ impl Summary {
         let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
         Some(Self { median, min, max })
     }
+
+    /// A figure that there is only one of.
+    fn single(value: f64) -> Self {
+        Self { median: value, min: value, max: value }
+    }
+
+    fn scaled(self, by: f64) -> Self {
+        Self { median: self.median * by, min: self.min * by, max: self.max * by }
+    }
 }
 
 /// One figure of one trial over its rounds. A trial that failed once has none: what lost a message is no result.
@@ -110,6 +119,13 @@ pub(crate) fn list(groups: &[Group]) {
 /// Writes all files, and the tables to standard output as well.
 pub(crate) fn write(directory: &Path, header: &Header, results: &[GroupResult]) -> Result<()> {
     fs::create_dir_all(directory)?;
+    // A plot of an earlier run would stand beside the tables of this one.
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "svg") {
+            fs::remove_file(path)?;
+        }
+    }
     let tables = markdown::render(header, results);
     print!("{tables}");
     fs::write(directory.join("results.md"), tables)?;
