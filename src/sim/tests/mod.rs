@@ -3,6 +3,7 @@
 mod audit;
 mod cuts;
 mod fairness;
+mod loans;
 mod repeat;
 mod session;
 mod times;
