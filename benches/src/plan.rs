@@ -78,6 +78,8 @@ pub(crate) struct Trial {
     pub(crate) producers: usize,
     /// Listeners in the server's process.
     pub(crate) addresses: usize,
+    /// With `reconnect` and `message_ttl`, which a manager's books then keep the time for.
+    pub(crate) patient: bool,
     /// Messages a second that are offered, where that is fixed.
     pub(crate) rate: u64,
     /// How long one round should take, more or less.
@@ -97,6 +99,7 @@ impl Trial {
             processes: 1,
             producers: 1,
             addresses: 1,
+            patient: false,
             rate: 0,
             millis: 500,
             messages: 0,
@@ -244,7 +247,7 @@ fn few(mut group: Group, choice: &Choice) -> Group {
     group
 }
 
-/// One plain sink, and the manager's two cases.
+/// One plain sink, and the manager's cases.
 fn manager(mut group: Group) -> Group {
     let mut trials = Vec::new();
     for trial in group.trials {
@@ -252,9 +255,11 @@ fn manager(mut group: Group) -> Group {
             trials.push(Trial { label: "buffstreams, one sink".into(), ..trial });
             continue;
         }
-        for addresses in [1, 16] {
-            let label = format!("manager, 16 producers, {addresses} address{}", if addresses == 1 { "" } else { "es" });
-            trials.push(Trial { label, producers: 16, addresses, ..trial.clone() });
+        for (addresses, patient, what) in
+            [(1, false, "1 address"), (1, true, "1 address, reconnect and message_ttl"), (16, false, "16 addresses")]
+        {
+            let label = format!("manager, 16 producers, {what}");
+            trials.push(Trial { label, producers: 16, addresses, patient, ..trial.clone() });
         }
     }
     group.trials = trials;

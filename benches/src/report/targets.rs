@@ -62,10 +62,18 @@ impl<'a> Run<'a> {
     }
 
     fn manager(&self) -> Option<Summary> {
-        let of = |producers, addresses| {
-            self.outcome(Scenario::Manager, |trial| trial.producers == producers && trial.addresses == addresses)
-        };
-        ratio(of(16, 1)?, of(1, 1)?, "bytes/s")
+        ratio(self.producers(16, false)?, self.producers(1, false)?, "bytes/s")
+    }
+
+    fn patient_manager(&self) -> Option<Summary> {
+        ratio(self.producers(16, true)?, self.producers(16, false)?, "bytes/s")
+    }
+
+    /// The trial of so many producers and one address.
+    fn producers(&self, producers: usize, patient: bool) -> Option<&'a Outcome> {
+        self.outcome(Scenario::Manager, |trial| {
+            (trial.producers, trial.addresses, trial.patient) == (producers, 1, patient)
+        })
     }
 
     fn go_bench(&self, system: &str) -> Option<Summary> {
@@ -112,6 +120,7 @@ fn targets(results: &[GroupResult]) -> Vec<Target> {
         less("ping-pong p50 of tokio-util", run.of_tokio("p50"), 1.3, 0.9, ""),
         less("ping-pong p99 of tokio-util", run.of_tokio("p99"), 1.3, 0.9, ""),
         more("16 producers through a manager, of one sink", run.manager(), 0.5, 0.8),
+        more("the same with reconnect and message_ttl, of without", run.patient_manager(), 0.97, 1.0),
         less("an idle connection", run.idle(), 4096.0, 1024.0, " bytes"),
         less("slow consumer above its budget", run.over_budget(), 10.0, 0.0, " %"),
     ]

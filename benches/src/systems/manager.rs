@@ -1,6 +1,8 @@
 //! buffstreams with a manager: producers with a sink each, into connections that they share.
 
-use buffstreams::{Address, Manager};
+use std::time::Duration;
+
+use buffstreams::{Address, Backoff, Manager};
 use futures::SinkExt;
 use futures::future::try_join_all;
 
@@ -13,6 +15,10 @@ use crate::plan::Trial;
 
 pub(super) struct Managed;
 
+/// Delays that never come: no connection breaks.
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
 impl System for Managed {
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()> {
         Buffstreams.receive(trial, parent)
@@ -21,7 +27,12 @@ impl System for Managed {
     /// Each producer goes round the addresses.
     fn send(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let (messages, share, manager) = (Messages::of(trial), trial.share(), Manager::new(config(trial.size)));
+            let config = config(trial.size);
+            let config = match trial.patient {
+                true => config.reconnect(Backoff::exponential(FIRST, LONGEST)).message_ttl(LONGEST),
+                false => config,
+            };
+            let (messages, share, manager) = (Messages::of(trial), trial.share(), Manager::new(config));
             let address = |port: &u16| Address::from(format!("127.0.0.1:{port}"));
             let addresses: Vec<_> = ports.iter().map(address).collect();
             for address in &addresses {
