@@ -60,7 +60,7 @@ impl Backoff {
         Self { delays: Arc::new(delays), max_elapsed: None, stable_after: STABLE_AFTER }
     }
 
-    /// Gives up rather than make an attempt later than this after the break. Default: no limit.
+    /// Gives up rather than make an attempt when the peer has been away for longer than this. Default: no limit.
     #[must_use]
     pub fn max_elapsed(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.max_elapsed = limit.into();

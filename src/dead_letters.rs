@@ -25,7 +25,7 @@ pub struct DeadLetter {
     pub message: Bytes,
     /// What became of it.
     pub outcome: Outcome,
-    /// How often the address had been dialed in the outage that it is a victim of.
+    /// How often the address had been dialed in the outage that it is a victim of; 0 where that was not the reason.
     pub attempts: u32,
     /// Why.
     pub error: Arc<Error>,
@@ -41,8 +41,9 @@ impl DeadLetter {
 /// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
 ///
 /// It holds `queue_bytes`. When it is full, the address whose letters come waits until some are taken; other addresses go
-/// on. The letters that wait so hold `queue_bytes` again, all addresses together: if more come, they are lost, with a
-/// [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
+/// on. Whoever takes them should not wait for that address itself. What a close, or a producer that has gone, leaves behind
+/// waits for nobody: up to `queue_bytes` of it, all addresses together, wait for room in the background; more is lost, with
+/// a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
 /// dropping the stream loses what is in it.
 pub struct DeadLetters(Receiver<DeadLetter>);
 

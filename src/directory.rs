@@ -102,6 +102,14 @@ impl Directory {
         (links.collect(), state.retired)
     }
 
+    /// Enters messages that a sink had accepted for an address and not handed over before that was closed.
+    pub(crate) fn never_handed_over(&self, messages: usize) {
+        let messages = messages as u64;
+        let mut state = self.state();
+        state.retired =
+            state.retired + LinkStats { accepted: messages, dead_lettered: messages, ..LinkStats::default() };
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // No code of the program runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,6 +168,7 @@ impl Drop for Closing {
 async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
     task.stop().await;
     let closed = Verdict::closed();
+    let expired = link.outbox.take_expired();
     let messages = link.give_back(&closed).await;
     {
         let mut state = directory.state();
@@ -167,6 +176,8 @@ async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
         state.retired = state.retired + link.stats();
     }
     // A close does not wait for whoever takes the dead letters: they may be the one who closes.
-    let burying = directory.common.clone().bury(link.address.clone(), messages, closed);
-    let _ = burying.now_or_never();
+    for (messages, verdict) in [(expired, directory.common.expired(0)), (messages, closed)] {
+        let burying = directory.common.clone().bury(link.address.clone(), messages, verdict);
+        let _ = burying.now_or_never();
+    }
 }

@@ -218,6 +218,7 @@ impl WriteHalf {
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
         self.retries.broke();
+        self.stalled.clear();
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {
             WriteState::Open(writer) => WriteState::Down(writer.into_output()),
             WriteState::Dialing(output, _) => WriteState::Down(output),
@@ -237,12 +238,12 @@ impl WriteHalf {
             }
             Poll::Ready(Err(error)) => error,
             Poll::Pending => {
-                let pending = match &self.state {
-                    WriteState::Open(writer) => writer.output().len(),
+                let taken = match &self.state {
+                    WriteState::Open(writer) => writer.output().taken(),
                     _ => return Poll::Pending,
                 };
                 let limit = ("write_timeout", self.shared.config.write_timeout);
-                ready!(self.stalled.poll(limit, pending as u64, cx))
+                ready!(self.stalled.poll(limit, taken, cx))
             }
         };
         self.lose(Reason::from(&error));

@@ -1,5 +1,6 @@
 //! One address of a manager: the queue of its messages, and the task that keeps a connection under it.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::iter::Sum;
@@ -9,8 +10,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::select;
 use futures::io::AsyncRead;
 
 use crate::config::Config;
@@ -27,6 +31,9 @@ use crate::wire::Codec;
 
 /// How often one poll reads replies that nobody wants before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
+
+/// How long it waits at least until it looks again for what is too old.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Without `reconnect`: how many connections in a row may break without having taken a whole message, before the messages
 /// come back.
@@ -134,9 +141,47 @@ impl Common {
         }
     }
 
+    /// Why a message was not sent that was too old.
+    pub(crate) fn expired(&self, attempts: u32) -> Verdict {
+        let after = self.config.message_ttl.unwrap_or_default();
+        let error = Arc::new(Error::Timeout { what: "message_ttl", after });
+        Verdict { outcome: Outcome::Expired, attempts, error }
+    }
+
+    /// The same for an address whose task waits until they are taken, however many others do: its queue is the bound. Only
+    /// when this is dropped, what is left goes the other way.
+    async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+        let mut burial = Burial { common: self, address, messages: messages.into(), verdict };
+        while let Some(message) = burial.messages.front() {
+            let letter = DeadLetter::new(&burial.address, message.clone(), &burial.verdict);
+            if burial.common.dead_letters.send(letter).await.is_err() {
+                // Nobody takes them.
+                return;
+            }
+            burial.messages.pop_front();
+        }
+    }
+
     fn lose(&self, address: Address, messages: usize) {
         self.lost.fetch_add(messages as u64, Ordering::Relaxed);
         self.reporter.report(ManagerEvent::Lost { address, messages });
+    }
+}
+
+/// Messages on their way to whoever takes the dead letters.
+struct Burial {
+    common: Arc<Common>,
+    address: Address,
+    messages: VecDeque<Bytes>,
+    verdict: Verdict,
+}
+
+impl Drop for Burial {
+    fn drop(&mut self) {
+        let left = mem::take(&mut self.messages).into();
+        let burying = self.common.clone().bury(self.address.clone(), left, self.verdict.clone());
+        // It goes on in the background.
+        let _ = burying.now_or_never();
     }
 }
 
@@ -172,6 +217,8 @@ impl LinkTask {
             self.stream.shut_down();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
             self.retries.broke();
+            // What was set aside in the moment of the break.
+            self.bury_expired().await;
             let books = self.link.outbox.books();
             let done = self.link.outbox.is_closed() && books.held == 0;
             if !done || error.is_some() {
@@ -195,8 +242,10 @@ impl LinkTask {
     /// more.
     async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
         while poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
-            match self.redial(why).await {
-                Ok(stream) => {
+            match self.redial(why.clone()).await {
+                // Everything has grown too old: the next message goes on.
+                Ok(None) => {}
+                Ok(Some(stream)) => {
                     self.stream = stream.clone();
                     self.half_closed = false;
                     self.retries.opened();
@@ -214,15 +263,22 @@ impl LinkTask {
         false
     }
 
-    /// Dials as often as the retries allow. The error is that of the last attempt, or `why`.
-    async fn redial(&mut self, mut why: Arc<Error>) -> Result<net::Stream, Arc<Error>> {
+    /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is that of the last
+    /// attempt, or `why`.
+    async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<net::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
         while let Some(delay) = self.retries.next() {
             if !delay.is_zero() {
-                self.expiring(net::sleep(delay)).await;
+                // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
+                let was_closed = link.outbox.is_closed();
+                let closing = poll_fn(|cx| if was_closed { Poll::Pending } else { link.outbox.poll_closed(cx) });
+                self.expiring(select(pin!(net::sleep(delay)), pin!(closing))).await;
+            }
+            if link.outbox.books().held == 0 {
+                return Ok(None);
             }
             match self.expiring(net::dial(&link.address, &common.config)).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(Some(stream)),
                 Err(error) => {
                     why = Arc::new(error);
                     let failed = ManagerEvent::DialFailed { address: self.address(), error: why.clone() };
@@ -238,7 +294,7 @@ impl LinkTask {
         let mut future = pin!(future);
         loop {
             let due = self.link.outbox.next_expiry();
-            let left = due.map(|due| due.saturating_duration_since(net::now()));
+            let left = due.map(|due| due.saturating_duration_since(net::now()).max(TICK));
             match net::within(left, &mut future).await {
                 Some(output) => return output,
                 None => self.bury_expired().await,
@@ -248,10 +304,8 @@ impl LinkTask {
 
     async fn bury_expired(&mut self) {
         let messages = self.link.outbox.take_expired();
-        let after = self.common.config.message_ttl.unwrap_or_default();
-        let error = Arc::new(Error::Timeout { what: "message_ttl", after });
-        let verdict = Verdict { outcome: Outcome::Expired, attempts: self.retries.attempts(), error };
-        self.common.clone().bury(self.address(), messages, verdict).await;
+        let verdict = self.common.expired(self.retries.attempts());
+        self.common.clone().bury_in_turn(self.address(), messages, verdict).await;
     }
 
     /// All that is held comes back.
@@ -260,7 +314,7 @@ impl LinkTask {
         let verdict = Verdict { outcome, attempts: self.retries.attempts(), error };
         self.retries.start_over();
         let messages = self.link.outbox.give_back(&verdict);
-        self.common.clone().bury(self.address(), messages, verdict).await;
+        self.common.clone().bury_in_turn(self.address(), messages, verdict).await;
     }
 
     fn address(&self) -> Address {

@@ -29,7 +29,8 @@ use crate::writer::HIGH_WATER;
 /// - `poll_close` flushes and ends this sink, not the connections.
 ///
 /// Small messages are put together here, without a lock, and handed over 64 KiB at a time; a flush hands over what there
-/// is. Dropping a future loses nothing that was accepted; dropping the sink leaves what is pending to the background.
+/// is. Dropping a future loses nothing that was accepted; dropping the sink leaves what is pending to the background. So a
+/// sink is made once for each producer: one that is made for each message, and dropped, never waits for room.
 pub struct ManagerSink {
     directory: Arc<Directory>,
     producers: Vec<Producer>,
@@ -48,6 +49,8 @@ struct Producer {
     messages: usize,
     /// The last that was handed over and not flushed.
     ticket: Option<Ticket>,
+    /// Why earlier ones were not sent, for the next flush to tell.
+    failed: Option<Arc<Error>>,
 }
 
 impl ManagerSink {
@@ -79,7 +82,7 @@ impl ManagerSink {
         let codec = self.directory.common.config.codec().ok()?;
         let at = self.producers.len();
         self.by_address.insert(address.clone(), at);
-        self.producers.push(Producer { link, local: Output::new(codec), messages: 0, ticket: None });
+        self.producers.push(Producer { link, local: Output::new(codec), messages: 0, ticket: None, failed: None });
         Some(at)
     }
 
@@ -92,6 +95,7 @@ impl ManagerSink {
             self.by_address.insert(moved.link.address.clone(), at);
         }
         if producer.messages > 0 {
+            self.directory.never_handed_over(producer.messages);
             let (common, address) = (self.directory.common.clone(), address.clone());
             let messages = producer.local.take_messages();
             // Where the letters wait for room, they go on in the background.
@@ -106,9 +110,12 @@ impl ManagerSink {
         if producer.hand_over().is_err() {
             return Poll::Ready(Err(self.forget(at)));
         }
-        let Some(ticket) = producer.ticket else { return Poll::Ready(Ok(())) };
-        let written = ready!(producer.link.outbox.poll_written(ticket, cx));
+        let written = match producer.ticket {
+            Some(ticket) => ready!(producer.link.outbox.poll_written(ticket, cx)),
+            None => Ok(()),
+        };
         producer.ticket = None;
+        let written = producer.failed.take().map_or(written, Err);
         let address = &producer.link.address;
         let not_sent = |source| Error::NotSent { address: address.clone(), message: None, source };
         Poll::Ready(written.map_err(not_sent))
@@ -118,6 +125,8 @@ impl ManagerSink {
 impl Producer {
     fn hand_over(&mut self) -> Result<(), Error> {
         if self.messages > 0 {
+            // The ticket before is forgotten with this one.
+            self.failed = self.failed.take().or_else(|| self.link.outbox.failure(self.ticket?));
             self.ticket = Some(self.link.outbox.append(&mut self.local, self.messages)?);
             self.messages = 0;
         }

@@ -203,12 +203,19 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
     let mut last = failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
     for (i, addr) in addrs.iter().enumerate() {
         match within(left(addrs.len() - i), TcpStream::connect(addr)).await {
+            // Where nobody listens on a port that the system also chooses for those who dial, it may be our own.
+            Some(Ok(stream)) if is_itself(&stream) => last = failed(io::ErrorKind::ConnectionRefused.into()),
             Some(Ok(stream)) => return Ok(Stream::new(stream, config)),
             Some(Err(error)) => last = failed(error),
             None => last = timed_out(config.dial_timeout.unwrap_or_default()),
         }
     }
     Err(last)
+}
+
+/// Whether both ends are the same socket.
+fn is_itself(stream: &TcpStream) -> bool {
+    stream.local_addr().is_ok_and(|local| stream.peer_addr().is_ok_and(|peer| local == peer))
 }
 
 /// What an address that names no host means.

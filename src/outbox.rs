@@ -117,6 +117,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.poll_producer(cx, |state| state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket)))
     }
 
+    /// Why the ticket's batch was given back, if it was by now.
+    pub(crate) fn failure(&self, ticket: Ticket) -> Option<Arc<Error>> {
+        let state = self.lock();
+        state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket).err()).flatten()
+    }
+
     /// Whether the ticket's batch is over, one way or the other.
     pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
         self.lock().ledger.is_over(ticket)

@@ -32,11 +32,14 @@ impl Retries {
         self.opened = net::now();
     }
 
-    /// The connection broke. If it was stable, that is a new outage.
+    /// The connection broke. If it was stable, that is a new outage; if not, the outage goes on from where it was, without
+    /// the time that the connection was open.
     pub(crate) fn broke(&mut self) {
         let stable_after = self.backoff.as_ref().map_or(Duration::ZERO, |backoff| backoff.stable_after);
-        if net::now().saturating_duration_since(self.opened) >= stable_after {
-            self.outage = None;
+        let open = net::now().saturating_duration_since(self.opened);
+        match &mut self.outage {
+            Some(outage) if open < stable_after => outage.began += open,
+            _ => self.outage = None,
         }
     }
 

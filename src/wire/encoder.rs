@@ -89,6 +89,8 @@ pub(crate) struct Output {
     cursor: usize,
     /// How much is yet to be written, in bytes.
     len: usize,
+    /// How much was ever written, in bytes.
+    taken: u64,
     /// An empty buffer to use again.
     spare: Vec<u8>,
 }
@@ -110,6 +112,7 @@ impl Output {
             tail_messages: 0,
             cursor: 0,
             len: 0,
+            taken: 0,
             spare: Vec::new(),
         }
     }
@@ -123,6 +126,11 @@ impl Output {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How much was ever written, in bytes: while this grows, there is somebody who takes it.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Accepts a message. Where it is over the limit it comes back in the error, and nothing else changes.
@@ -202,6 +210,7 @@ impl Output {
     pub(crate) fn advance(&mut self, n: usize) {
         debug_assert!(n <= self.len);
         self.len -= n;
+        self.taken += n as u64;
         self.cursor += n;
         while let Some(first) = self.sealed.front() {
             let len = match first {

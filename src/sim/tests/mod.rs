@@ -4,6 +4,7 @@ mod audit;
 mod cuts;
 mod fairness;
 mod loans;
+mod outages;
 mod repeat;
 mod session;
 mod times;

@@ -1,0 +1,194 @@
+//! Outages, in virtual time: what is too old while the connection breaks, what is dialed and when, and what a close does.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::io::AsyncReadExt;
+use futures::{FutureExt, SinkExt, StreamExt};
+
+use crate::events::Events;
+use crate::net::world::{Sim, elapsed};
+use crate::net::{self, Acceptor};
+use crate::{Address, Backoff, Config, Connection, Error, Manager, ManagerEvent, Outcome, WireFormat};
+
+const SECOND: Duration = Duration::from_secs(1);
+const ANYWHERE: &str = "127.0.0.1:0";
+
+fn config() -> Config {
+    let config = Config::new().wire_format(WireFormat::u32_be()).max_message_size(1 << 20);
+    config.dial_timeout(None).write_timeout(None).frame_timeout(None).close_timeout(10 * SECOND)
+}
+
+/// Tries again every second, or after what it is given, for ever.
+fn every(delay: Duration) -> Backoff {
+    Backoff::from_fn(move || std::iter::repeat(delay))
+}
+
+/// A manager of one address, and the other end of its connection.
+async fn dialed(config: Config) -> (Manager, Address, Acceptor, net::Stream) {
+    let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+    let manager = Manager::new(config);
+    manager.dial(addr).await.unwrap();
+    let (far, _) = acceptor.accept(&self::config()).await.unwrap();
+    (manager, addr.into(), acceptor, far)
+}
+
+fn failed_dials(events: &mut Events<ManagerEvent>) -> usize {
+    let happened = std::iter::from_fn(|| events.next().now_or_never().flatten());
+    happened.filter(|event| matches!(event, ManagerEvent::DialFailed { .. })).count()
+}
+
+/// What the program adds is not what the peer takes.
+#[test]
+fn a_connection_that_is_fed_while_its_peer_takes_nothing_is_ended_at_write_timeout() {
+    let limit = 7 * SECOND;
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        let mut connection = Connection::dial(addr, config().write_timeout(limit)).await.unwrap();
+        let _far = acceptor.accept(&config()).await.unwrap();
+        connection.feed(Bytes::from(vec![7; 2048])).await.unwrap();
+        let error = loop {
+            let beat = connection.send(Bytes::from_static(b"beat"));
+            if let Some(sent) = net::within(Some(5 * SECOND), beat).await {
+                break sent.unwrap_err();
+            }
+        };
+        assert!(matches!(error, Error::Timeout { what: "write_timeout", .. }), "{error:?}");
+        assert_eq!(elapsed(), limit);
+    });
+}
+
+/// A message that is too old is set aside for the task; in the same moment the connection breaks, or is closed.
+fn too_old_in_the_moment_of_the_end(closes: bool) {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, _acceptor, mut far) =
+            dialed(config().message_ttl(SECOND).reconnect(every(SECOND))).await;
+        let mut letters = manager.dead_letters();
+        let mut sink = manager.sink();
+        sink.feed((address.clone(), Bytes::from(vec![7; 2000]))).await.unwrap();
+        assert!(sink.flush().now_or_never().is_none());
+        sink.feed((address.clone(), Bytes::from_static(b"behind it"))).await.unwrap();
+        assert!(sink.flush().now_or_never().is_none());
+        net::sleep(3 * SECOND).await;
+        // It takes a part, which makes room for the rest of the batch, and is gone.
+        far.read_exact(&mut [0; 1024]).await.unwrap();
+        let closing = closes.then(|| manager.close(&address));
+        drop(far);
+        if let Some(closing) = closing {
+            closing.await.unwrap_err();
+        }
+        let letter = net::within(Some(60 * SECOND), letters.next()).await.expect("a letter").unwrap();
+        assert_eq!((letter.message, letter.outcome), (Bytes::from_static(b"behind it"), Outcome::Expired));
+        assert_eq!(manager.stats().total.dead_lettered, 1);
+    });
+}
+
+#[test]
+fn a_message_that_is_too_old_when_the_connection_breaks_is_a_letter() {
+    too_old_in_the_moment_of_the_end(false);
+}
+
+#[test]
+fn a_message_that_is_too_old_when_its_address_is_closed_is_a_letter() {
+    too_old_in_the_moment_of_the_end(true);
+}
+
+#[test]
+fn when_everything_has_grown_too_old_nothing_is_dialed() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) =
+            dialed(config().message_ttl(SECOND * 3 / 2).reconnect(every(SECOND))).await;
+        let (mut letters, mut events) = (manager.dead_letters(), manager.events());
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        assert!(manager.sink().send((address, Bytes::from_static(b"x"))).now_or_never().is_none());
+        assert_eq!(letters.next().await.unwrap().outcome, Outcome::Expired);
+        assert_eq!(failed_dials(&mut events), 2);
+        net::sleep(1_000 * SECOND).await;
+        assert_eq!(failed_dials(&mut events), 0);
+    });
+}
+
+/// Its second outage begins before the first is forgotten. The time in between was none.
+#[test]
+fn the_time_that_a_connection_is_open_is_no_part_of_max_elapsed() {
+    Sim::default().run(async {
+        let backoff = every(SECOND / 10).max_elapsed(SECOND);
+        let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
+        drop(far);
+        let write = |text: &'static str| manager.write(&address, Bytes::from_static(text.as_bytes()));
+        let config = config();
+        let (written, accepted) = futures::join!(write("one"), acceptor.accept(&config));
+        written.unwrap();
+        net::sleep(4 * SECOND).await;
+        drop(accepted);
+        net::sleep(SECOND / 100).await;
+        let (written, accepted) = futures::join!(write("two"), acceptor.accept(&config));
+        written.unwrap();
+        drop(accepted);
+    });
+}
+
+#[test]
+fn a_shutdown_tries_once_more_though_the_backoff_waits() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) = dialed(config().reconnect(every(60 * SECOND))).await;
+        let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        assert!(manager.sink().send((address.clone(), Bytes::from_static(b"x"))).now_or_never().is_none());
+        net::sleep(SECOND).await;
+        let (back, _) = Acceptor::bind(&addr.into()).await.unwrap();
+        let receiving = async {
+            let (mut far, _) = back.accept(&config()).await.unwrap();
+            far.read_exact(&mut [0; 5]).await.unwrap();
+        };
+        let (report, ()) = futures::join!(manager.shutdown(3 * SECOND), receiving);
+        assert_eq!((report[&address].written, report[&address].cut), (1, false));
+        assert_eq!(elapsed(), 2 * SECOND);
+    });
+}
+
+/// Messages that live no time at all, and nothing else to wait for: it must not go in circles.
+#[test]
+fn the_shortest_message_ttl_does_not_spin() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) =
+            dialed(config().message_ttl(Duration::ZERO).reconnect(every(SECOND))).await;
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        manager.write(&address, Bytes::from_static(b"x")).await.unwrap_err();
+        net::sleep(10 * SECOND).await;
+    });
+}
+
+/// Four addresses give up together, and together they have more than `queue_bytes`. Whoever takes the letters is slow.
+#[test]
+fn letters_of_many_addresses_wait_for_whoever_takes_them() {
+    Sim::default().run(async {
+        const EACH: usize = 100;
+        let manager = Manager::new(config().queue_bytes(64 << 10));
+        let mut letters = manager.dead_letters();
+        let mut sinks = Vec::new();
+        for _ in 0..4 {
+            let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+            manager.dial(addr).await.unwrap();
+            let far = acceptor.accept(&config()).await.unwrap();
+            drop((far, acceptor));
+            net::sleep(SECOND).await;
+            let mut sink = manager.sink();
+            for _ in 0..EACH {
+                sink.feed((addr.into(), Bytes::from_static(&[7; 500]))).await.unwrap();
+            }
+            sinks.push(sink);
+        }
+        for sink in &mut sinks {
+            assert!(sink.flush().now_or_never().is_none());
+        }
+        for _ in 0..4 * EACH {
+            net::sleep(SECOND / 100).await;
+            letters.next().await.unwrap();
+        }
+        assert_eq!((manager.stats().lost, manager.stats().total.dead_lettered), (0, 4 * EACH as u64));
+    });
+}
