@@ -148,8 +148,8 @@ impl Common {
         Verdict { outcome: Outcome::Expired, attempts, error }
     }
 
-    /// The same for an address whose task waits until they are taken, however many others do: its queue is the bound. Only
-    /// when this is dropped, what is left goes the other way.
+    /// As [`bury`](Self::bury), for an address whose own task waits until they are taken, however many others do: its queue is
+    /// the bound. When this is dropped, what is left goes the other way.
     async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
         let mut burial = Burial { common: self, address, messages: messages.into(), verdict };
         while let Some(message) = burial.messages.front() {
