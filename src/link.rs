@@ -241,7 +241,12 @@ impl LinkTask {
     /// Opens the connection when there is something to write; `why` is how it broke. `false` when there will be nothing
     /// more.
     async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
-        while poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
+        loop {
+            let began = net::now();
+            if !poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
+                return false;
+            }
+            self.retries.rested(net::now().saturating_duration_since(began));
             match self.redial(why.clone()).await {
                 // Everything has grown too old: the next message goes on.
                 Ok(None) => {}
@@ -260,7 +265,6 @@ impl LinkTask {
                 }
             }
         }
-        false
     }
 
     /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is that of the last

@@ -38,6 +38,8 @@ pub struct ManagerSink {
     by_address: HashMap<Address, usize>,
     /// The one that was written to last: mostly the next one, too.
     last: usize,
+    /// An address was closed while this sink had messages for it: for the next flush to tell.
+    shut: Option<Error>,
     closed: bool,
 }
 
@@ -55,7 +57,7 @@ struct Producer {
 
 impl ManagerSink {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        Self { directory, producers: Vec::new(), by_address: HashMap::new(), last: 0, closed: false }
+        Self { directory, producers: Vec::new(), by_address: HashMap::new(), last: 0, shut: None, closed: false }
     }
 
     /// The address's producer, if the address is open.
@@ -146,8 +148,11 @@ impl Sink<(Address, Bytes)> for ManagerSink {
             // No other can be full: it was the last when its last message came.
             Some(producer) if producer.local.len() >= HIGH_WATER => {
                 ready!(producer.link.outbox.poll_room(HIGH_WATER, cx));
-                let handed_over = producer.hand_over();
-                Poll::Ready(handed_over.map_err(|_| this.forget(this.last)))
+                if producer.hand_over().is_err() {
+                    // The next message may be for another address.
+                    this.shut = Some(this.forget(this.last));
+                }
+                Poll::Ready(Ok(()))
             }
             // A flush that nobody waited for has handed over less than that: or flush by flush the queue would grow without
             // end. To ask once for each hand-over is enough, and costs no lock for the other messages.
@@ -173,6 +178,9 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
+        if let Some(error) = this.shut.take() {
+            return Poll::Ready(Err(error));
+        }
         let mut flushed = Poll::Ready(Ok(()));
         // From the last, since one that is forgotten gives its place to the last.
         for at in (0..this.producers.len()).rev() {

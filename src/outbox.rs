@@ -227,7 +227,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 state.wait(cx.waker());
                 return Poll::Pending;
             }
-            Transport::Idle(writer) => state.transport = Transport::Gone(writer.into_output()),
+            Transport::Idle(writer) => {
+                state.transport = Transport::Gone(writer.into_output());
+                // There may be more room while it is down than there was.
+                state.wake_waiting();
+            }
             gone @ Transport::Gone(_) => state.transport = gone,
         }
         Poll::Ready(())

@@ -43,6 +43,13 @@ impl Retries {
         }
     }
 
+    /// For so long there was nothing to dial for: it is no part of the outage.
+    pub(crate) fn rested(&mut self, time: Duration) {
+        if let Some(outage) = &mut self.outage {
+            outage.began += time;
+        }
+    }
+
     /// All was given up; the next attempt is the first of a new outage.
     pub(crate) fn start_over(&mut self) {
         self.outage = None;

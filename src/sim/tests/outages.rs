@@ -129,6 +129,72 @@ fn the_time_that_a_connection_is_open_is_no_part_of_max_elapsed() {
     });
 }
 
+/// Nobody dials while there is nothing to send: that is no time that the peer was away.
+#[test]
+fn the_time_in_which_nothing_is_held_is_no_part_of_max_elapsed() {
+    Sim::default().run(async {
+        let backoff = every(SECOND / 10).max_elapsed(SECOND);
+        let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
+        let config = config();
+        drop(far);
+        let write = |text: &'static str| manager.write(&address, Bytes::from_static(text.as_bytes()));
+        let (written, accepted) = futures::join!(write("one"), acceptor.accept(&config));
+        written.unwrap();
+        drop(accepted);
+        net::sleep(60 * SECOND).await;
+        let (written, accepted) = futures::join!(write("two"), acceptor.accept(&config));
+        written.unwrap();
+        drop(accepted);
+    });
+}
+
+/// A producer that waits for the room of a connection that is up finds that of one that is down.
+#[test]
+fn who_waits_for_room_finds_more_of_it_when_the_connection_goes_down() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, acceptor, far) = dialed(config().reconnect(every(3_600 * SECOND))).await;
+        let to = address.clone();
+        let producer = manager.clone();
+        let mut producing = net::spawn(async move {
+            let mut sink = producer.sink();
+            for _ in 0..1_000 {
+                sink.feed((to.clone(), Bytes::from_static(&[7; 1000]))).await.unwrap();
+            }
+        });
+        net::sleep(SECOND).await;
+        assert!(manager.stats().total.accepted < 200);
+        drop(acceptor);
+        far.half_close().unwrap();
+        net::within(Some(60 * SECOND), producing.join()).await.expect("there is room for all of it");
+        assert!(manager.stats().total.held > 900);
+    });
+}
+
+/// One address is closed while a sink has messages for it; its next message is for another.
+#[test]
+fn an_address_that_is_closed_costs_no_message_to_another() {
+    Sim::default().run(async {
+        let (manager, first, _one, far) = dialed(config()).await;
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        manager.dial(addr).await.unwrap();
+        let (mut other, _) = acceptor.accept(&config()).await.unwrap();
+        let mut letters = manager.dead_letters();
+        let mut sink = manager.sink();
+        for _ in 0..70 {
+            sink.start_send_unpin((first.clone(), Bytes::from_static(&[7; 1000]))).unwrap();
+        }
+        drop(far);
+        manager.close(&first).await.unwrap();
+        sink.feed((addr.into(), Bytes::from_static(b"for another"))).await.unwrap();
+        assert!(matches!(sink.flush().await, Err(Error::NotOpen { address, .. }) if address == first));
+        sink.flush().await.unwrap();
+        other.read_exact(&mut [0; 15]).await.unwrap();
+        for _ in 0..70 {
+            assert_eq!(letters.next().await.unwrap().outcome, Outcome::Closed);
+        }
+    });
+}
+
 #[test]
 fn a_shutdown_tries_once_more_though_the_backoff_waits() {
     Sim::default().run(async {
