@@ -49,7 +49,7 @@ impl Backoff {
     }
 
     /// The delays of whatever iterator `delays` makes, anew for each outage; it gives up at their end. They are used as
-    /// they are: jitter them where many clients share a peer. The builders of the `backon` crate fit in:
+    /// they are, but for those below 1 ms, which last that long: jitter them where many clients share a peer. The builders of the `backon` crate fit in:
     /// `Backoff::from_fn(move || builder.build())`.
     pub fn from_fn<I>(delays: impl Fn() -> I + Send + Sync + 'static) -> Self
     where

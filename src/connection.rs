@@ -37,7 +37,7 @@ use crate::wire::Codec;
 /// A write error is returned once, as [`Error::Write`], and closes the connection. What was accepted and not handed whole
 /// to the kernel is held, and the next write opens the connection again and sends that first, in order; a frame that
 /// was cut is sent again from its start, because the receiver discards a part of a frame. A peer that has closed is
-/// noticed before the next write, which then opens the connection again. If that fails, the error says why, what is held
+/// noticed before the next write, unless replies that were not read hide it; that write opens the connection again. If that fails, the error says why, what is held
 /// stays held, and the next write tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
 ///
 /// With [`Config::reconnect`] no error of a write is returned until the backoff has given up, and `poll_ready` waits only

@@ -231,13 +231,16 @@ impl Manager {
     ///
     /// ```no_run
     /// use buffstreams::{Config, Manager};
-    /// use futures::StreamExt;
+    /// use futures::{StreamExt, future};
     ///
     /// # async fn failover() -> Result<(), buffstreams::Error> {
+    /// const SPARE: &str = "127.0.0.1:5032";
     /// let manager = Manager::new(Config::new());
-    /// manager.dial("127.0.0.1:5032").await?;
-    /// let dead = manager.dead_letters();
-    /// dead.map(|letter| Ok(("127.0.0.1:5032".into(), letter.message))).forward(manager.sink()).await
+    /// manager.dial("127.0.0.1:5031").await?;
+    /// manager.dial(SPARE).await?;
+    /// // Its own letters must not wait for it: it would wait for them.
+    /// let dead = manager.dead_letters().filter(|letter| future::ready(letter.address.as_str() != SPARE));
+    /// dead.map(|letter| Ok((SPARE.into(), letter.message))).forward(manager.sink()).await
     /// # }
     /// ```
     pub fn dead_letters(&self) -> DeadLetters {

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use crate::backoff::{Backoff, Delays};
 use crate::net;
 
+/// The shortest delay: without one, a peer that refuses would keep a core busy.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// How far the attempts to open one connection again have come.
 pub(crate) struct Retries {
     /// Without one, each outage has one attempt.
@@ -68,7 +71,7 @@ impl Retries {
             self.outage = Some(Outage { began: now, delays, attempts: 1 });
             return Some(Duration::ZERO);
         };
-        let delay = outage.delays.next()?;
+        let delay = outage.delays.next()?.max(SHORTEST);
         let limit = self.backoff.as_ref().and_then(|backoff| backoff.max_elapsed);
         if limit.is_some_and(|limit| (now - outage.began).saturating_add(delay) > limit) {
             return None;
