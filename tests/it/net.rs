@@ -176,10 +176,11 @@ pub(crate) fn alone(name: &str, setup: &str, test: impl FnOnce()) {
     assert!(output.status.success() && out.contains("1 passed"), "{name}, alone:\n{out}\n{err}");
 }
 
-/// How much memory this process has in use, in bytes. It is counted page by page: the figure in `status` is one of each
+/// How much memory of its own this process has in use, in bytes: not the pages of the program, which are read in when it
+/// first runs them, and which are megabytes. It is counted page by page: the figure in `status` is one of each
 /// processor's own, which may be hundreds of KiB behind.
 pub(crate) fn resident() -> usize {
-    memory("smaps_rollup", "Rss:")
+    memory("smaps_rollup", "Anonymous:")
 }
 
 /// How much memory this process has asked for, in bytes, whether or not it uses it.
