@@ -93,7 +93,7 @@ impl DeadLetterBox {
         let Some(mut taker) = taker else { return Err(Disconnected) };
         let bytes = letter.message.len() + ITEM;
         let share = poll_fn(|cx| taker.poll_reserve(bytes, cx)).await;
-        taker.send(letter, share).await
+        taker.send(letter, share)
     }
 }
 

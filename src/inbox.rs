@@ -1,15 +1,17 @@
 //! The bounded queue between the reader tasks and the consumer: batches in, in turn, within a budget of bytes.
 //!
 //! The only file that names flume. Its channel keeps the order; the budget is what bounds it. A reader reserves its
-//! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing.
+//! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing. Nobody waits in the channel
+//! itself, which would allocate for each wait: who sends has a place already, and who receives leaves a waker here.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use flume::r#async::RecvStream;
+use flume::TryRecvError;
 use futures::stream::{FusedStream, Stream};
+use futures::task::AtomicWaker;
 
 /// What an item costs beside its bytes: its place in the queue, twice that while the queue grows, and what the allocator
 /// keeps around both.
@@ -20,14 +22,15 @@ pub(crate) fn inbox<T: Send + 'static>(budget: usize) -> (Sender<T>, Receiver<T>
     // Every item costs at least ITEM, so the budget is always full before the channel is.
     let (tx, rx) = flume::bounded(budget / ITEM + 1);
     let state = State { used: 0, ended: false, next_ticket: 0, waiting: VecDeque::new() };
-    let budget = Arc::new(Budget { total: budget, state: Mutex::new(state) });
-    let receiver = Receiver { items: rx.into_stream(), budget: budget.clone() };
-    (Sender { tx, budget, ticket: None }, receiver)
+    let budget = Arc::new(Budget { total: budget, state: Mutex::new(state), consumer: AtomicWaker::new() });
+    let receiver = Receiver { items: rx, budget: budget.clone(), ended: false };
+    (Sender { tx: Some(tx), budget, ticket: None }, receiver)
 }
 
 /// One reader's end. A clone waits in the queue for itself.
 pub(crate) struct Sender<T> {
-    tx: flume::Sender<Parcel<T>>,
+    /// `None` when it is dropped.
+    tx: Option<flume::Sender<Parcel<T>>>,
     budget: Arc<Budget>,
     ticket: Option<u64>,
 }
@@ -60,12 +63,15 @@ impl<T> Sender<T> {
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
     }
 
-    /// Puts an item into the queue. It does not wait: the share is the place.
-    pub(crate) async fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
+    /// Puts an item into the queue. There is room: the share is the place.
+    pub(crate) fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
         if self.budget.lock().ended {
             return Err(Disconnected);
         }
-        self.tx.send_async(Parcel { item, share }).await.map_err(|_| Disconnected)
+        let tx = self.tx.as_ref().ok_or(Disconnected)?;
+        tx.try_send(Parcel { item, share }).map_err(|_| Disconnected)?;
+        self.budget.consumer.wake();
+        Ok(())
     }
 }
 
@@ -81,13 +87,17 @@ impl<T> Drop for Sender<T> {
             let mut state = self.budget.lock();
             state.leave(ticket);
         }
+        // The last one ends the queue.
+        self.tx = None;
+        self.budget.consumer.wake();
     }
 }
 
 /// The consumer's end. It yields what was sent, in order, and ends when all senders are gone.
-pub(crate) struct Receiver<T: 'static> {
-    items: RecvStream<'static, Parcel<T>>,
+pub(crate) struct Receiver<T> {
+    items: flume::Receiver<Parcel<T>>,
     budget: Arc<Budget>,
+    ended: bool,
 }
 
 impl<T> Receiver<T> {
@@ -106,19 +116,35 @@ impl<T> Receiver<T> {
         drop(state);
         Some(Share { budget: self.budget.clone(), bytes })
     }
+
+    fn take(&mut self) -> Poll<Option<Parcel<T>>> {
+        match self.items.try_recv() {
+            Ok(parcel) => Poll::Ready(Some(parcel)),
+            Err(TryRecvError::Empty) => Poll::Pending,
+            Err(TryRecvError::Disconnected) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
 }
 
 impl<T> Stream for Receiver<T> {
     type Item = Parcel<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.items).poll_next(cx)
+        if let Poll::Ready(taken) = self.take() {
+            return Poll::Ready(taken);
+        }
+        // What came between the look and the waker has woken nobody.
+        self.budget.consumer.register(cx.waker());
+        self.take()
     }
 }
 
 impl<T> FusedStream for Receiver<T> {
     fn is_terminated(&self) -> bool {
-        self.items.is_terminated()
+        self.ended
     }
 }
 
@@ -126,8 +152,7 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.budget.end();
         // flume would keep what is queued until the last sender is gone.
-        let mut cx = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(_)) = Pin::new(&mut self.items).poll_next(&mut cx) {}
+        self.items.drain();
     }
 }
 
@@ -165,6 +190,8 @@ impl Drop for Share {
 struct Budget {
     total: usize,
     state: Mutex<State>,
+    /// Who takes the items, when it waits for one.
+    consumer: AtomicWaker,
 }
 
 struct State {

@@ -3,28 +3,43 @@
 //! A fresh buffer costs page faults on every read, so buffers are used again; an idle connection holds none, because it
 //! borrows one for the time of a read. One pool serves the whole process, as an allocator does: what one connection
 //! gives back, the next one borrows.
+//!
+//! A buffer whose messages the program still holds is kept by the pool as well, and is lent again when the last of them
+//! is gone. So nothing is allocated in the long run, not even a count of references: the one of the first time is kept.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::{Bytes, BytesMut};
+
 /// The size of a read, in bytes. Smaller ones cost system calls, larger ones fall out of a core's cache.
-pub(crate) const CHUNK: usize = 64 * 1024;
-/// How many chunks are kept for later: 2 MiB.
-const KEEP_CHUNKS: usize = 32;
+pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = 16;
+/// The smallest buffer, in bytes.
+const LEAST: usize = 1 << LEAST_BITS;
+const LEAST_BITS: u32 = 6;
+/// One shelf for each power of two, from the smallest buffer to a chunk.
+const SHELVES: usize = (CHUNK_BITS - LEAST_BITS + 1) as usize;
+/// How many buffers of a size are kept for later: 2 MiB of chunks, and as much of all that are smaller.
+const KEEP: usize = 32;
 /// How many bytes are kept for later in buffers larger than a chunk.
 const KEEP_LARGE: usize = 8 * 1024 * 1024;
+/// How many buffers of a size are looked at for one that nobody uses, before another one is made.
+const LOOKS: usize = 4;
 /// What a buffer may have over twice what was received, in bytes: a frame of a round size fits with its header, and with
 /// the start of the next.
 const SLACK: usize = 8 * 1024;
 /// A large buffer is lent for a frame at least this fraction of its size, so that a message never pins much more.
 const WASTE: usize = 4;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { chunks: Vec::new(), large: Vec::new(), large_bytes: 0 });
+static POOL: Mutex<Pool> = Mutex::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new() });
 
+/// Each buffer as a whole; on every shelf those at the front are most likely free.
 struct Pool {
-    chunks: Vec<Box<[u8]>>,
-    large: Vec<Box<[u8]>>,
-    large_bytes: usize,
+    shelves: [VecDeque<Bytes>; SHELVES],
+    /// Those that are larger than a chunk.
+    large: VecDeque<Bytes>,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
@@ -32,15 +47,21 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A buffer that goes back to the pool when it is dropped; as the owner of a `Bytes`, when its last message is dropped.
+/// A buffer that goes back to the pool when it is dropped, or, frozen, when its last message is dropped.
 #[derive(Debug)]
-pub(crate) struct Lent(Box<[u8]>);
+pub(crate) struct Lent(BytesMut);
 
 impl Lent {
     /// A buffer of [`CHUNK`] bytes.
     pub(crate) fn chunk() -> Self {
-        let kept = pool().chunks.pop();
-        Self(kept.unwrap_or_else(|| zeroed(CHUNK)))
+        Self::fitting(CHUNK)
+    }
+
+    /// A buffer that is hardly larger than twice `want` bytes; `want` is at most [`CHUNK`].
+    pub(crate) fn fitting(want: usize) -> Self {
+        let size = want.next_power_of_two().max(LEAST);
+        let kept = pool().take(size);
+        kept.map_or_else(|| Self::new(size), |kept| Self(kept.into()))
     }
 
     /// A buffer for a frame that needs `want` bytes and of which `got` have been received.
@@ -51,34 +72,53 @@ impl Lent {
         if want <= CHUNK {
             return Self::chunk();
         }
-        let mut pool = pool();
-        let fitting = pool.large.iter().rposition(|buf| buf.len() >= want && buf.len() / WASTE <= want);
-        if let Some(at) = fitting {
-            let buf = pool.large.swap_remove(at);
-            pool.large_bytes -= buf.len();
-            return Self(buf);
-        }
-        drop(pool);
+        let kept = pool().take_large(want);
         let twice = got.saturating_mul(2);
-        if twice <= CHUNK { Self::chunk() } else { Self(zeroed(twice.saturating_add(SLACK).min(want))) }
+        match kept {
+            Some(kept) => Self(kept.into()),
+            None if twice <= CHUNK => Self::chunk(),
+            None => Self::new(twice.saturating_add(SLACK).min(want)),
+        }
     }
-}
 
-fn zeroed(len: usize) -> Box<[u8]> {
-    vec![0; len].into_boxed_slice()
+    fn new(len: usize) -> Self {
+        let mut buf = BytesMut::zeroed(len);
+        // From the first part on references are counted, which is a part of the buffer that is used again as well.
+        drop(buf.split_off(len));
+        Self(buf)
+    }
+
+    /// What is in it, for messages to be cut from.
+    pub(crate) fn freeze(mut self) -> Bytes {
+        let whole = std::mem::take(&mut self.0).freeze();
+        keep(whole.clone(), VecDeque::push_back);
+        whole
+    }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let buf = std::mem::take(&mut self.0);
-        let mut pool = pool();
-        if buf.len() == CHUNK && pool.chunks.len() < KEEP_CHUNKS {
-            pool.chunks.push(buf);
-        } else if buf.len() > CHUNK && pool.large_bytes + buf.len() <= KEEP_LARGE {
-            pool.large_bytes += buf.len();
-            pool.large.push(buf);
+        let whole = std::mem::take(&mut self.0);
+        // Without its buffer if that was frozen.
+        if !whole.is_empty() {
+            keep(whole.freeze(), VecDeque::push_front);
         }
-        // What is not kept is freed when the lock is gone: `pool` was declared after `buf`.
+    }
+}
+
+/// Keeps it at one end, and no more than the pool should have.
+fn keep(buf: Bytes, push: fn(&mut VecDeque<Bytes>, Bytes)) {
+    if buf.len() > KEEP_LARGE {
+        return;
+    }
+    loop {
+        let mut pool = pool();
+        let Some(oldest) = pool.too_much_with(buf.len()) else {
+            return push(pool.shelf(buf.len()), buf);
+        };
+        // Freed while nobody waits for the lock.
+        drop(pool);
+        drop(oldest);
     }
 }
 
@@ -95,8 +135,39 @@ impl DerefMut for Lent {
     }
 }
 
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
+impl Pool {
+    fn shelf(&mut self, size: usize) -> &mut VecDeque<Bytes> {
+        if size > CHUNK { &mut self.large } else { &mut self.shelves[(size.ilog2() - LEAST_BITS) as usize] }
+    }
+
+    /// A buffer of this size that nobody uses.
+    fn take(&mut self, size: usize) -> Option<Bytes> {
+        let shelf = self.shelf(size);
+        for _ in 0..LOOKS.min(shelf.len()) {
+            if shelf.front()?.is_unique() {
+                return shelf.pop_front();
+            }
+            // Its messages are still held; the next look is at others.
+            shelf.rotate_left(1);
+        }
+        None
+    }
+
+    /// A buffer larger than a chunk that nobody uses.
+    fn take_large(&mut self, want: usize) -> Option<Bytes> {
+        let fits = |buf: &Bytes| buf.len() >= want && buf.len() / WASTE <= want && buf.is_unique();
+        let at = self.large.iter().position(fits)?;
+        self.large.remove(at)
+    }
+
+    /// The buffer that has to go before one of this size comes, if there is one.
+    fn too_much_with(&mut self, size: usize) -> Option<Bytes> {
+        let shelf = self.shelf(size);
+        let full = if size <= CHUNK {
+            shelf.len() >= KEEP
+        } else {
+            shelf.iter().map(Bytes::len).sum::<usize>() + size > KEEP_LARGE
+        };
+        full.then(|| shelf.pop_front()).flatten()
     }
 }

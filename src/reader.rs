@@ -13,15 +13,15 @@ use crate::error::{ConfigError, Error};
 use crate::pool::{CHUNK, Lent};
 use crate::wire::{Decoder, Frames};
 
-/// Up to this many bytes of an unfinished frame are set aside in a buffer of their own size while the reader waits: a peer
+/// Up to this many bytes of an unfinished frame are set aside in a buffer of about their size while the reader waits: a peer
 /// that stalls holds no more than twice what it sent.
 const STASH: usize = CHUNK / 2;
 /// A frame over this many bytes is large: it is read into a buffer of its own, with little of what comes behind it.
 const LARGE: usize = CHUNK / 4;
 /// How much is read behind a large frame, in bytes: enough to see the next header, little enough to move.
 const LOOKAHEAD: usize = 32;
-/// A batch that fills less than this fraction of its buffer is copied out of it, so that a small message pins at most
-/// this many times its size.
+/// A batch that fills no more than this fraction of its buffer is copied out of it, so that a message pins at most this many
+/// times what came with it.
 const PIN: usize = 4;
 /// How often one poll reads before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
@@ -72,7 +72,7 @@ enum Buffer {
         bytes: [u8; LOOKAHEAD],
         len: u8,
     },
-    Stashed(Box<[u8]>),
+    /// A buffer smaller than a chunk only keeps what is in it.
     Lent {
         buf: Lent,
         filled: usize,
@@ -165,11 +165,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let scan = self.decoder.scan(&buf[..filled], |_| {});
         let end = scan.end;
         self.want = scan.want();
-        let (bytes, memory) = if end <= buf.len() / PIN {
-            let bytes = Bytes::copy_from_slice(&buf[..end]);
+        let whole = if end <= buf.len() / PIN {
+            let mut few = Lent::fitting(end);
+            few[..end].copy_from_slice(&buf[..end]);
             buf.copy_within(end..filled, 0);
             self.buffer = Buffer::of(buf, filled - end);
-            (bytes, end)
+            few
         } else {
             if end < filled {
                 // What is no header is kept as it is, to be told when these frames have been taken.
@@ -184,11 +185,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     Buffer::of(next, rest.len())
                 };
             }
-            let memory = buf.len();
-            let mut bytes = Bytes::from_owner(buf);
-            bytes.truncate(end);
-            (bytes, memory)
+            buf
         };
+        let memory = whole.len();
+        let mut bytes = whole.freeze();
+        bytes.truncate(end);
         Batch { frames: Frames::new(self.decoder, bytes), messages: scan.messages, bytes: end, memory }
     }
 
@@ -218,8 +219,7 @@ impl Buffer {
         match self.replace() {
             Self::Empty => (Lent::chunk(), 0),
             Self::Glimpsed { bytes, len } => Self::lend(&bytes[..len.into()], want),
-            Self::Stashed(bytes) => Self::lend(&bytes, want),
-            Self::Lent { buf, filled } if filled < buf.len() => (buf, filled),
+            Self::Lent { buf, filled } if filled < buf.len() && buf.len() >= CHUNK => (buf, filled),
             Self::Lent { buf, filled } => Self::lend(&buf[..filled], want),
         }
     }
@@ -244,7 +244,11 @@ impl Buffer {
                 glimpsed.copy_from_slice(received);
                 Self::Glimpsed { bytes, len: len as u8 }
             }
-            (_, None) => Self::Stashed(received.into()),
+            (len, None) => {
+                let mut buf = Lent::fitting(len);
+                buf[..len].copy_from_slice(received);
+                Self::Lent { buf, filled: len }
+            }
         }
     }
 

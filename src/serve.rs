@@ -57,7 +57,7 @@ async fn hand_over(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut 
     let on_end = Box::new(move |reason| hub.leave(&member, reason));
     let connection = Connection::accepted(stream, config, codec, peer, on_end);
     // If there is no consumer any more, the connection ends with the item.
-    let _ = inbox.send(Arrival::Connection(Box::new(connection)), share).await;
+    let _ = inbox.send(Arrival::Connection(Box::new(connection)), share);
 }
 
 struct PeerTask {
@@ -116,12 +116,12 @@ impl PeerTask {
             // A consumer that is done with everything else reads on by itself, where there may be more at once.
             let lends = batch.memory == CHUNK && reader.fits_a_chunk() && share.is_all();
             if !lends {
-                inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
+                inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
                 in_a_row = rest(in_a_row).await;
                 continue;
             }
             received.lent = Some(self.member.loan.lend(reader));
-            inbox.send(Arrival::Batch(received), share).await.map_err(|_| End::Stopped)?;
+            inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
             reader = poll_fn(|cx| self.poll_taken_back(cx)).await?;
             in_a_row = 0;
         }

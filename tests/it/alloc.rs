@@ -63,23 +63,31 @@ fn the_reader_rejects_with_at_most_a_kibibyte_beside_its_lent_buffer() {
 }
 
 #[test]
-fn an_announcement_of_the_maximum_that_stalls_costs_at_most_a_chunk() {
+fn an_announcement_of_the_maximum_that_stalls_costs_a_chunk_of_the_pool_and_twice_what_was_sent() {
     let max = 16 << 20;
+    // A buffer of the pool has a count of references beside it.
+    let lent = CHUNK + 64;
     for format in [WireFormat::u32_be(), WireFormat::varint(), WireFormat::buffstreams()] {
         let config = config(format, max);
         let whole = encode(format, max, &[body(max)]);
         for sent in [10, 4096, 4097, 30_000] {
-            let source = Source::new([Read::Bytes(whole[..sent].to_vec()), Read::Stall]);
-            let mut reader = Reader::new(source, &config).unwrap();
-            let (_, count) = allocations(|| assert!(drive(poll_immediate(reader.next())).is_none()));
-            assert!(count.kept <= CHUNK as isize, "{format}, {sent} sent: {count:?}");
-            // The chunk that it reads into, and what it set aside of the little it got.
-            let stashed = if sent <= 4096 { sent } else { 0 };
-            assert!(count.allocated <= CHUNK + 1024 + stashed, "{format}, {sent} sent: {count:?}");
-            // To be polled again takes it out of there, which is no reason to believe the announcement.
-            let (_, again) = allocations(|| assert!(drive(poll_immediate(reader.next())).is_none()));
-            assert!(again.allocated <= CHUNK + 1024 + stashed, "{format}, {sent} sent: {again:?}");
-            assert!(count.kept + again.kept <= CHUNK as isize, "{format}, {sent} sent: {again:?}");
+            let stashed = 2 * sent + 64;
+            // As above: those attempts count in which the pool is warm. The readers stay, and keep what they hold.
+            let mut readers = Vec::new();
+            let mut least = isize::MAX;
+            for _ in 0..50 {
+                let source = Source::new([Read::Bytes(whole[..sent].to_vec()), Read::Stall]);
+                let mut reader = Reader::new(source, &config).unwrap();
+                let (_, count) = allocations(|| assert!(drive(poll_immediate(reader.next())).is_none()));
+                assert!(count.allocated <= lent + 1024 + stashed, "{format}, {sent} sent: {count:?}");
+                // To be polled again takes it out of there, which is no reason to believe the announcement.
+                let (_, again) = allocations(|| assert!(drive(poll_immediate(reader.next())).is_none()));
+                assert!(again.allocated <= lent + 1024 + stashed, "{format}, {sent} sent: {again:?}");
+                assert!(count.kept + again.kept <= (lent + stashed) as isize, "{format}, {sent} sent: {again:?}");
+                least = least.min(count.kept + again.kept);
+                readers.push(reader);
+            }
+            assert!(least <= stashed as isize, "{format}, {sent} sent: {least} bytes");
         }
     }
 }
