@@ -15,7 +15,7 @@ use crate::net;
 pub(crate) struct Deadline {
     /// What is waited for, and how far it has come.
     waits_for: (&'static str, u64),
-    due: Option<Instant>,
+    since: Option<Instant>,
     timer: Option<Timer>,
 }
 
@@ -28,7 +28,13 @@ struct Timer {
 impl Deadline {
     /// Stops it.
     pub(crate) fn clear(&mut self) {
-        self.due = None;
+        self.since = None;
+    }
+
+    /// Makes it one that was started then, for the limit of this name.
+    pub(crate) fn start(&mut self, what: &'static str, since: Instant) {
+        self.waits_for = (what, 0);
+        self.since = Some(since);
     }
 
     /// Starts it if it is not running; ready with the error when it has run for `limit`. It starts over when there is
@@ -40,13 +46,12 @@ impl Deadline {
         cx: &mut Context<'_>,
     ) -> Poll<Error> {
         if mem::replace(&mut self.waits_for, (what, progress)) != (what, progress) {
-            self.due = None;
+            self.since = None;
         }
         let Some(limit) = limit else { return Poll::Pending };
-        let now = net::now();
+        let since = *self.since.get_or_insert_with(net::now);
         // What is further away than the clock can tell never comes.
-        let Some(due) = self.due.or_else(|| now.checked_add(limit)) else { return Poll::Pending };
-        self.due = Some(due);
+        let Some(due) = since.checked_add(limit) else { return Poll::Pending };
         // One that fires too early is looked at then; one that fires too late is of no use.
         self.timer.take_if(|timer| timer.fires > due);
         loop {
@@ -54,7 +59,7 @@ impl Deadline {
             ready!(timer.sleep.as_mut().poll(cx));
             self.timer = None;
             if net::now() >= due {
-                self.due = None;
+                self.since = None;
                 return Poll::Ready(Error::Timeout { what, after: limit });
             }
         }

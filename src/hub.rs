@@ -109,6 +109,8 @@ pub(crate) struct Hub {
     pub(crate) counters: Counters,
     /// Whether there is a sink of replies.
     pub(crate) replies: AtomicBool,
+    /// Whose batch came last.
+    last: AtomicU64,
     members: Mutex<Members>,
     choose: Mutex<Option<oneshot::Sender<Delivery>>>,
     chosen: Signal<Delivery>,
@@ -153,6 +155,7 @@ impl Hub {
             reporter: Reporter::new(),
             counters: Counters::default(),
             replies: AtomicBool::new(false),
+            last: AtomicU64::new(0),
             members: Mutex::new(members),
             choose: Mutex::new(Some(choose)),
             chosen: chosen.shared(),
@@ -265,6 +268,11 @@ impl Hub {
     pub(crate) fn count(&self, messages: usize, bytes: usize) {
         self.counters.messages.fetch_add(messages as u64, Ordering::Relaxed);
         self.counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the batch before this one came from this peer as well.
+    pub(crate) fn was_last(&self, peer: Peer) -> bool {
+        self.last.swap(peer.id(), Ordering::Relaxed) == peer.id()
     }
 
     /// A callback returned an error.

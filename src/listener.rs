@@ -99,8 +99,8 @@ struct Arrivals {
 struct Borrowed {
     member: Arc<Member>,
     lent: Lent,
-    /// How many more batches it may bring before others have their turn: no more than a full inbox would hold.
-    reads_left: usize,
+    /// How much it may still bring before others have their turn, in bytes: no more than a full inbox would hold.
+    bytes_left: usize,
 }
 
 /// A batch that is being taken apart.
@@ -231,7 +231,7 @@ impl Stream for Incoming {
                         member: received.member.clone(),
                         lent,
                         // This batch counts as well.
-                        reads_left: (this.arrivals.hub.config.inbox_bytes / CHUNK).saturating_sub(1),
+                        bytes_left: this.arrivals.hub.config.inbox_bytes.saturating_sub(share.bytes()),
                     });
                     this.batch = Some(Batch { peer: received.member.peer, received, _share: share });
                 }
@@ -300,17 +300,18 @@ impl Drop for Arrivals {
 impl Incoming {
     /// The next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept waiting.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Batch> {
-        let Borrowed { member, lent, reads_left } = self.borrowed.as_mut()?;
+        let Borrowed { member, lent, bytes_left } = self.borrowed.as_mut()?;
         let (hub, inbox) = (&self.arrivals.hub, &self.arrivals.inbox);
         // Where there is one thread for all, nobody else reads meanwhile.
-        let may = *reads_left > 0 && inbox.is_empty() && member.may_be_read();
-        if let Some(share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
-            *reads_left -= 1;
+        let may = *bytes_left >= CHUNK + ITEM && inbox.is_empty() && member.may_be_read();
+        if let Some(mut share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
             match member.loan.poll_batch(*lent, cx) {
                 Poll::Pending => return None,
                 Poll::Ready(None) => {}
                 Poll::Ready(Some(batch)) => {
                     hub.count(batch.messages, batch.bytes);
+                    share.shrink(batch.memory + ITEM);
+                    *bytes_left -= share.bytes();
                     let received = Received::new(member, batch.frames);
                     return Some(Batch { peer: member.peer, received, _share: share });
                 }

@@ -7,6 +7,7 @@
 use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::net;
@@ -24,8 +25,8 @@ struct State {
     place: Place,
     /// How often it was lent.
     lent: u64,
-    /// How many batches it has brought.
-    batches: u64,
+    /// Since when it has brought nothing, and whether a frame has begun since then.
+    quiet: Option<(Instant, bool)>,
 }
 
 /// One time that a reader was lent: the consumer may use it when it has taken the batch that brings this, not before, or
@@ -48,6 +49,7 @@ impl Loan {
     /// Lets the consumer use the reader.
     pub(crate) fn lend(&self, reader: PeerReader) -> Lent {
         let mut state = self.lock();
+        state.quiet = Some((net::now(), reader.is_mid_frame()));
         state.place = Place::Out(reader);
         state.lent += 1;
         Lent(NonZeroU64::MIN.saturating_add(state.lent))
@@ -64,10 +66,16 @@ impl Loan {
         // A large frame waits for its bytes in the task, which has a share of the inbox for them.
         let fits = reader.fits_a_chunk();
         match filled {
-            Poll::Pending if fits => return Poll::Pending,
+            Poll::Pending if fits => {
+                let begun = reader.is_mid_frame();
+                if begun && !matches!(state.quiet, Some((_, true))) {
+                    state.quiet = Some((net::now(), begun));
+                }
+                return Poll::Pending;
+            }
             Poll::Ready(Ok(true)) if fits => {
                 let batch = reader.take();
-                state.batches += 1;
+                state.quiet = Some((net::now(), reader.is_mid_frame()));
                 return Poll::Ready(Some(batch));
             }
             // The task looks again, and finds the frames, or the end.
@@ -95,9 +103,10 @@ impl Loan {
         self.lock().take(|_| true)
     }
 
-    /// How many batches the consumer has got: while this grows, neither the consumer nor the peer makes anybody wait.
-    pub(crate) fn batches(&self) -> u64 {
-        self.lock().batches
+    /// Since when the peer, or the consumer, has let the other wait: since the last batch, or since the frame behind it has
+    /// begun. `None` if the reader was never lent.
+    pub(crate) fn quiet_since(&self) -> Option<Instant> {
+        self.lock().quiet.map(|(since, _)| since)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -27,8 +27,8 @@ use crate::writer::HIGH_WATER;
 
 /// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
 const BATCHES_IN_A_ROW: u32 = 4;
-/// For how long a reader that is lent to the consumer may bring nothing: that much later is noticed what becomes of the peer,
-/// and that much later its time limits begin.
+/// For how long a reader that is lent to the consumer may bring nothing, unless a time limit is shorter: up to that much later
+/// is noticed what becomes of a peer whose messages nobody asks for.
 const LOAN: Duration = Duration::from_millis(50);
 
 /// Runs until the connection ends. The inbox ends with the last task that holds a sender, whatever it is used for.
@@ -113,8 +113,10 @@ impl PeerTask {
                     poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
                 }
             };
-            // A consumer that is done with everything else reads on by itself, where there may be more at once.
-            let lends = batch.memory == CHUNK && reader.fits_a_chunk() && share.is_all();
+            // A consumer that is done with everything else reads on by itself, where there may be more at once, or where
+            // nobody else sends: its next wait is as likely to be for this peer as for any other.
+            let likely = self.hub.was_last(self.member.peer) || batch.memory == CHUNK;
+            let lends = likely && reader.fits_a_chunk() && share.is_all() && !self.hub.is_closing();
             if !lends {
                 inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
                 in_a_row = rest(in_a_row).await;
@@ -253,12 +255,24 @@ impl PeerTask {
     fn poll_taken_back(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerReader, Error>> {
         self.poll_replies(cx)?;
         self.half_close_if_closing(cx)?;
-        if let Some(back) = self.member.loan.take_back() {
-            return Poll::Ready(back);
+        let loan = &self.member.loan;
+        let Some(since) = loan.quiet_since() else { return Poll::Pending };
+        let mut back = if self.hub.is_closing() { loan.revoke() } else { loan.take_back() };
+        if back.is_none() {
+            // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
+            let config = &self.hub.config;
+            let limit = [Some(LOAN), config.frame_timeout, config.idle_timeout].into_iter().flatten().min();
+            self.slow.start("", since);
+            ready!(self.slow.poll(("", limit), 0, cx));
+            back = loan.revoke();
         }
-        // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
-        ready!(self.slow.poll(("", Some(LOAN)), self.member.loan.batches(), cx));
-        self.member.loan.revoke().map_or(Poll::Pending, Poll::Ready)
+        if let Some(Ok(reader)) = &back
+            && !self.hub.is_closing()
+        {
+            let (what, _) = self.patience(reader);
+            self.slow.start(what, since);
+        }
+        back.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Writes the replies that the socket did not take at once, as it allows. An error ends the peer.

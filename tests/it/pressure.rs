@@ -152,7 +152,7 @@ fn small_batches_that_nobody_takes_are_charged_what_they_cost() {
                     break;
                 }
             }
-            assert!(sent < 20_000, "the inbox is never full");
+            assert!((1_000..20_000).contains(&sent), "the inbox is full after {sent}");
             let grown = resident().saturating_sub(before);
             assert!(grown < LIMIT, "{grown} bytes are held for {sent} empty messages");
         });

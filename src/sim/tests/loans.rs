@@ -17,8 +17,8 @@ use crate::wire::{Decoder, Encoder};
 use crate::{Address, Config, Listener, WireFormat};
 
 const LIMIT: Duration = Duration::from_millis(7_013);
-/// How much later than without a loan something may be noticed.
-const LATER: Duration = Duration::from_millis(101);
+/// How much later than without a loan the end of a peer may be noticed, when nobody asks for its messages.
+const LATER: Duration = Duration::from_millis(50);
 /// What one read brings of these is worth lending for.
 const BURST: u64 = 400;
 
@@ -70,8 +70,34 @@ fn a_frame_that_drips_in_behind_a_burst_is_ended_at_its_deadline() {
         });
         let reason = disconnected(&mut events).await;
         assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after: LIMIT }), "{reason:?}");
-        assert!(elapsed() >= LIMIT && elapsed() <= LIMIT + LATER, "{:?}", elapsed());
+        assert_eq!(elapsed(), LIMIT);
     });
+}
+
+#[test]
+fn time_limits_shorter_than_a_loan_are_kept_to_the_moment() {
+    const SHORT: Duration = Duration::from_millis(21);
+    const PAUSE: Duration = Duration::from_millis(13);
+    for (config, last, what) in [
+        (config().frame_timeout(SHORT), &[0, 0, 1, 0][..], "frame_timeout"),
+        (config().idle_timeout(SHORT), &[0, 0, 0, 1, 7], "idle_timeout"),
+    ] {
+        roomy(None).run(async {
+            let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
+            let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
+            let _receiving = net::spawn(async move { while listener.next().await.is_some() {} });
+            let mut peer = net::dial(&address, &config).await.unwrap();
+            // From the second on, who sends alone is read by the consumer.
+            for _ in 0..4 {
+                peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
+                net::sleep(PAUSE).await;
+            }
+            peer.write_all(last).await.unwrap();
+            let reason = disconnected(&mut events).await;
+            assert!(matches!(reason, Reason::Timeout { what: found, after: SHORT } if found == what), "{reason:?}");
+            assert_eq!(elapsed(), 4 * PAUSE + SHORT, "{what}");
+        });
+    }
 }
 
 #[test]
