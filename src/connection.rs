@@ -12,16 +12,18 @@ use futures::stream::Stream;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::halves::{self, OnEnd, Origin, ReadHalf, WriteHalf};
 use crate::net;
 use crate::peer::{Address, Peer};
+use crate::read_half::ReadHalf;
+use crate::socket::{OnEnd, Origin, Shared};
 use crate::wire::Codec;
+use crate::write_half::WriteHalf;
 
 /// One connection: a `Sink<Bytes>` of messages and a `Stream<Item = Result<Bytes, Error>>` of the replies.
 ///
 /// # Sending
 ///
-/// - `poll_ready` waits while 64 KiB are pending, and while the connection is being opened again.
+/// - `poll_ready` waits while 64 KiB are pending.
 /// - `start_send` never waits and never loses a message; one over the limit comes back in
 ///   [`Error::MessageTooLarge`], and the sink works on.
 /// - `poll_flush` is ready when the kernel has taken everything. That the peer's host, or its program, has it is more
@@ -34,15 +36,21 @@ use crate::wire::Codec;
 ///
 /// # When it breaks
 ///
-/// A write error is returned once, as [`Error::Write`], and closes the connection. What was accepted and not handed whole
-/// to the kernel is held, and the next write opens the connection again and sends that first, in order; a frame that
-/// was cut is sent again from its start, because the receiver discards a part of a frame. A peer that has closed is
-/// noticed before the next write, unless replies that were not read hide it; that write opens the connection again. If that fails, the error says why, what is held
-/// stays held, and the next write tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
+/// An error closes the socket. What was accepted and not handed whole to the kernel is held, and the next flush, or the next
+/// wait for room, opens the connection again and sends that first, in order; a frame that was cut is sent again from its
+/// start, because the receiver discards a part of a frame. A peer that has closed is noticed before the next write, unless
+/// replies that were not read hide it; that write opens the connection again. If that fails, the error says why, what is
+/// held stays held, and the next one tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
 ///
-/// With [`Config::reconnect`] no error of a write is returned until the backoff has given up, and `poll_ready` waits only
-/// when `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
-/// A connection that was accepted cannot be opened again: its errors are final.
+/// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
+/// [`Error::Dial`], [`Error::DialTimeout`]. Where there was no room for a message, `start_send` returns it as the source of
+/// [`Error::NotSent`], and the message with it. So whatever was given to `feed` or `send` is held, or in the error
+/// ([`Error::into_unsent`]).
+///
+/// While the connection is down it holds 64 KiB before `poll_ready` waits for it to be opened. With [`Config::reconnect`] it
+/// holds `queue_bytes`, and no error is returned until the backoff has given up. No task does this: it goes on while a
+/// future of `feed`, `send`, `flush` or `close` is polled. A connection that was accepted cannot be opened again: after its
+/// error it is closed.
 ///
 /// # Receiving
 ///
@@ -69,14 +77,17 @@ impl Connection {
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let stream = net::dial(&address, &config).await?;
-        let (read, write) = halves::open(stream, config, codec, Origin::Dialed { address });
-        Ok(Self { read, write })
+        Ok(Self::new(stream, config, codec, Origin::Dialed { address }))
     }
 
     /// The connection of a socket that a listener accepted.
     pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
-        let (read, write) = halves::open(stream, config, codec, Origin::Accepted { peer, on_end });
-        Self { read, write }
+        Self::new(stream, config, codec, Origin::Accepted { peer, on_end })
+    }
+
+    fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Self {
+        let shared = Shared::new(stream, config, codec, origin);
+        Self { read: ReadHalf::new(shared.clone()), write: WriteHalf::new(shared) }
     }
 
     /// Who has connected, as the listener's events name them; `None` for a connection that was dialed.

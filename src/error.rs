@@ -257,11 +257,11 @@ pub enum Error {
     #[error("cannot write")]
     Write(#[source] io::Error),
 
-    /// A manager's connection broke and could not be opened again, or broke again and again. The message comes back;
-    /// messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
+    /// A connection broke while the message waited for room in it; or a manager's, and it could not be opened again, or
+    /// broke again and again. The message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
     #[error("not sent to {address}")]
     NotSent {
-        /// The address, as it was given to the manager.
+        /// The address, as it was given.
         address: Address,
         /// The message that was not sent, where the operation had one.
         message: Option<Unsent>,

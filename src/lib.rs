@@ -130,7 +130,9 @@ mod outgoing;
 mod serve;
 
 mod connection;
-mod halves;
+mod read_half;
+mod socket;
+mod write_half;
 
 mod dead_letters;
 mod directory;
@@ -152,11 +154,12 @@ pub use reader::Reader;
 
 pub use connection::Connection;
 pub use dead_letters::{DeadLetter, DeadLetters};
-pub use halves::{ReadHalf, WriteHalf};
 pub use ledger::Outcome;
 pub use link::LinkStats;
 pub use manager::{Ending, Manager, ManagerStats};
 pub use manager_sink::ManagerSink;
+pub use read_half::ReadHalf;
+pub use write_half::WriteHalf;
 pub use writer::Writer;
 
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};

@@ -90,10 +90,15 @@ fn resets_again_and_again_keep_the_order() {
         let mut connection = Connection::dial(addr, config()).await.unwrap();
         let mut accepted = 0;
         while !last_is_open.load(Ordering::Acquire) {
-            match connection.feed(numbered(accepted, 50 + accepted as usize * 37 % 6000)).await {
+            let message = numbered(accepted, 50 + accepted as usize * 37 % 6000);
+            match connection.feed(message.clone()).await {
                 Ok(()) => accepted += 1,
-                // A reset may come so soon that it fails the dial.
-                Err(error) => assert!(matches!(error, Error::Write(_) | Error::Dial { .. }), "{error:?}"),
+                Err(Error::NotSent { source, message: unsent, .. }) => {
+                    // A reset may come so soon that it fails the dial.
+                    assert!(matches!(*source, Error::Write(_) | Error::Dial { .. }), "{source:?}");
+                    assert_eq!(unsent.unwrap().into_inner(), message);
+                }
+                Err(error) => panic!("{error:?}"),
             }
         }
         // What is accepted from here on, and what is held, has a connection that does not break.
@@ -265,6 +270,75 @@ fn what_cannot_be_sent_can_be_taken_back() {
         assert_eq!(connection.take_unsent(), expected);
         assert!(connection.take_unsent().is_empty());
         connection.flush().await.expect("there is nothing to write");
+    });
+}
+
+/// Whatever `send` and `feed` are given is with the connection afterwards, or in their error, and within a bound.
+#[test]
+fn a_message_given_to_a_connection_that_is_down_is_held_or_comes_back() {
+    run(async {
+        let site = Site::small();
+        let (mut connection, far) = connected(&site).await;
+        let mut given: Vec<_> = (0..fill(&mut connection, 4000)).collect();
+        let written = given.len() - held(&connection) as usize;
+        let mut next = given.len() as u64;
+        far.reset();
+        drop(site);
+        let mut came_back = Vec::new();
+        for attempt in 0..3 {
+            given.push(next);
+            let error =
+                within(SOON, "an error", connection.send(numbered(next, 4000))).await.expect_err("nobody listens");
+            let Error::NotSent { message, source, .. } = error else { panic!("{error:?}") };
+            // The break itself is met while one waits for room.
+            let expected = if attempt == 0 { "Write" } else { "Dial" };
+            assert!(format!("{source:?}").starts_with(expected), "{source:?}");
+            came_back.push(number(&message.unwrap().into_inner()));
+            next += 1;
+        }
+        let mut kept: Vec<_> = connection.take_unsent().iter().map(|message| number(message)).collect();
+        // With room again they are held, and the error is that of the flush.
+        let room = 64 * 1024 / 4000;
+        for _ in 0..room {
+            given.push(next);
+            let error = connection.send(numbered(next, 4000)).await.expect_err("nobody listens");
+            assert!(matches!(error, Error::Dial { .. }), "{error:?}");
+            next += 1;
+        }
+        for _ in 0..10 {
+            given.push(next);
+            match connection.feed(numbered(next, 4000)).await {
+                Ok(()) => {}
+                Err(error) => came_back.push(number(&error.into_unsent().expect("it comes back"))),
+            }
+            next += 1;
+        }
+        let second: Vec<_> = connection.take_unsent().iter().map(|message| number(message)).collect();
+        assert!((room..=room + 1).contains(&second.len()), "{} are held", second.len());
+        kept.extend(second);
+        kept.extend(came_back);
+        kept.sort_unstable();
+        assert_eq!(kept, given[written..]);
+    });
+}
+
+/// A flush tells what a wait for room has failed with, if nothing was sent after it.
+#[test]
+fn a_break_that_a_poll_ready_met_is_told_once() {
+    run(async {
+        let site = Site::small();
+        let (mut connection, far) = connected(&site).await;
+        fill(&mut connection, 4000);
+        far.reset();
+        within(SOON, "the break", poll_fn(|cx| connection.poll_ready_unpin(cx)))
+            .await
+            .expect("it is told with a message");
+        poll_fn(|cx| connection.poll_ready_unpin(cx)).await.expect("it was not told yet");
+        let error = connection.flush().await.expect_err("it broke");
+        assert!(matches!(error, Error::Write(_)), "{error:?}");
+        let (flushed, wire) = futures::join!(connection.close(), async { site.accept().await.rest().await });
+        flushed.unwrap();
+        assert_eq!(messages(&wire).1, 0);
     });
 }
 

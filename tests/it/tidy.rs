@@ -27,8 +27,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dead_letters.rs", &["error", "inbox", "ledger", "peer"]),
     ("backlog.rs", &["error", "ledger", "wire", "writer"]),
     ("outbox.rs", &["backlog", "error", "ledger", "wire", "writer"]),
-    ("halves.rs", &["config", "deadline", "error", "events", "net", "peer", "reader", "retries", "wire", "writer"]),
-    ("connection.rs", &["config", "error", "halves", "net", "peer", "wire"]),
+    ("socket.rs", &["config", "events", "net", "peer", "wire"]),
+    ("read_half.rs", &["deadline", "error", "events", "net", "reader", "socket", "wire"]),
+    ("write_half.rs", &["deadline", "error", "events", "net", "peer", "retries", "socket", "wire", "writer"]),
+    ("connection.rs", &["config", "error", "net", "peer", "read_half", "socket", "wire", "write_half"]),
     ("loan.rs", &["error", "net", "reader"]),
     (
         "hub.rs",

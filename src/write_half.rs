@@ -1,39 +1,24 @@
-//! The halves of a connection. They share no lock on the way of the messages; where one of them breaks or replaces the
-//! socket, the other finds out.
+//! The sending half of a connection: what is written, what is held while there is no socket, and opening one again.
 
 use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::AsyncReadExt;
 use futures::sink::Sink;
-use futures::stream::Stream;
 
-use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::Reason;
 use crate::net;
-use crate::peer::{Address, Peer};
-use crate::reader::Reader;
+use crate::peer::Peer;
 use crate::retries::Retries;
-use crate::wire::{Codec, Decoder, Output};
+use crate::socket::{Origin, Shared};
+use crate::wire::Output;
 use crate::writer::{HIGH_WATER, Writer};
-
-/// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
-pub struct ReadHalf {
-    shared: Arc<Shared>,
-    reader: Reader<net::Stream>,
-    /// Which of the connection's sockets the reader reads.
-    generation: u64,
-    ended: bool,
-    slow: Deadline,
-}
 
 /// The sending half of a [`Connection`](crate::Connection): a `Sink<Bytes>`.
 pub struct WriteHalf {
@@ -42,6 +27,8 @@ pub struct WriteHalf {
     retries: Retries,
     /// Why it broke, or could not be opened again.
     why: Option<Error>,
+    /// What a wait for room failed with: it is told with the message that there is no room for.
+    untold: Option<Error>,
     /// The socket has taken what it was given: the peer may have closed before it is given more.
     at_rest: bool,
     stalled: Deadline,
@@ -60,55 +47,21 @@ enum WriteState {
     Closed,
 }
 
-/// What the halves have in common. Off the data path: it is locked when a socket breaks, ends or is replaced.
-struct Shared {
-    config: Config,
-    codec: Codec,
-    origin: Origin,
-    socket: Mutex<Socket>,
-}
-
-/// How the connection came about.
-pub(crate) enum Origin {
-    /// It can be dialed again.
-    Dialed { address: Address },
-    /// It cannot.
-    Accepted { peer: Peer, on_end: OnEnd },
-}
-
-/// Told once, when both halves are gone, how it ended.
-pub(crate) type OnEnd = Box<dyn Fn(Reason) + Send + Sync>;
-
-struct Socket {
-    stream: net::Stream,
-    /// How often it has been opened again.
-    generation: u64,
-    /// How it ended.
-    end: Option<Reason>,
-    half_closed: bool,
-}
-
-/// Both halves of a connection.
-pub(crate) fn open(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> (ReadHalf, WriteHalf) {
-    let reader = Reader::with(stream.clone(), Decoder::with(codec));
-    let writer = Writer::with(stream.clone(), Output::new(codec));
-    let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
-    let shared = Arc::new(Shared { config, codec, origin, socket });
-    let read = ReadHalf { shared: shared.clone(), reader, generation: 0, ended: false, slow: Deadline::default() };
-    let retries = Retries::new(shared.config.reconnect.clone());
-    let write = WriteHalf {
-        shared,
-        retries,
-        why: None,
-        state: WriteState::Open(writer),
-        at_rest: true,
-        stalled: Deadline::default(),
-        closing: Deadline::default(),
-    };
-    (read, write)
-}
-
 impl WriteHalf {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let writer = Writer::with(shared.socket().stream.clone(), Output::new(shared.codec));
+        Self {
+            retries: Retries::new(shared.config.reconnect.clone()),
+            shared,
+            state: WriteState::Open(writer),
+            why: None,
+            untold: None,
+            at_rest: true,
+            stalled: Deadline::default(),
+            closing: Deadline::default(),
+        }
+    }
+
     /// After an error: takes the messages that were accepted and not handed whole to the kernel, the oldest first, so
     /// that the next write does not send them. While the connection is open it has none to give back.
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
@@ -207,11 +160,47 @@ impl WriteHalf {
     }
 
     fn has_room_while_down(&self) -> bool {
+        let mark = if self.shared.reconnects() { self.shared.config.queue_bytes } else { HIGH_WATER };
         match &self.state {
-            WriteState::Down(output) | WriteState::Dialing(output, _) => {
-                self.shared.reconnects() && output.len() < self.shared.config.queue_bytes
-            }
+            WriteState::Down(output) | WriteState::Dialing(output, _) => self.shared.is_dialed() && output.len() < mark,
             WriteState::Open(_) | WriteState::Closed => false,
+        }
+    }
+
+    /// Waits for room where the way of most messages ends: the socket takes no more, or there is none.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.untold.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        self.wake_up();
+        // Without a backoff there is one attempt, and it is the flush that makes it.
+        if self.has_room_while_down() && !self.shared.reconnects() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.poll_write(cx, Writer::poll_room) {
+            // What comes meanwhile is held.
+            Poll::Pending if self.has_room_while_down() => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) if !matches!(error, Error::Closed { .. }) => {
+                self.untold = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
+    }
+
+    /// Accepts a message that no socket waits for, or gives it back.
+    #[cold]
+    fn hold(&mut self, message: Bytes) -> Result<(), Error> {
+        match &mut self.state {
+            WriteState::Closed => Err(Error::Closed { message: Some(message.into()) }),
+            WriteState::Open(writer) => writer.push(message),
+            WriteState::Down(output) | WriteState::Dialing(output, _) => match self.untold.take() {
+                None => output.push(message),
+                Some(error) => {
+                    let (address, source) = (self.shared.address(), Arc::new(error));
+                    Err(Error::NotSent { address, message: Some(message.into()), source })
+                }
+            },
         }
     }
 
@@ -251,18 +240,6 @@ impl WriteHalf {
     }
 }
 
-impl WriteState {
-    /// Apart from the way of most messages, to an open writer, which is a branch then and not a table of jumps.
-    #[cold]
-    fn push(&mut self, message: Bytes) -> Result<(), Error> {
-        match self {
-            Self::Open(writer) => writer.push(message),
-            Self::Down(output) | Self::Dialing(output, _) => output.push(message),
-            Self::Closed => Err(Error::Closed { message: Some(message.into()) }),
-        }
-    }
-}
-
 impl Sink<Bytes> for WriteHalf {
     type Error = Error;
 
@@ -271,28 +248,26 @@ impl Sink<Bytes> for WriteHalf {
         let this = self.get_mut();
         match &this.state {
             WriteState::Open(writer) if writer.output().len() < HIGH_WATER && writer.io().is_some() => {
-                return Poll::Ready(Ok(()));
+                Poll::Ready(Ok(()))
             }
-            WriteState::Open(_) => this.wake_up(),
-            _ => {}
-        }
-        match this.poll_write(cx, Writer::poll_room) {
-            // What comes meanwhile is held.
-            Poll::Pending if this.has_room_while_down() => Poll::Ready(Ok(())),
-            polled => polled,
+            _ => this.poll_room(cx),
         }
     }
 
     #[inline]
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
-        match &mut self.get_mut().state {
+        let this = self.get_mut();
+        match &mut this.state {
             WriteState::Open(writer) => writer.push(message),
-            other => other.push(message),
+            _ => this.hold(message),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
+        if let Some(error) = this.untold.take() {
+            return Poll::Ready(Err(error));
+        }
         match &this.state {
             // Nothing to write is no reason to open anything.
             WriteState::Open(writer) if writer.output().is_empty() => return Poll::Ready(Ok(())),
@@ -326,132 +301,6 @@ impl Sink<Bytes> for WriteHalf {
         }
         this.state = WriteState::Closed;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Stream for ReadHalf {
-    type Item = Result<Bytes, Error>;
-
-    #[inline]
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        match this.reader.next_buffered() {
-            Some(message) => Poll::Ready(Some(Ok(message))),
-            None => this.poll_received(cx),
-        }
-    }
-}
-
-impl ReadHalf {
-    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        loop {
-            if self.ended && !self.follow() {
-                return Poll::Ready(None);
-            }
-            let error = match self.reader.poll_message(cx) {
-                Poll::Ready(Some(Ok(message))) => {
-                    self.slow.clear();
-                    return Poll::Ready(Some(Ok(message)));
-                }
-                Poll::Ready(Some(Err(error))) => error,
-                Poll::Ready(None) => {
-                    self.end(Reason::Closed);
-                    continue;
-                }
-                Poll::Pending if self.reader.waits_for_peer() => ready!(self.slow.poll(self.patience(), 0, cx)),
-                Poll::Pending => return Poll::Pending,
-            };
-            self.end(Reason::from(&error));
-            return Poll::Ready(Some(Err(error)));
-        }
-    }
-
-    /// What limits how long the peer may take for what comes next.
-    fn patience(&self) -> (&'static str, Option<Duration>) {
-        let config = &self.shared.config;
-        if self.reader.is_mid_frame() {
-            ("frame_timeout", config.frame_timeout)
-        } else if !self.shared.is_dialed() {
-            ("idle_timeout", config.idle_timeout)
-        } else {
-            // Whoever dialed may wait for a reply as long as they like.
-            ("", None)
-        }
-    }
-
-    fn end(&mut self, reason: Reason) {
-        self.ended = true;
-        self.slow.clear();
-        let mut socket = self.shared.socket();
-        if socket.generation == self.generation {
-            // A stream that has lost its place is of no use in either direction; one that ended can still be written.
-            if !matches!(reason, Reason::Closed) {
-                socket.stream.shut_down();
-            }
-            socket.end.get_or_insert(reason);
-        }
-    }
-
-    /// Goes on with the socket that the sending half has opened since, if it has.
-    fn follow(&mut self) -> bool {
-        let socket = self.shared.socket();
-        if socket.generation == self.generation {
-            return false;
-        }
-        self.generation = socket.generation;
-        self.reader = Reader::with(socket.stream.clone(), Decoder::with(self.shared.codec));
-        self.ended = false;
-        true
-    }
-}
-
-impl Socket {
-    fn replace(&mut self, stream: net::Stream) {
-        *self = Self { stream, generation: self.generation + 1, end: None, half_closed: false };
-    }
-}
-
-impl Shared {
-    fn is_dialed(&self) -> bool {
-        matches!(self.origin, Origin::Dialed { .. })
-    }
-
-    /// Whether it is opened again without a word.
-    fn reconnects(&self) -> bool {
-        self.is_dialed() && self.config.reconnect.is_some()
-    }
-
-    fn socket(&self) -> MutexGuard<'_, Socket> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let limit = self.config.close_timeout;
-        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if socket.half_closed && socket.end.is_none() {
-            let mut stream = socket.stream.clone();
-            net::spawn(async move {
-                net::within(limit, discard(&mut stream)).await;
-            })
-            .detach();
-        }
-        if let Origin::Accepted { on_end, .. } = &self.origin {
-            on_end(socket.end.take().unwrap_or(Reason::Stopped));
-        }
-    }
-}
-
-/// Reads and forgets what still comes.
-pub(crate) async fn discard(stream: &mut net::Stream) {
-    let mut buf = [0; 1024];
-    while let Ok(1..) = stream.read(&mut buf).await {}
-}
-
-impl fmt::Debug for ReadHalf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadHalf").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 
