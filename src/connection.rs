@@ -50,7 +50,7 @@ use crate::write_half::WriteHalf;
 /// While the connection is down it holds 64 KiB before `poll_ready` waits for it to be opened. With [`Config::reconnect`] it
 /// holds `queue_bytes`, and no error is returned until the backoff has given up. No task does this: it goes on while a
 /// future of `feed`, `send`, `flush` or `close` is polled. A connection that was accepted cannot be opened again: after its
-/// error it is closed.
+/// error it is closed. One that is closed gives each message back in [`Error::Closed`].
 ///
 /// # Receiving
 ///

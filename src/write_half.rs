@@ -167,9 +167,19 @@ impl WriteHalf {
         }
     }
 
-    /// Waits for room where the way of most messages ends: the socket takes no more, or there is none.
+    /// Whether there is no socket, and will be none.
+    fn is_closed(&self) -> bool {
+        match &self.state {
+            WriteState::Open(_) => false,
+            WriteState::Down(_) | WriteState::Dialing(..) => !self.shared.is_dialed(),
+            WriteState::Closed => true,
+        }
+    }
+
+    /// Waits for room where the way of most messages ends: the socket takes no more, or there is none. What it fails with
+    /// is told by `start_send`, which has the message.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.untold.is_some() {
+        if self.untold.is_some() || self.is_closed() {
             return Poll::Ready(Ok(()));
         }
         self.wake_up();
@@ -180,7 +190,7 @@ impl WriteHalf {
         match self.poll_write(cx, Writer::poll_room) {
             // What comes meanwhile is held.
             Poll::Pending if self.has_room_while_down() => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) if !matches!(error, Error::Closed { .. }) => {
+            Poll::Ready(Err(error)) => {
                 self.untold = Some(error);
                 Poll::Ready(Ok(()))
             }
@@ -188,19 +198,20 @@ impl WriteHalf {
         }
     }
 
-    /// Accepts a message that no socket waits for, or gives it back.
+    /// Accepts a message that no socket waits for, or gives it back. It is apart from the way of most messages, which is a
+    /// branch then, and not a table of jumps.
     #[cold]
     fn hold(&mut self, message: Bytes) -> Result<(), Error> {
+        if let Some(error) = self.untold.take() {
+            let (address, source) = (self.shared.address(), Arc::new(error));
+            return Err(Error::NotSent { address, message: Some(message.into()), source });
+        }
         match &mut self.state {
-            WriteState::Closed => Err(Error::Closed { message: Some(message.into()) }),
+            WriteState::Down(output) | WriteState::Dialing(output, _) if self.shared.is_dialed() => {
+                output.push(message)
+            }
             WriteState::Open(writer) => writer.push(message),
-            WriteState::Down(output) | WriteState::Dialing(output, _) => match self.untold.take() {
-                None => output.push(message),
-                Some(error) => {
-                    let (address, source) = (self.shared.address(), Arc::new(error));
-                    Err(Error::NotSent { address, message: Some(message.into()), source })
-                }
-            },
+            _ => Err(Error::Closed { message: Some(message.into()) }),
         }
     }
 
