@@ -38,8 +38,9 @@ use crate::write_half::WriteHalf;
 ///
 /// An error closes the socket. What was accepted and not handed whole to the kernel is held, and the next flush, or the next
 /// wait for room, opens the connection again and sends that first, in order; a frame that was cut is sent again from its
-/// start, because the receiver discards a part of a frame. A peer that has closed is noticed before the next write, unless
-/// replies that were not read hide it; that write opens the connection again. If that fails, the error says why, what is
+/// start, because the receiver discards a part of a frame. A peer that has closed, or ended its sending direction, is
+/// noticed before the next write (on systems other than Linux, replies that were not read hide it); that write opens the
+/// connection again. If that fails, the error says why, what is
 /// held stays held, and the next one tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
 ///
 /// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],

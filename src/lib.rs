@@ -84,7 +84,8 @@
 //!   a connection is reset, what the kernels of both ends still held is lost without a trace. A peer that closes, rather than
 //!   resets, after it has read everything loses nothing.
 //! - A peer that has closed is noticed before the next write, so that this is not written to a dead socket. A peer that
-//!   closes in the same moment cannot be noticed by anybody, and replies that a [`Connection`] has not read hide it.
+//!   closes in the same moment cannot be noticed by anybody. (Elsewhere than on Linux, replies that a [`Connection`] has not
+//!   read hide a close.)
 //! - Without [`Config::reconnect`], the first attempt to open the connection again decides. With it, messages are held, up
 //!   to [`Config::queue_bytes`], until it succeeds or gives up; older ones than [`Config::message_ttl`] come back before.
 //! - Dead letters that nobody has asked for are counted ([`ManagerStats::lost`]), with an event. Whoever asks for them and

@@ -4,7 +4,6 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -15,6 +14,8 @@ use async_std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use async_std::task::JoinHandle;
 use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
@@ -62,10 +63,19 @@ impl Stream {
         }
     }
 
-    /// Whether the other end has closed, as far as can be told without taking anything: data that was not read yet
-    /// hides it.
+    /// Whether the other end has closed, or has ended its sending direction, which looks the same. It takes nothing of
+    /// what has been received.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn is_closed_by_peer(&self) -> bool {
-        match SockRef::from(&self.0).peek(&mut [mem::MaybeUninit::uninit(); 1]) {
+        // A reset, and an end of both directions, are told without being asked for.
+        let mut end = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+    }
+
+    /// The same, as far as the next byte tells: data that was not read yet hides it.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        match SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
         }

@@ -282,7 +282,9 @@ impl Sink<Bytes> for WriteHalf {
         match &this.state {
             // Nothing to write is no reason to open anything.
             WriteState::Open(writer) if writer.output().is_empty() => return Poll::Ready(Ok(())),
-            WriteState::Down(output) if output.is_empty() => return Poll::Ready(Ok(())),
+            WriteState::Down(output) | WriteState::Dialing(output, _) if output.is_empty() => {
+                return Poll::Ready(Ok(()));
+            }
             WriteState::Closed => return Poll::Ready(Ok(())),
             _ => {}
         }

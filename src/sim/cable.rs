@@ -88,7 +88,7 @@ impl Cable {
         &lane.taken[lane.read..ends.min(lane.taken.len()).max(lane.read)]
     }
 
-    /// Whether there is nothing more to come for `side`, when it has read all that is readable.
+    /// Whether there is nothing more to come for `side` than what is readable.
     fn is_at_end(&self, side: Side) -> bool {
         let lane = &self.ends[side.other() as usize];
         self.ends[side as usize].shut || (lane.fin_at.is_some() && lane.stalled_at.is_none())
@@ -147,9 +147,9 @@ impl Cable {
         Poll::Ready(Ok(n))
     }
 
-    /// Whether the other end has closed, as a look at the next byte tells.
+    /// Whether the other end has closed, although there may be something to read yet.
     pub(crate) fn is_closed_by_peer(&self, side: Side) -> bool {
-        self.is_reset(side) || (self.readable(side).is_empty() && self.is_at_end(side))
+        self.is_reset(side) || self.is_at_end(side)
     }
 
     pub(crate) fn is_reset(&self, side: Side) -> bool {

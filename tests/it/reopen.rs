@@ -1,11 +1,12 @@
 //! A connection that breaks: what is held, what is sent again, and what is noticed in time.
 
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_std::task;
-use buffstreams::{Connection, Error};
+use buffstreams::{Backoff, Connection, Error};
 use futures::future::poll_fn;
 use futures::{FutureExt, SinkExt, StreamExt};
 
@@ -198,6 +199,39 @@ fn a_peer_that_closes_is_noticed_without_a_reader() {
     });
 }
 
+/// Replies that nobody has read lie before the end. It is seen behind them, and they can still be read.
+#[test]
+fn replies_that_were_not_read_do_not_hide_a_peer_that_closes() {
+    run(async {
+        let site = Site::new();
+        for only_half in [false, true] {
+            for _ in 0..25 {
+                let (connection, mut far) = connected(&site).await;
+                let local = connection.local_addr().unwrap();
+                let (mut read, mut write) = connection.split();
+                write.send(numbered(0, 8)).await.unwrap();
+                far.message().await;
+                far.write(&[frame(&numbered(1, 8)), frame(&numbered(2, 5000))].concat()).await;
+                // A peer that ends its sending direction counts as one that has closed.
+                far.0.shutdown(Shutdown::Write).unwrap();
+                let far = only_half.then_some(far);
+                until("the end to arrive", || is_closed_by_peer(local)).await;
+                let both = async { futures::join!(write.send(numbered(3, 8)), site.accept()) };
+                let (sent, mut again) = within(Duration::from_secs(3), "a new connection", both).await;
+                sent.unwrap();
+                assert_eq!(again.message().await, numbered(3, 8));
+                if let Some(mut far) = far {
+                    assert!(far.rest().await.is_empty(), "nothing was written to it in vain");
+                }
+                again.write(&frame(&numbered(4, 8))).await;
+                for n in [1, 2, 4] {
+                    assert_eq!(number(&read.next().await.unwrap().unwrap()), n);
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn after_reopening_the_stream_yields_the_new_replies() {
     run(async {
@@ -251,6 +285,92 @@ fn what_cannot_be_sent_is_held_until_it_can() {
         for n in 0..4 {
             assert_eq!(number(&far.message().await), n);
         }
+    });
+}
+
+/// A `send` is a `poll_ready` first, which has no message that it could give back.
+#[test]
+fn what_is_sent_while_it_is_down_is_held_behind_what_is_held_already() {
+    run(async {
+        let once = Backoff::from_fn(Vec::new);
+        for config in [config(), config().reconnect(once)] {
+            let site = Site::new();
+            let (made, far) = futures::join!(Connection::dial(site.addr, config), site.accept());
+            let (mut read, mut write) = made.unwrap().split();
+            site.leave();
+            drop(far);
+            assert!(read.next().await.is_none());
+            for round in 0..3 {
+                let error = write.send(numbered(round, 8)).await.expect_err("nobody listens");
+                assert!(matches!(error, Error::Dial { .. }), "{error:?}");
+                assert_eq!(error.into_unsent(), None, "it is held");
+                // As large as it may be: what is held has room for one more as long as it is below the mark.
+                write.feed(numbered(100 + round, 5000)).await.expect("it waits for the next flush");
+                let error = write.close().await.expect_err("nobody listens");
+                assert!(matches!(error, Error::Dial { .. }), "{error:?}");
+            }
+            let unsent: Vec<_> = write.take_unsent().iter().map(|message| number(message)).collect();
+            assert_eq!(unsent, [0, 100, 1, 101, 2, 102]);
+            // What is not taken goes first when somebody listens again.
+            write.send(numbered(3, 8)).await.expect_err("nobody listens");
+            site.come_back();
+            let (sent, mut far) = futures::join!(write.send(numbered(4, 8)), site.accept());
+            sent.unwrap();
+            assert_eq!([number(&far.message().await), number(&far.message().await)], [3, 4]);
+        }
+    });
+}
+
+/// The bound is that of a connection that is open: 64 KiB, and one message.
+#[test]
+fn what_is_fed_while_it_is_down_has_a_bound() {
+    run(async {
+        let site = Site::new();
+        let (mut connection, far) = connected(&site).await;
+        site.leave();
+        drop(far);
+        assert!(connection.next().await.is_none());
+        connection.send(numbered(0, 1000)).await.expect_err("nobody listens");
+        let mut accepted = 1;
+        while (accepted * 1004) < 64 * 1024 {
+            connection.feed(numbered(accepted, 1000)).await.expect("there is room");
+            accepted += 1;
+        }
+        for _ in 0..3 {
+            let error = connection.feed(numbered(accepted, 1000)).await.expect_err("it is full, and nobody listens");
+            let Error::NotSent { source, message, .. } = error else { panic!("{error:?}") };
+            assert!(matches!(*source, Error::Dial { .. }), "{source:?}");
+            assert_eq!(message.unwrap().into_inner(), numbered(accepted, 1000));
+            assert_eq!(held(&connection), accepted);
+        }
+        site.come_back();
+        let feeding = async {
+            connection.feed(numbered(accepted, 1000)).await.expect("it is opened again");
+            connection.close().await.unwrap();
+        };
+        let ((), wire) = futures::join!(feeding, async { site.accept().await.rest().await });
+        assert_eq!(numbers(&wire), (0..=accepted).collect::<Vec<_>>());
+    });
+}
+
+/// Somebody gave up waiting for the dial. It goes on with the next flush, and not where there is nothing to write.
+#[test]
+fn a_dial_that_nobody_waits_for_takes_messages_and_holds_nobody_up() {
+    run(async {
+        let mut hole = BlackHole::opening();
+        let mut connection = Connection::dial(hole.addr, config().dial_timeout(None)).await.unwrap();
+        drop(hole.accept());
+        hole.fill();
+        assert!(connection.next().await.is_none());
+        assert!(connection.send(numbered(0, 8)).now_or_never().is_none(), "nothing answers");
+        connection.feed(numbered(1, 100_000)).now_or_never().expect("there is room").unwrap();
+        assert!(connection.feed(numbered(2, 8)).now_or_never().is_none(), "it is full");
+        assert!(connection.flush().now_or_never().is_none(), "nothing answers");
+        assert_eq!(connection.take_unsent(), [numbered(0, 8), numbered(1, 100_000)]);
+        connection.flush().now_or_never().expect("there is nothing to write").unwrap();
+        connection.close().now_or_never().expect("there is nothing to write").unwrap();
+        let error = connection.send(numbered(3, 8)).await.expect_err("it is closed");
+        assert_eq!(error.into_unsent(), Some(numbered(3, 8)));
     });
 }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::poll_fn;
 use futures::{SinkExt, StreamExt};
 
 use crate::events::{Event, ManagerEvent, Reason};
@@ -164,10 +163,8 @@ async fn send_alone(address: &Address, client: Client, format: WireFormat, messa
     let errors = &mut outcome.errors;
     let sending = async {
         for (i, message) in messages.iter().enumerate() {
-            while let Err(error) = poll_fn(|cx| write.poll_ready_unpin(cx)).await {
-                errors.push((elapsed(), error));
-            }
-            write.start_send_unpin(message.clone()).unwrap();
+            // Broken or not, it has room for all of them.
+            write.feed(message.clone()).await.unwrap();
             if (i + 1).is_multiple_of(FLUSH_EVERY) {
                 while let Err(error) = write.flush().await {
                     errors.push((elapsed(), error));
