@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use crate::error::Error;
-use crate::ledger::{Ledger, Ticket, Verdict};
+use crate::ledger::{Fate, Ledger, Ticket, Verdict};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
 
@@ -40,12 +40,23 @@ pub(crate) struct Backlog<W> {
 /// Where the messages go.
 pub(crate) enum Transport<W> {
     Idle(Writer<W>),
-    /// Somebody is writing; so many messages are with them.
-    Taken {
-        messages: usize,
-    },
+    /// Somebody is writing; this is with them.
+    Taken(Load),
     /// It broke. What it did not take whole, from the start of the oldest frame.
     Gone(Output),
+}
+
+/// How much a transport was given to write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Load {
+    pub(crate) fn of(output: &Output) -> Self {
+        Self { messages: output.held(), bytes: output.len() }
+    }
 }
 
 /// What the books of a queue say, in messages.
@@ -83,7 +94,18 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             return Err(Error::Closed { message: Some(message.into()) });
         }
         self.pending.push(message)?;
-        Ok(self.ledger.accept(1))
+        Ok(self.ledger.accept(1, None))
+    }
+
+    /// Accepts all `messages` messages that one producer has put together, which may want to know their fate.
+    pub(crate) fn append(&mut self, output: &mut Output, messages: usize, fate: Option<&Fate>) -> Ticket {
+        self.pending.append(output);
+        let ticket = self.ledger.accept(messages as u64, fate);
+        if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
+            // Its producer may find room, and not look after it.
+            self.stall();
+        }
+        ticket
     }
 
     /// Gives back the `count` oldest of what is held and not with a transport.
@@ -91,7 +113,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         let held = self.held();
         let mut messages = match &mut self.transport {
             Transport::Gone(output) => output.take_oldest(count as usize),
-            Transport::Idle(_) | Transport::Taken { .. } => Vec::new(),
+            Transport::Idle(_) | Transport::Taken(_) => Vec::new(),
         };
         messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
         let unclaimed = self.ledger.give_back(held, messages, verdict);
@@ -103,10 +125,20 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
     pub(crate) fn held(&self) -> u64 {
         let with_transport = match &self.transport {
             Transport::Idle(writer) => writer.output().held(),
-            Transport::Taken { messages } => *messages,
+            Transport::Taken(load) => load.messages,
             Transport::Gone(output) => output.held(),
         };
         (with_transport + self.pending.held()) as u64
+    }
+
+    /// How many bytes they have on the wire, as far as those are not written.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let with_transport = match &self.transport {
+            Transport::Idle(writer) => writer.output().len(),
+            Transport::Taken(load) => load.bytes,
+            Transport::Gone(output) => output.len(),
+        };
+        with_transport + self.pending.len()
     }
 
     /// Ends a turn of writing.
@@ -145,18 +177,13 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
     }
 
     pub(crate) fn books(&self) -> Books {
-        let bytes = match &self.transport {
-            Transport::Idle(writer) => writer.output().len(),
-            Transport::Taken { .. } => 0,
-            Transport::Gone(output) => output.len(),
-        };
         let held = self.held();
         Books {
             accepted: self.ledger.accepted(),
             written: self.ledger.accepted() - self.ledger.given_back() - held,
             given_back: self.ledger.given_back(),
             held,
-            held_bytes: bytes + self.pending.len(),
+            held_bytes: self.held_bytes(),
             bytes: self.progress,
         }
     }

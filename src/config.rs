@@ -103,7 +103,9 @@ impl Config {
     /// no larger than what they answer, nobody waits if this is above `inbox_bytes` plus 128 KiB plus two messages.
     ///
     /// With [`reconnect`](Self::reconnect), it is also how many bytes a connection, or an address of a manager, holds while
-    /// it is down; when it is full the sink waits. A manager holds as many bytes of dead letters.
+    /// it is down, and at most one hand-over of 64 KiB, or of this if it is less, and one message on top; when it is full the
+    /// sink waits. What a [`ManagerSink`](crate::ManagerSink) leaves behind when it is dropped is held up to this in any case.
+    /// A manager holds as many bytes of dead letters.
     #[must_use]
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
@@ -211,6 +213,11 @@ impl Config {
     pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = limit.into();
         self
+    }
+
+    /// How many bytes are held while a peer is away.
+    pub(crate) fn room_while_down(&self) -> Option<usize> {
+        self.reconnect.as_ref().map(|_| self.queue_bytes)
     }
 
     /// The format with its limit, if all settings can work.

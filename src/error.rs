@@ -278,6 +278,13 @@ pub enum Error {
         after: Duration,
     },
 
+    /// A queue holds as much as it may, and whoever had messages for it could not wait: why they became dead letters.
+    #[error("the queue is full: {max} bytes or more are held")]
+    QueueFull {
+        /// The `queue_bytes` in force.
+        max: usize,
+    },
+
     /// The sink, the connection or the listener was closed. A message given to it comes back.
     #[error("it is closed")]
     Closed {

@@ -3,14 +3,12 @@
 //! Messages are numbered from 1 as they are accepted, and leave in that order. Numbers only; the bytes are in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::net;
 
-/// How many failures are remembered for producers that have not asked yet how their messages fared.
-const KEEP_FAILURES: usize = 64;
 /// The time of acceptance is kept this much finer than `message_ttl`.
 const MARKS: u32 = 64;
 
@@ -23,8 +21,10 @@ pub(crate) struct Ledger {
     /// Up to this one all are over: written, or given back.
     over: u64,
     given_back: u64,
-    /// The messages that were given back last, the newest at the end.
-    failures: VecDeque<Failure>,
+    /// Why the last were given back.
+    why: Option<Arc<Error>>,
+    /// Whose messages are not over, in order: as many entries as there were hand-overs, at the most.
+    owned: VecDeque<Owned>,
     /// Messages whose producer waits to have them back if they are not written, and why they were not.
     claimed: BTreeMap<u64, Option<Verdict>>,
     ages: Option<Ages>,
@@ -42,6 +42,8 @@ pub enum Outcome {
     GaveUp,
     /// The address was closed before it could be sent.
     Closed,
+    /// Its sink was dropped while [`Config::queue_bytes`](crate::Config::queue_bytes) were held: there was no room for it.
+    QueueFull,
 }
 
 /// Why messages were given back.
@@ -58,13 +60,42 @@ impl Verdict {
     pub(crate) fn closed() -> Self {
         Self { outcome: Outcome::Closed, attempts: 0, error: Arc::new(Error::Closed { message: None }) }
     }
+
+    /// The queue holds `max` bytes or more, and its producer cannot wait.
+    pub(crate) fn queue_full(max: usize) -> Self {
+        Self { outcome: Outcome::QueueFull, attempts: 0, error: Arc::new(Error::QueueFull { max }) }
+    }
 }
 
-/// The messages of these numbers were given back.
-struct Failure {
+/// Why messages of one producer were given back: the first reason since it last asked. A clone is the same. The books
+/// write it down here, so that they need not remember it for a producer that may never ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fate(Arc<OnceLock<Arc<Error>>>);
+
+impl Fate {
+    /// Why, if any were; when all of the producer's messages are over.
+    pub(crate) fn take(&mut self) -> Option<Arc<Error>> {
+        let why = self.0.get()?.clone();
+        *self = Self::default();
+        Some(why)
+    }
+
+    /// Whether none were, so far.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.0.get().is_none()
+    }
+
+    fn tell(&self, why: &Arc<Error>) {
+        // The first reason stays.
+        let _ = self.0.set(why.clone());
+    }
+}
+
+/// The messages of these numbers are of one producer.
+struct Owned {
     first: u64,
     last: u64,
-    verdict: Verdict,
+    fate: Fate,
 }
 
 /// When messages were accepted, about.
@@ -92,19 +123,31 @@ impl Ledger {
             batch: 0,
             over: 0,
             given_back: 0,
-            failures: VecDeque::new(),
+            why: None,
+            owned: VecDeque::new(),
             claimed: BTreeMap::new(),
             ages: ttl.map(|ttl| Ages { ttl, marks: VecDeque::new() }),
         }
     }
 
-    /// Enters messages.
-    pub(crate) fn accept(&mut self, messages: u64) -> Ticket {
+    /// Enters messages. With a `fate`, their producer is told there if any of them are given back.
+    pub(crate) fn accept(&mut self, messages: u64, fate: Option<&Fate>) -> Ticket {
+        let first = self.accepted + 1;
         self.accepted += messages;
+        if let Some(fate) = fate {
+            self.own(first, self.accepted, fate);
+        }
         if let Some(ages) = &mut self.ages {
             ages.mark(self.accepted, self.over);
         }
         Ticket(self.accepted)
+    }
+
+    fn own(&mut self, first: u64, last: u64, fate: &Fate) {
+        match self.owned.back_mut() {
+            Some(back) if back.last + 1 == first && Arc::ptr_eq(&back.fate.0, &fate.0) => back.last = last,
+            _ => self.owned.push_back(Owned { first, last, fate: fate.clone() }),
+        }
     }
 
     /// The ticket of the last message.
@@ -130,20 +173,28 @@ impl Ledger {
     /// The transport has taken the batch.
     pub(crate) fn batch_written(&mut self) {
         self.over = self.batch;
+        while self.owned.front().is_some_and(|owned| owned.last <= self.over) {
+            self.owned.pop_front();
+        }
     }
 
     pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
         self.over >= ticket.0
     }
 
-    /// How the last message of a ticket that is over ended: the error is why it was given back.
+    /// How a claimed message that is over ended: the error is why it was given back.
     pub(crate) fn outcome(&self, ticket: Ticket) -> Result<(), Arc<Error>> {
-        if let Some(given_back) = self.claimed.get(&ticket.0) {
-            return given_back.as_ref().map_or(Ok(()), |verdict| Err(verdict.error.clone()));
+        match self.claimed.get(&ticket.0) {
+            Some(Some(given_back)) => Err(given_back.error.clone()),
+            Some(None) | None => Ok(()),
         }
-        match self.failures.iter().find(|failure| failure.first <= ticket.0 && ticket.0 <= failure.last) {
-            Some(failure) => Err(failure.verdict.error.clone()),
-            None => Ok(()),
+    }
+
+    /// Why the last messages were given back, if that was after `given_back` of them had been.
+    pub(crate) fn why_since(&self, given_back: u64) -> Result<(), Arc<Error>> {
+        match &self.why {
+            Some(why) if self.given_back > given_back => Err(why.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -177,13 +228,26 @@ impl Ledger {
                 None => unclaimed.push(message),
             }
         }
-        if self.failures.len() == KEEP_FAILURES {
-            self.failures.pop_front();
-        }
-        self.failures.push_back(Failure { first, last, verdict: verdict.clone() });
+        self.tell_owners(first, last, &verdict.error);
         self.given_back += last + 1 - first;
+        self.why = Some(verdict.error.clone());
         self.over = last;
         unclaimed
+    }
+
+    /// The messages from `first` to `last` were given back; those before them are written.
+    fn tell_owners(&mut self, first: u64, last: u64, why: &Arc<Error>) {
+        while let Some(owned) = self.owned.front()
+            && owned.first <= last
+        {
+            if owned.last >= first {
+                owned.fate.tell(why);
+            }
+            if owned.last > last {
+                return;
+            }
+            self.owned.pop_front();
+        }
     }
 
     pub(crate) fn accepted(&self) -> u64 {

@@ -81,7 +81,7 @@ impl Link {
     pub(crate) fn start(common: Arc<Common>, address: Address, stream: net::Stream, codec: Codec) -> (Arc<Self>, Task) {
         let rules = Rules {
             is_dead: net::Stream::is_closed_by_peer,
-            room_while_down: common.config.reconnect.as_ref().map_or(0, |_| common.config.queue_bytes),
+            room_while_down: common.config.room_while_down(),
             ttl: common.config.message_ttl,
         };
         let outbox = Outbox::new(stream.clone(), codec, rules);

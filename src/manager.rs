@@ -102,7 +102,8 @@ impl Manager {
 
     /// Sends one message, and waits until the kernel has taken it.
     ///
-    /// While 64 KiB are in the queue it waits before the message is accepted. Many `write`s at once share system calls, but
+    /// While 64 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits before the
+    /// message is accepted. Many `write`s at once share system calls, but
     /// each waits for its own; for a stream of messages a [`sink`](Self::sink) is many times faster.
     ///
     /// The errors give the message back: [`Error::NotOpen`] for an address that was never dialed or is closed,
@@ -257,11 +258,11 @@ impl Manager {
 /// `None` if that takes longer than `limit`; the error is why messages were not sent.
 async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(), Arc<Error>>> {
     let link = closing.link.clone();
-    let last = link.outbox.close();
+    let rest = link.outbox.close();
     link.outbox.call_driver();
     let delivered = net::within(limit, async {
-        let written = match last {
-            Some(last) => poll_fn(|cx| link.outbox.poll_written(last, cx)).await,
+        let written = match rest {
+            Some(rest) => poll_fn(|cx| link.outbox.poll_delivered(&rest, cx)).await,
             None => Ok(()),
         };
         if let Some(task) = &mut closing.task {

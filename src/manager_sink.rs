@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,34 +13,43 @@ use futures::sink::Sink;
 
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::ledger::{Ticket, Verdict};
+use crate::ledger::{Fate, Ticket, Verdict};
 use crate::link::Link;
 use crate::peer::Address;
 use crate::wire::Output;
 use crate::writer::HIGH_WATER;
 
+/// From how many addresses on a sink forgets those that were closed. Never more often than they double.
+const PRUNE_FROM: usize = 64;
+
 /// A producer: a `Sink` of `(Address, Bytes)` into a [`Manager`](crate::Manager).
 ///
 /// - `start_send` never waits. A message over the limit comes back in [`Error::MessageTooLarge`], one to an address that is
 ///   not open in [`Error::NotOpen`]; the sink works on.
-/// - `poll_ready` waits while the queue of the last address written to is full: 64 KiB are pending there, and here as much,
-///   or what a flush that was not waited for has handed over.
-/// - `poll_flush` is ready when the kernel has taken everything that came through this sink. [`Error::NotSent`] tells,
-///   once for each address, that messages were not sent: they are dead letters.
+/// - `poll_ready` waits while the queue of the last address written to is full, and as much as a hand-over is collected here.
+///   It is full when 64 KiB are pending, or, while the connection is down and is opened again by
+///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
+/// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
+///   sink. If messages that did since the last flush were not sent, it tells, once for each address: [`Error::NotSent`], or
+///   [`Error::NotOpen`] where the address was closed before they were handed over. They are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections.
 ///
-/// Small messages are put together here, without a lock, and handed over 64 KiB at a time; a flush hands over what there
-/// is. Dropping a future loses nothing that was accepted; dropping the sink leaves what is pending to the background. So a
-/// sink is made once for each producer: one that is made for each message, and dropped, never waits for room.
+/// Small messages are put together here, without a lock, and handed over 64 KiB at a time, or `queue_bytes` with
+/// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
+///
+/// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what
+/// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).
 pub struct ManagerSink {
     directory: Arc<Directory>,
+    /// How many bytes are collected for an address before they are handed over.
+    batch: usize,
     producers: Vec<Producer>,
     /// Which of them an address has.
     by_address: HashMap<Address, usize>,
     /// The one that was written to last: mostly the next one, too.
     last: usize,
-    /// An address was closed while this sink had messages for it: for the next flush to tell.
-    shut: Option<Error>,
+    /// From so many producers on, those are forgotten that are of no use any more.
+    prune_at: usize,
     closed: bool,
 }
 
@@ -51,13 +61,17 @@ struct Producer {
     messages: usize,
     /// The last that was handed over and not flushed.
     ticket: Option<Ticket>,
-    /// Why earlier ones were not sent, for the next flush to tell.
-    failed: Option<Arc<Error>>,
+    /// Whether any were given back, for the next flush to tell.
+    fate: Fate,
+    /// The address was closed while there were messages here, for the next flush to tell.
+    shut: bool,
 }
 
 impl ManagerSink {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        Self { directory, producers: Vec::new(), by_address: HashMap::new(), last: 0, shut: None, closed: false }
+        let batch = directory.common.config.room_while_down().map_or(HIGH_WATER, |room| room.min(HIGH_WATER));
+        let (producers, by_address) = (Vec::new(), HashMap::new());
+        Self { directory, batch, producers, by_address, last: 0, prune_at: PRUNE_FROM, closed: false }
     }
 
     /// The address's producer, if the address is open.
@@ -69,8 +83,10 @@ impl ManagerSink {
         let at = match known {
             // Once for each batch: the address may have been closed, and opened again.
             Some(at) if self.producers[at].messages == 0 && self.producers[at].link.outbox.is_closed() => {
-                self.forget(at);
-                self.add(address)?
+                self.producers[at].link = self.directory.open(address)?;
+                // Everything is over that went through the link before, and written down in the fate.
+                self.producers[at].ticket = None;
+                at
             }
             Some(at) => at,
             None => self.add(address)?,
@@ -81,58 +97,71 @@ impl ManagerSink {
 
     fn add(&mut self, address: &Address) -> Option<usize> {
         let link = self.directory.open(address)?;
-        let codec = self.directory.common.config.codec().ok()?;
+        let local = Output::new(self.directory.common.config.codec().ok()?);
+        if self.producers.len() >= self.prune_at {
+            self.producers.retain(|producer| !producer.is_over());
+            let kept = self.producers.iter().enumerate();
+            self.by_address = kept.map(|(at, producer)| (producer.link.address.clone(), at)).collect();
+            self.prune_at = PRUNE_FROM.max(2 * self.producers.len());
+        }
         let at = self.producers.len();
         self.by_address.insert(address.clone(), at);
-        self.producers.push(Producer { link, local: Output::new(codec), messages: 0, ticket: None, failed: None });
+        self.producers.push(Producer { link, local, messages: 0, ticket: None, fate: Fate::default(), shut: false });
         Some(at)
-    }
-
-    /// The address was closed under this sink: what it had accepted is a dead letter.
-    fn forget(&mut self, at: usize) -> Error {
-        let mut producer = self.producers.swap_remove(at);
-        let address = producer.link.address.clone();
-        self.by_address.remove(&address);
-        if let Some(moved) = self.producers.get(at) {
-            self.by_address.insert(moved.link.address.clone(), at);
-        }
-        if producer.messages > 0 {
-            self.directory.never_handed_over(producer.messages);
-            let (common, address) = (self.directory.common.clone(), address.clone());
-            let messages = producer.local.take_messages();
-            // Where the letters wait for room, they go on in the background.
-            let _ = common.bury(address, messages, Verdict::closed()).now_or_never();
-        }
-        Error::NotOpen { address, message: None }
-    }
-
-    /// Waits until what came through the producer is written.
-    fn poll_flush_one(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let producer = &mut self.producers[at];
-        if producer.hand_over().is_err() {
-            return Poll::Ready(Err(self.forget(at)));
-        }
-        let written = match producer.ticket {
-            Some(ticket) => ready!(producer.link.outbox.poll_written(ticket, cx)),
-            None => Ok(()),
-        };
-        producer.ticket = None;
-        let written = producer.failed.take().map_or(written, Err);
-        let address = &producer.link.address;
-        let not_sent = |source| Error::NotSent { address: address.clone(), message: None, source };
-        Poll::Ready(written.map_err(not_sent))
     }
 }
 
 impl Producer {
-    fn hand_over(&mut self) -> Result<(), Error> {
-        if self.messages > 0 {
-            // The ticket before is forgotten with this one.
-            self.failed = self.failed.take().or_else(|| self.link.outbox.failure(self.ticket?));
-            self.ticket = Some(self.link.outbox.append(&mut self.local, self.messages)?);
-            self.messages = 0;
+    /// Waits for room, and hands over what there is. If the address was closed, it becomes dead letters.
+    fn poll_hand_over(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<()> {
+        if self.messages == 0 {
+            return Poll::Ready(());
         }
-        Ok(())
+        let batch = (&mut self.local, self.messages, &self.fate);
+        match ready!(self.link.outbox.poll_append(batch, HIGH_WATER, cx)) {
+            Some(ticket) => {
+                self.messages = 0;
+                self.ticket = Some(ticket);
+            }
+            None => {
+                self.shut = true;
+                self.bury(directory, Verdict::closed());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits until what came through here is written.
+    fn poll_flush(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_hand_over(directory, cx));
+        let address = &self.link.address;
+        if mem::take(&mut self.shut) {
+            return Poll::Ready(Err(Error::NotOpen { address: address.clone(), message: None }));
+        }
+        if let Some(ticket) = self.ticket {
+            // Its fate says how it ended, and those before it.
+            let _ = ready!(self.link.outbox.poll_written(ticket, cx));
+            self.ticket = None;
+        }
+        Poll::Ready(match self.fate.take() {
+            Some(source) => Err(Error::NotSent { address: address.clone(), message: None, source }),
+            None => Ok(()),
+        })
+    }
+
+    /// The address was closed, and there is nothing left to tell of it.
+    fn is_over(&self) -> bool {
+        let outbox = &self.link.outbox;
+        let handed_over = self.messages == 0 && !self.shut && outbox.is_closed();
+        handed_over && self.ticket.is_none_or(|ticket| outbox.is_over(ticket)) && self.fate.is_clear()
+    }
+
+    /// What was not handed over has nowhere to go.
+    fn bury(&mut self, directory: &Directory, verdict: Verdict) {
+        directory.never_handed_over(mem::take(&mut self.messages));
+        let (common, address) = (directory.common.clone(), self.link.address.clone());
+        // Where the letters wait for room, they go on in the background.
+        let _ = common.bury(address, self.local.take_messages(), verdict).now_or_never();
     }
 }
 
@@ -146,18 +175,8 @@ impl Sink<(Address, Bytes)> for ManagerSink {
         }
         match this.producers.get_mut(this.last) {
             // No other can be full: it was the last when its last message came.
-            Some(producer) if producer.local.len() >= HIGH_WATER => {
-                ready!(producer.link.outbox.poll_room(HIGH_WATER, cx));
-                if producer.hand_over().is_err() {
-                    // The next message may be for another address.
-                    this.shut = Some(this.forget(this.last));
-                }
-                Poll::Ready(Ok(()))
-            }
-            // A flush that nobody waited for has handed over less than that: or flush by flush the queue would grow without
-            // end. To ask once for each hand-over is enough, and costs no lock for the other messages.
-            Some(producer) if producer.messages <= 1 && producer.ticket.is_some() => {
-                producer.link.outbox.poll_room(HIGH_WATER, cx).map(Ok)
+            Some(producer) if producer.local.len() >= this.batch => {
+                producer.poll_hand_over(&this.directory, cx).map(Ok)
             }
             _ => Poll::Ready(Ok(())),
         }
@@ -178,13 +197,9 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        if let Some(error) = this.shut.take() {
-            return Poll::Ready(Err(error));
-        }
         let mut flushed = Poll::Ready(Ok(()));
-        // From the last, since one that is forgotten gives its place to the last.
-        for at in (0..this.producers.len()).rev() {
-            match this.poll_flush_one(at, cx) {
+        for producer in &mut this.producers {
+            match producer.poll_flush(&this.directory, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => flushed = Poll::Pending,
@@ -202,10 +217,10 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
 impl Drop for ManagerSink {
     fn drop(&mut self) {
-        for at in (0..self.producers.len()).rev() {
-            match self.producers[at].hand_over() {
-                Ok(()) => self.producers[at].link.outbox.leave_to_driver(),
-                Err(_) => drop(self.forget(at)),
+        let max = self.directory.common.config.queue_bytes;
+        for producer in &mut self.producers {
+            if let Err(verdict) = producer.link.outbox.leave(&mut producer.local, producer.messages, max) {
+                producer.bury(&self.directory, verdict);
             }
         }
     }
@@ -215,5 +230,32 @@ impl fmt::Debug for ManagerSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pending: usize = self.producers.iter().map(|producer| producer.local.len()).sum();
         f.debug_struct("ManagerSink").field("pending", &pending).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Acceptor;
+    use crate::net::world::Sim;
+    use crate::{Config, Manager};
+    use futures::SinkExt;
+
+    /// Kept here because only the memory of a sink that outlives its addresses shows it.
+    #[test]
+    fn a_sink_forgets_addresses_that_were_closed() {
+        Sim::default().run(async {
+            let manager = Manager::new(Config::new());
+            let mut sink = manager.sink();
+            for _ in 0..10 * PRUNE_FROM {
+                let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
+                manager.dial(addr).await.unwrap();
+                sink.send((addr.into(), Bytes::from_static(b"one"))).await.unwrap();
+                drop(acceptor.accept(&Config::new()).await);
+                manager.close(addr).await.unwrap();
+            }
+            assert!(sink.producers.len() <= PRUNE_FROM, "{}", sink.producers.len());
+            assert!(sink.by_address.iter().all(|(address, at)| sink.producers[*at].link.address == *address));
+        });
     }
 }

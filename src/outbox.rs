@@ -7,15 +7,15 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use crate::backlog::{Backlog, Books, Transport};
+use crate::backlog::{Backlog, Books, Load, Transport};
 use crate::error::Error;
-use crate::ledger::{Outcome, Ticket, Verdict};
+use crate::ledger::{Fate, Outcome, Ticket, Verdict};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
 
@@ -29,16 +29,23 @@ pub(crate) struct Outbox<W> {
 pub(crate) struct Rules<W> {
     /// Looks, before each batch, whether a transport would take it and lose it.
     pub(crate) is_dead: fn(&W) -> bool,
-    /// How many bytes producers may put in before they wait, while there is no transport.
-    pub(crate) room_while_down: usize,
+    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
+    pub(crate) room_while_down: Option<usize>,
     /// How old a message may be when it is given to a transport.
     pub(crate) ttl: Option<Duration>,
 }
 
 impl<W> Default for Rules<W> {
     fn default() -> Self {
-        Self { is_dead: |_| false, room_while_down: 0, ttl: None }
+        Self { is_dead: |_| false, room_while_down: None, ttl: None }
     }
+}
+
+/// What a queue held when it was closed.
+pub(crate) struct Rest {
+    last: Ticket,
+    /// How many messages had been given back by then.
+    given_back: u64,
 }
 
 /// What an attempt to write did.
@@ -86,41 +93,67 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         given_back
     }
 
-    /// Accepts all `messages` messages that one producer has put together.
-    pub(crate) fn append(&self, output: &mut Output, messages: usize) -> Result<Ticket, Error> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Error::Closed { message: None });
+    /// Waits for room, as [`poll_room`](Self::poll_room) does, and accepts all `messages` messages that one producer has put
+    /// together; `None` when nothing more is accepted.
+    pub(crate) fn poll_append(
+        &self,
+        (output, messages, fate): (&mut Output, usize, &Fate),
+        mark: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Ticket>> {
+        loop {
+            let mut state = self.lock();
+            if state.closed {
+                return Poll::Ready(None);
+            }
+            if self.has_room(&state, mark) {
+                return Poll::Ready(Some(state.append(output, messages, Some(fate))));
+            }
+            drop(state);
+            ready!(self.poll_room(mark, cx));
         }
-        state.pending.append(output);
-        let ticket = state.ledger.accept(messages as u64);
-        if matches!(state.transport, Transport::Gone(_)) && !state.stalled {
-            // Its producer may find room, and not look after it.
+    }
+
+    /// Accepts the last messages of a producer that goes, for the driver to write, while less than `max` bytes are held. The
+    /// error is why not.
+    pub(crate) fn leave(&self, output: &mut Output, messages: usize, max: usize) -> Result<(), Verdict> {
+        let mut state = self.lock();
+        if messages > 0 {
+            if state.closed {
+                return Err(Verdict::closed());
+            }
+            if state.held_bytes() >= max {
+                return Err(Verdict::queue_full(max));
+            }
+            state.append(output, messages, None);
+        }
+        if !state.pending.is_empty() {
             state.stall();
         }
-        Ok(ticket)
+        Ok(())
     }
 
     /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
     pub(crate) fn poll_room(&self, mark: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let has_room = |state: &Backlog<W>| match &state.transport {
-            Transport::Gone(output) if self.rules.room_while_down > mark => {
-                output.len() + state.pending.len() < self.rules.room_while_down
-            }
-            _ => state.pending.len() < mark,
-        };
-        self.poll_producer(cx, |state| (state.closed || has_room(state)).then_some(()))
+        self.poll_producer(cx, |state| (state.closed || self.has_room(state, mark)).then_some(()))
     }
 
-    /// Waits until the ticket's batch is over. The error is why it was given back instead of written.
+    fn has_room(&self, state: &Backlog<W>, mark: usize) -> bool {
+        match (&state.transport, self.rules.room_while_down) {
+            (Transport::Gone(_), Some(room)) => state.held_bytes() < room,
+            _ => state.pending.len() < mark,
+        }
+    }
+
+    /// Waits until the ticket's batch is over. The error is why a claimed message was given back instead of written.
     pub(crate) fn poll_written(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
         self.poll_producer(cx, |state| state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket)))
     }
 
-    /// Why the ticket's batch was given back, if it was by now.
-    pub(crate) fn failure(&self, ticket: Ticket) -> Option<Arc<Error>> {
-        let state = self.lock();
-        state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket).err()).flatten()
+    /// Waits until nothing is held any more of what was accepted before the close. The error is why some was given back.
+    pub(crate) fn poll_delivered(&self, rest: &Rest, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
+        let outcome = |state: &Backlog<W>| state.ledger.why_since(rest.given_back);
+        self.poll_producer(cx, |state| state.ledger.is_over(rest.last).then(|| outcome(state)))
     }
 
     /// Whether the ticket's batch is over, one way or the other.
@@ -152,7 +185,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 Step::Wrote => {}
                 step @ (Step::Idle | Step::Busy | Step::Full | Step::Gone) => {
                     let mut state = self.lock();
-                    if matches!(step, Step::Full) && !matches!(state.transport, Transport::Taken { .. }) {
+                    if matches!(step, Step::Full) && !matches!(state.transport, Transport::Taken(_)) {
                         // Even if this producer has what it waited for, somebody must go on.
                         state.stall();
                     }
@@ -160,7 +193,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                         return Poll::Ready(done);
                     }
                     state.wait(cx.waker());
-                    if !matches!(state.transport, Transport::Taken { .. }) {
+                    if !matches!(state.transport, Transport::Taken(_)) {
                         state.stall();
                     }
                     return Poll::Pending;
@@ -220,9 +253,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Drops the transport, which broke, as soon as nobody writes to it; what it did not take is kept.
     pub(crate) fn poll_lose(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
-            Transport::Taken { messages } => {
-                state.transport = Transport::Taken { messages };
+        match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
+            Transport::Taken(load) => {
+                state.transport = Transport::Taken(load);
                 state.lost = true;
                 state.wait(cx.waker());
                 return Poll::Pending;
@@ -255,7 +288,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Goes on with a new transport where the old one is gone.
     pub(crate) fn resume(&self, io: W) {
         let mut state = self.lock();
-        state.transport = match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
+        state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
             other => other,
         };
@@ -314,12 +347,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
     }
 
-    /// Accepts nothing more. The ticket is that of the last message, if it is held.
-    pub(crate) fn close(&self) -> Option<Ticket> {
+    /// Accepts nothing more. Returns what is held, if anything is.
+    pub(crate) fn close(&self) -> Option<Rest> {
         let mut state = self.lock();
         state.closed = true;
         state.wake_waiting();
-        (state.held() > 0).then(|| state.ledger.ticket())
+        (state.held() > 0).then(|| Rest { last: state.ledger.ticket(), given_back: state.ledger.given_back() })
     }
 
     pub(crate) fn books(&self) -> Books {
@@ -328,10 +361,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
     fn step(&self, mut state: MutexGuard<'_, Backlog<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
-        let mut writer = match mem::replace(&mut state.transport, Transport::Taken { messages: 0 }) {
+        let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Idle(writer) => writer,
-            Transport::Taken { messages } => {
-                state.transport = Transport::Taken { messages };
+            Transport::Taken(load) => {
+                state.transport = Transport::Taken(load);
                 state.wait(waiting);
                 return Step::Busy;
             }
@@ -356,7 +389,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             writer.output_mut().append(&mut state.pending);
             state.ledger.begin_batch();
         }
-        state.transport = Transport::Taken { messages: writer.output().held() };
+        state.transport = Transport::Taken(Load::of(writer.output()));
         drop(state);
 
         if begins && writer.io().is_some_and(self.rules.is_dead) {
@@ -400,12 +433,48 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::task::{ArcWake, waker};
 
     use super::*;
     use crate::config::Config;
+
+    /// A transport that looks at the books while it is written to.
+    #[derive(Clone, Default)]
+    struct Looking(Arc<OnceLock<Arc<Outbox<Looking>>>>, Arc<Mutex<Vec<Books>>>);
+
+    impl AsyncWrite for Looking {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.1.lock().unwrap().push(self.0.get().unwrap().books());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Kept here because over sockets it takes another thread to look in that moment.
+    #[test]
+    fn the_books_count_what_somebody_is_writing() {
+        let looking = Looking::default();
+        let codec = Config::new().wire_format(crate::WireFormat::u32_be()).codec().unwrap();
+        let outbox = Arc::new(Outbox::new(looking.clone(), codec, Rules::default()));
+        assert!(looking.0.set(outbox.clone()).is_ok());
+        let ticket = outbox.push(Bytes::from_static(b"message")).unwrap();
+        assert!(outbox.poll_written(ticket, &mut Context::from_waker(Waker::noop())).is_ready());
+        let seen = looking.1.lock().unwrap()[0];
+        assert_eq!((seen.accepted, seen.written, seen.held, seen.held_bytes), (1, 0, 1, 11));
+        assert_eq!((outbox.books().held, outbox.books().held_bytes, outbox.books().bytes), (0, 0, 11));
+    }
 
     struct Calls(AtomicUsize);
 

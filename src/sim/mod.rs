@@ -6,7 +6,7 @@
 mod cable;
 mod network;
 mod tests;
-mod world;
+pub(crate) mod world;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};

@@ -149,10 +149,7 @@ impl Output {
 
     #[inline]
     fn copy(&mut self, message: &[u8]) {
-        if self.tail.len() >= SEAL_FROM {
-            self.seal();
-            self.tail.reserve(SEAL_FROM + CHAIN_FROM);
-        }
+        self.seal_if_long();
         let before = self.tail.len();
         put_header(self.codec, message.len(), &mut self.tail);
         self.tail.extend_from_slice(message);
@@ -166,6 +163,15 @@ impl Output {
         self.len += self.tail.len() - before + message.len();
         self.seal();
         self.sealed.push_back(Segment::Chained(message));
+    }
+
+    /// Goes on in another buffer where this one is long enough.
+    #[inline]
+    fn seal_if_long(&mut self) {
+        if self.tail.len() >= SEAL_FROM {
+            self.seal();
+            self.tail.reserve(SEAL_FROM + CHAIN_FROM);
+        }
     }
 
     /// Ends the tail, so that something else can come behind it.
@@ -182,6 +188,7 @@ impl Output {
         debug_assert_eq!(other.cursor, 0);
         self.len += mem::take(&mut other.len);
         if other.sealed.is_empty() && other.tail.len() < CHAIN_FROM {
+            self.seal_if_long();
             self.tail.extend_from_slice(&other.tail);
             self.tail_messages += mem::take(&mut other.tail_messages);
             other.tail.clear();
@@ -334,6 +341,20 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Kept here because only the time that a long backlog takes would show it: how much was written of the first buffer is
+    /// found out by reading it.
+    #[test]
+    fn small_outputs_that_are_appended_again_and_again_go_on_in_other_buffers() {
+        let codec = Codec::new(WireFormat::u32_be(), 1 << 14).unwrap();
+        let (mut long, mut small) = (Output::new(codec), Output::new(codec));
+        for _ in 0..100_000 {
+            small.push(Bytes::from_static(b"tiny")).unwrap();
+            long.append(&mut small);
+        }
+        assert_eq!((long.len(), long.held()), (800_000, 100_000));
+        assert!(long.chunks().all(|chunk| chunk.len() < SEAL_FROM + CHAIN_FROM));
+    }
 
     /// Kept here because only a connection that is opened again shows it: the public writer gives messages back, not
     /// what it would write next.

@@ -5,6 +5,7 @@ mod cuts;
 mod fairness;
 mod loans;
 mod outages;
+mod producers;
 mod repeat;
 mod session;
 mod times;

@@ -11,21 +11,21 @@ use crate::net::world::{Sim, elapsed};
 use crate::net::{self, Acceptor};
 use crate::{Address, Backoff, Config, Connection, Error, Manager, ManagerEvent, Outcome, WireFormat};
 
-const SECOND: Duration = Duration::from_secs(1);
-const ANYWHERE: &str = "127.0.0.1:0";
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const ANYWHERE: &str = "127.0.0.1:0";
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let config = Config::new().wire_format(WireFormat::u32_be()).max_message_size(1 << 20);
     config.dial_timeout(None).write_timeout(None).frame_timeout(None).close_timeout(10 * SECOND)
 }
 
 /// Tries again every second, or after what it is given, for ever.
-fn every(delay: Duration) -> Backoff {
+pub(super) fn every(delay: Duration) -> Backoff {
     Backoff::from_fn(move || std::iter::repeat(delay))
 }
 
 /// A manager of one address, and the other end of its connection.
-async fn dialed(config: Config) -> (Manager, Address, Acceptor, net::Stream) {
+pub(super) async fn dialed(config: Config) -> (Manager, Address, Acceptor, net::Stream) {
     let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
     let manager = Manager::new(config);
     manager.dial(addr).await.unwrap();
