@@ -20,8 +20,6 @@ pub(crate) struct Backlog<W> {
     pub(crate) pending: Output,
     pub(crate) transport: Transport<W>,
     pub(crate) ledger: Ledger,
-    /// Messages that were too old to be sent, for the driver to give back.
-    pub(crate) expired: Vec<Bytes>,
     /// How many bytes transports have taken.
     pub(crate) progress: u64,
     /// The transport takes no more, or there is none: the driver has to act.
@@ -78,7 +76,6 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             pending: Output::new(codec),
             transport: Transport::Idle(Writer::with(io, Output::new(codec))),
             ledger: Ledger::new(ttl),
-            expired: Vec::new(),
             progress: 0,
             stalled: false,
             broken: None,
@@ -119,6 +116,17 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         let unclaimed = self.ledger.give_back(held, messages, verdict);
         self.wake_waiting();
         unclaimed
+    }
+
+    /// How many messages are too old to be sent, while a transport has not begun with them.
+    pub(crate) fn expired(&mut self) -> u64 {
+        let begun = match &self.transport {
+            Transport::Idle(writer) => !writer.output().is_empty(),
+            Transport::Taken(_) => true,
+            Transport::Gone(_) => false,
+        };
+        let held = self.held();
+        if begun { 0 } else { self.ledger.expired(held) }
     }
 
     /// How many messages were accepted and are neither written nor given back.

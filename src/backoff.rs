@@ -56,7 +56,8 @@ impl Backoff {
         I: IntoIterator<Item = Duration>,
         I::IntoIter: Send + 'static,
     {
-        let delays = move || Box::new(delays().into_iter()) as Delays;
+        // It is asked again after its end.
+        let delays = move || Box::new(delays().into_iter().fuse()) as Delays;
         Self { delays: Arc::new(delays), max_elapsed: None, stable_after: STABLE_AFTER }
     }
 

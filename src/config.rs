@@ -138,7 +138,7 @@ impl Config {
     /// How old a message may be when it is given to the kernel. Default: no limit.
     ///
     /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
-    /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. A batch that a
+    /// letters, or wait to become some while earlier ones are not taken, with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. A batch that a
     /// peer has begun to take is not looked at again until its connection breaks. It bounds how stale news may be after an
     /// outage; what a `Connection` holds is for its program to judge.
     #[must_use]

@@ -40,8 +40,13 @@ impl DeadLetter {
 
 /// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
 ///
-/// It holds `queue_bytes`. When it is full, the address whose letters come waits until some are taken; other addresses go
-/// on. Whoever takes them should not wait for that address itself. What a close, or a producer that has gone, leaves behind
+/// It holds `queue_bytes`. When it is full, an address whose letters do not fit is still dialed and written to, but nothing
+/// more of it comes back until they are taken: it holds its messages, and its producers wait when its queue is full. Where
+/// it would have given up, it is dialed once a second. Other addresses go on. So whoever takes the letters may send them to
+/// their own address again. With [`Config::message_ttl`](crate::Config::message_ttl) they should not wait for that: what is
+/// too old is not written, and is held, with all that is behind it, until the letters before it are taken.
+///
+/// What a close, or a producer that has gone, leaves behind
 /// waits for nobody: up to `queue_bytes` of it, all addresses together, wait for room in the background; more is lost, with
 /// a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
 /// dropping the stream loses what is in it.

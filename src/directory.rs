@@ -10,7 +10,6 @@ use futures::FutureExt;
 use futures::future::OptionFuture;
 
 use crate::error::Error;
-use crate::ledger::Verdict;
 use crate::link::{Common, Link, LinkStats};
 use crate::net::{self, Task};
 use crate::peer::Address;
@@ -167,16 +166,14 @@ impl Drop for Closing {
 /// Ends a connection that is being closed, takes back what it holds, and forgets its address.
 async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
     task.stop().await;
-    let closed = Verdict::closed();
-    let expired = link.outbox.take_expired();
-    let messages = link.give_back(&closed).await;
+    let given_back = link.give_back().await;
     {
         let mut state = directory.state();
         state.links.remove(&link.address);
         state.retired = state.retired + link.stats();
     }
     // A close does not wait for whoever takes the dead letters: they may be the one who closes.
-    for (messages, verdict) in [(expired, directory.common.expired(0)), (messages, closed)] {
+    for (messages, verdict) in given_back {
         let burying = directory.common.clone().bury(link.address.clone(), messages, verdict);
         let _ = burying.now_or_never();
     }

@@ -61,6 +61,12 @@ impl Verdict {
         Self { outcome: Outcome::Closed, attempts: 0, error: Arc::new(Error::Closed { message: None }) }
     }
 
+    /// They were older than `ttl`; the address had been dialed so often in the meantime.
+    pub(crate) fn expired(ttl: Duration, attempts: u32) -> Self {
+        let error = Arc::new(Error::Timeout { what: "message_ttl", after: ttl });
+        Self { outcome: Outcome::Expired, attempts, error }
+    }
+
     /// The queue holds `max` bytes or more, and its producer cannot wait.
     pub(crate) fn queue_full(max: usize) -> Self {
         Self { outcome: Outcome::QueueFull, attempts: 0, error: Arc::new(Error::QueueFull { max }) }
@@ -201,8 +207,7 @@ impl Ledger {
     /// How many of the oldest messages are too old, of `held` that are not written whole.
     pub(crate) fn expired(&mut self, held: u64) -> u64 {
         let written = self.accepted - held;
-        let last = self.ages.as_mut().and_then(Ages::expired);
-        last.map_or(0, |last| last.saturating_sub(written))
+        self.ages.as_mut().map_or(0, |ages| ages.expired(written))
     }
 
     /// When the next message may be too old; `None` where none ever is.
@@ -262,9 +267,7 @@ impl Ledger {
 impl Ages {
     /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
     fn mark(&mut self, last: u64, over: u64) {
-        while self.marks.front().is_some_and(|mark| mark.last <= over) {
-            self.marks.pop_front();
-        }
+        self.forget(over);
         let now = net::now();
         match self.marks.back_mut() {
             Some(mark) if now - mark.begun < self.ttl / MARKS => {
@@ -275,13 +278,17 @@ impl Ages {
         }
     }
 
-    /// Forgets the messages that are too old; the last of them.
-    fn expired(&mut self) -> Option<u64> {
+    /// How many messages behind `over` are too old.
+    fn expired(&mut self, over: u64) -> u64 {
+        self.forget(over);
         let now = net::now();
-        let mut last = None;
-        while self.marks.front().is_some_and(|mark| now.saturating_duration_since(mark.newest) >= self.ttl) {
-            last = self.marks.pop_front().map(|mark| mark.last);
+        let is_old = |mark: &&Mark| now.saturating_duration_since(mark.newest) >= self.ttl;
+        self.marks.iter().take_while(is_old).last().map_or(0, |mark| mark.last - over)
+    }
+
+    fn forget(&mut self, over: u64) {
+        while self.marks.front().is_some_and(|mark| mark.last <= over) {
+            self.marks.pop_front();
         }
-        last
     }
 }

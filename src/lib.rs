@@ -89,7 +89,7 @@
 //! - Without [`Config::reconnect`], the first attempt to open the connection again decides. With it, messages are held, up
 //!   to [`Config::queue_bytes`], until it succeeds or gives up; older ones than [`Config::message_ttl`] come back before.
 //! - Dead letters that nobody has asked for are counted ([`ManagerStats::lost`]), with an event. Whoever asks for them and
-//!   is slow makes the address that they come from wait, not others, and within a bound.
+//!   is slow makes the address that they come from hold on to its next ones, not others, and within a bound.
 //! - Closing delivers what was accepted within its deadline, and what it could not deliver comes back. Dropping does not.
 //!
 //! # Runtime

@@ -8,13 +8,13 @@ use std::mem;
 use std::ops::Add;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::select;
+use futures::future::{OptionFuture, select};
 use futures::io::AsyncRead;
 
 use crate::config::Config;
@@ -35,6 +35,9 @@ const READS_PER_POLL: usize = 16;
 /// How long it waits at least until it looks again for what is too old.
 const TICK: Duration = Duration::from_millis(1);
 
+/// How long it waits until it dials once more, where messages are to come back and earlier letters are in their way.
+const BETWEEN: Duration = Duration::from_secs(1);
+
 /// Without `reconnect`: how many connections in a row may break without having taken a whole message, before the messages
 /// come back.
 const BREAKS_IN_VAIN: u32 = 3;
@@ -44,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) address: Address,
     pub(crate) outbox: Outbox<net::Stream>,
     pub(crate) reconnects: AtomicU64,
+    /// How often the address has been dialed in the outage that goes on; 0 while there is none.
+    attempts: AtomicU32,
 }
 
 /// What was counted of one address: `accepted = written + dead_lettered + held`, at every moment.
@@ -85,10 +90,10 @@ impl Link {
             ttl: common.config.message_ttl,
         };
         let outbox = Outbox::new(stream.clone(), codec, rules);
-        let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0) });
+        let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0), attempts: AtomicU32::new(0) });
         let retries = Retries::new(common.config.reconnect.clone());
         let stalled = Deadline::default();
-        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries };
+        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries, burying: None };
         (link, net::spawn(task.run()))
     }
 
@@ -106,10 +111,13 @@ impl Link {
         }
     }
 
-    /// Takes back all that is held, when its task has ended.
-    pub(crate) async fn give_back(&self, verdict: &Verdict) -> Vec<Bytes> {
+    /// Takes back all that is held, when its task has ended: what is too old, and what was closed.
+    pub(crate) async fn give_back(&self) -> [(Vec<Bytes>, Verdict); 2] {
         poll_fn(|cx| self.outbox.poll_lose(cx)).await;
-        self.outbox.give_back(verdict)
+        let attempts = self.attempts.load(Ordering::Relaxed);
+        let expired = self.outbox.take_expired(attempts);
+        let closed = Verdict { attempts, ..Verdict::closed() };
+        [expired, (self.outbox.give_back(&closed), closed)]
     }
 }
 
@@ -141,14 +149,7 @@ impl Common {
         }
     }
 
-    /// Why a message was not sent that was too old.
-    pub(crate) fn expired(&self, attempts: u32) -> Verdict {
-        let after = self.config.message_ttl.unwrap_or_default();
-        let error = Arc::new(Error::Timeout { what: "message_ttl", after });
-        Verdict { outcome: Outcome::Expired, attempts, error }
-    }
-
-    /// As [`bury`](Self::bury), for an address whose own task waits until they are taken, however many others do: its queue is
+    /// As [`bury`](Self::bury), for an address that buries no more until these are taken, however many others do: its queue is
     /// the bound. When this is dropped, what is left goes the other way.
     async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
         let mut burial = Burial { common: self, address, messages: messages.into(), verdict };
@@ -193,6 +194,9 @@ struct LinkTask {
     half_closed: bool,
     stalled: Deadline,
     retries: Retries,
+    /// Letters on their way to whoever takes them. Others of this address wait until these are taken; the connection does
+    /// not, or who takes them could not wait for it.
+    burying: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What ends a turn of serving a connection.
@@ -209,7 +213,7 @@ impl LinkTask {
         loop {
             let error = match poll_fn(|cx| self.poll_up(cx)).await {
                 Turn::Expired => {
-                    self.bury_expired().await;
+                    self.bury_expired();
                     continue;
                 }
                 Turn::Broken(error) => error,
@@ -217,8 +221,6 @@ impl LinkTask {
             self.stream.shut_down();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
             self.retries.broke();
-            // What was set aside in the moment of the break.
-            self.bury_expired().await;
             let books = self.link.outbox.books();
             let done = self.link.outbox.is_closed() && books.held == 0;
             if !done || error.is_some() {
@@ -227,13 +229,14 @@ impl LinkTask {
             let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
             in_vain = if books.held > 0 && books.written == written { in_vain + 1 } else { 0 };
             written = books.written;
-            if in_vain == BREAKS_IN_VAIN && self.common.config.reconnect.is_none() {
+            if in_vain >= BREAKS_IN_VAIN && self.common.config.reconnect.is_none() && self.is_free(BETWEEN).await {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
                 in_vain = 0;
-                self.give_up(why.clone()).await;
+                self.give_up(why.clone());
             }
             if !self.open_again(why).await {
-                return;
+                // Until its end is waited for no longer: then they go on in the background.
+                return poll_fn(|cx| self.poll_buried(cx)).await;
             }
         }
     }
@@ -243,7 +246,7 @@ impl LinkTask {
     async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
         loop {
             let began = net::now();
-            if !poll_fn(|cx| self.link.outbox.poll_wanted(cx)).await {
+            if !poll_fn(|cx| self.poll_wanted(cx)).await {
                 return false;
             }
             self.retries.rested(net::now().saturating_duration_since(began));
@@ -254,13 +257,14 @@ impl LinkTask {
                     self.stream = stream.clone();
                     self.half_closed = false;
                     self.retries.opened();
+                    self.link.attempts.store(0, Ordering::Relaxed);
                     self.link.outbox.resume(stream);
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
                     return true;
                 }
                 Err(error) => {
-                    self.give_up(error.clone()).await;
+                    self.give_up(error.clone());
                     why = error;
                 }
             }
@@ -271,7 +275,16 @@ impl LinkTask {
     /// attempt, or `why`.
     async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<net::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
-        while let Some(delay) = self.retries.next() {
+        loop {
+            let delay = match self.retries.next() {
+                Some(delay) => delay,
+                None if self.is_free(Duration::ZERO).await => return Err(why),
+                // Nothing can come back before the letters are taken that came back last.
+                None => {
+                    self.retries.once_more();
+                    BETWEEN
+                }
+            };
             if !delay.is_zero() {
                 // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
                 let was_closed = link.outbox.is_closed();
@@ -281,6 +294,7 @@ impl LinkTask {
             if link.outbox.books().held == 0 {
                 return Ok(None);
             }
+            link.attempts.store(self.retries.attempts(), Ordering::Relaxed);
             match self.expiring(net::dial(&link.address, &common.config)).await {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) => {
@@ -290,7 +304,6 @@ impl LinkTask {
                 }
             }
         }
-        Err(why)
     }
 
     /// Waits for `future`, and meanwhile gives back what grows too old.
@@ -299,26 +312,62 @@ impl LinkTask {
         loop {
             let due = self.link.outbox.next_expiry();
             let left = due.map(|due| due.saturating_duration_since(net::now()).max(TICK));
-            match net::within(left, &mut future).await {
+            let mut due = pin!(OptionFuture::from(left.map(net::sleep)));
+            let output = poll_fn(|cx| {
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(Some(output));
+                }
+                ready!(self.poll_buried(cx));
+                match due.as_mut().poll(cx) {
+                    Poll::Ready(Some(())) => Poll::Ready(None),
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                }
+            });
+            match output.await {
                 Some(output) => return output,
-                None => self.bury_expired().await,
+                None => self.bury_expired(),
             }
         }
     }
 
-    async fn bury_expired(&mut self) {
-        let messages = self.link.outbox.take_expired();
-        let verdict = self.common.expired(self.retries.attempts());
-        self.common.clone().bury_in_turn(self.address(), messages, verdict).await;
+    /// Hands letters over, where some are on their way; ready when those are taken.
+    fn poll_buried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(burying) = &mut self.burying {
+            ready!(burying.as_mut().poll(cx));
+            self.burying = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether nothing is on its way to whoever takes the letters, `limit` from now at the latest.
+    async fn is_free(&mut self, limit: Duration) -> bool {
+        net::within(Some(limit), poll_fn(|cx| self.poll_buried(cx))).await.is_some()
+    }
+
+    fn bury(&mut self, messages: Vec<Bytes>, verdict: Verdict) {
+        if !messages.is_empty() {
+            self.burying = Some(Box::pin(self.common.clone().bury_in_turn(self.address(), messages, verdict)));
+        }
+    }
+
+    fn bury_expired(&mut self) {
+        let (messages, verdict) = self.link.outbox.take_expired(self.link.attempts.load(Ordering::Relaxed));
+        self.bury(messages, verdict);
     }
 
     /// All that is held comes back.
-    async fn give_up(&mut self, error: Arc<Error>) {
+    fn give_up(&mut self, error: Arc<Error>) {
         let outcome = if self.common.config.reconnect.is_some() { Outcome::GaveUp } else { Outcome::NotSent };
         let verdict = Verdict { outcome, attempts: self.retries.attempts(), error };
         self.retries.start_over();
+        self.link.attempts.store(0, Ordering::Relaxed);
         let messages = self.link.outbox.give_back(&verdict);
-        self.common.clone().bury_in_turn(self.address(), messages, verdict).await;
+        self.bury(messages, verdict);
+    }
+
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let _ = self.poll_buried(cx);
+        self.link.outbox.poll_wanted(cx)
     }
 
     fn address(&self) -> Address {
@@ -332,11 +381,9 @@ impl LinkTask {
     }
 
     fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
+        let is_free = self.poll_buried(cx).is_ready();
         let outbox = &self.link.outbox;
         outbox.set_driver(cx.waker());
-        if outbox.has_expired() {
-            return Poll::Ready(Ok(Turn::Expired));
-        }
         // Asked once: of what is accepted until then, all must be written before the half-close.
         let closed = outbox.is_closed();
         let driven = match outbox.is_stalled() || closed {
@@ -348,6 +395,13 @@ impl LinkTask {
             Poll::Ready(Err(Error::Closed { .. })) => return self.poll_end(cx),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => self.stalled.clear(),
+            Poll::Pending if outbox.has_expired() => {
+                if is_free {
+                    return Poll::Ready(Ok(Turn::Expired));
+                }
+                // It is not the peer who waits.
+                self.stalled.clear();
+            }
             Poll::Pending => {
                 let limit = ("write_timeout", self.common.config.write_timeout);
                 if let Poll::Ready(error) = self.stalled.poll(limit, outbox.progress(), cx) {

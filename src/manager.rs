@@ -239,7 +239,7 @@ impl Manager {
     /// let manager = Manager::new(Config::new());
     /// manager.dial("127.0.0.1:5031").await?;
     /// manager.dial(SPARE).await?;
-    /// // Its own letters must not wait for it: it would wait for them.
+    /// // Its own letters would come back to it again and again.
     /// let dead = manager.dead_letters().filter(|letter| future::ready(letter.address.as_str() != SPARE));
     /// dead.map(|letter| Ok((SPARE.into(), letter.message))).forward(manager.sink()).await
     /// # }

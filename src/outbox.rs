@@ -15,7 +15,7 @@ use futures::io::AsyncWrite;
 
 use crate::backlog::{Backlog, Books, Load, Transport};
 use crate::error::Error;
-use crate::ledger::{Fate, Outcome, Ticket, Verdict};
+use crate::ledger::{Fate, Ticket, Verdict};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
 
@@ -58,6 +58,8 @@ enum Step {
     Busy,
     /// The transport takes no more for now.
     Full,
+    /// The next messages are too old to be sent: the driver takes them back first.
+    Expired,
     /// There is no transport, or none any more.
     Gone,
 }
@@ -183,9 +185,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             // The socket need not wake anybody: when it is not ready, the driver asks it again.
             match self.step(state, &mut Context::from_waker(Waker::noop()), cx.waker()) {
                 Step::Wrote => {}
-                step @ (Step::Idle | Step::Busy | Step::Full | Step::Gone) => {
+                step @ (Step::Idle | Step::Busy | Step::Full | Step::Expired | Step::Gone) => {
                     let mut state = self.lock();
-                    if matches!(step, Step::Full) && !matches!(state.transport, Transport::Taken(_)) {
+                    if matches!(step, Step::Full | Step::Expired) && !matches!(state.transport, Transport::Taken(_)) {
                         // Even if this producer has what it waited for, somebody must go on.
                         state.stall();
                     }
@@ -241,7 +243,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             match self.step(state, cx, &waiting) {
                 Step::Wrote => {}
                 Step::Idle => return Poll::Ready(Ok(())),
-                Step::Busy | Step::Full => return Poll::Pending,
+                Step::Busy | Step::Full | Step::Expired => return Poll::Pending,
                 Step::Gone => {
                     let broken = self.lock().broken.take();
                     return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
@@ -315,36 +317,23 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         unclaimed
     }
 
-    /// Takes back what was too old to be sent, as [`give_back`](Self::give_back) does.
-    pub(crate) fn take_expired(&self) -> Vec<Bytes> {
+    /// Takes back what is too old to be sent, as [`give_back`](Self::give_back) does, and says why. `attempts` is how often
+    /// the address was dialed in the meantime.
+    pub(crate) fn take_expired(&self, attempts: u32) -> (Vec<Bytes>, Verdict) {
+        let verdict = Verdict::expired(self.rules.ttl.unwrap_or_default(), attempts);
         let mut state = self.lock();
-        if matches!(state.transport, Transport::Gone(_)) {
-            self.expire(&mut state);
-        }
-        mem::take(&mut state.expired)
+        let count = state.expired();
+        (state.give_back_oldest(count, &verdict), verdict)
     }
 
-    /// Whether something is set aside that was too old to be sent.
+    /// Whether something is too old to be sent: nothing is written until it is taken back.
     pub(crate) fn has_expired(&self) -> bool {
-        !self.lock().expired.is_empty()
+        self.lock().expired() > 0
     }
 
     /// When a message may be too old, at the earliest; `None` where none ever is.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.lock().ledger.next_expiry()
-    }
-
-    /// Sets aside what is too old to be sent.
-    fn expire(&self, state: &mut Backlog<W>) {
-        let held = state.held();
-        let Some(ttl) = self.rules.ttl else { return };
-        let count = state.ledger.expired(held);
-        if count > 0 {
-            let error = Arc::new(Error::Timeout { what: "message_ttl", after: ttl });
-            let mut unclaimed =
-                state.give_back_oldest(count, &Verdict { outcome: Outcome::Expired, attempts: 0, error });
-            state.expired.append(&mut unclaimed);
-        }
     }
 
     /// Accepts nothing more. Returns what is held, if anything is.
@@ -361,6 +350,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
     fn step(&self, mut state: MutexGuard<'_, Backlog<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
+        if self.rules.ttl.is_some() && matches!(state.transport, Transport::Idle(_)) && state.expired() > 0 {
+            return Step::Expired;
+        }
         let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Idle(writer) => writer,
             Transport::Taken(load) => {
@@ -375,10 +367,6 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         };
         let begins = writer.output().is_empty();
         if begins {
-            self.expire(&mut state);
-            if !state.expired.is_empty() {
-                state.call_driver();
-            }
             if state.pending.is_empty() {
                 state.pending.release();
                 writer.output_mut().release();

@@ -58,6 +58,13 @@ impl Retries {
         self.outage = None;
     }
 
+    /// All attempts were in vain, and one more is made all the same.
+    pub(crate) fn once_more(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.attempts = outage.attempts.saturating_add(1);
+        }
+    }
+
     /// How many attempts the outage has had.
     pub(crate) fn attempts(&self) -> u32 {
         self.outage.as_ref().map_or(0, |outage| outage.attempts)

@@ -197,7 +197,7 @@ fn a_slow_taker_of_dead_letters_holds_up_one_address() {
             sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
         }
         sink.flush().await.expect_err("nobody listens");
-        // Its letters are waiting, so it does not dial again.
+        // Its letters are waiting, so nothing else comes back.
         let mut waiting = Box::pin(manager.write(addr, numbered(100, 8)));
         assert!((&mut waiting).now_or_never().is_none());
         for n in 0..1_000 {

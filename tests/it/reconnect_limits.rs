@@ -262,25 +262,6 @@ fn a_shutdown_stops_a_dial() {
     });
 }
 
-/// The first is given up, the second is written by the next connection: the flush that comes after both tells.
-#[test]
-fn a_flush_tells_of_a_message_that_was_given_up_before_the_last_one_was_written() {
-    run(async {
-        let (manager, site) = down(config()).await;
-        let mut letters = manager.dead_letters();
-        let mut sink = manager.sink();
-        sink.feed((site.addr.into(), numbered(1, 8))).await.unwrap();
-        assert!(sink.flush().now_or_never().is_none());
-        assert_eq!(number(&within(SOON, "a dead letter", letters.next()).await.unwrap().message), 1);
-        site.come_back();
-        sink.feed((site.addr.into(), numbered(2, 8))).await.unwrap();
-        let (flushed, mut far) = futures::join!(sink.flush(), site.accept());
-        assert!(matches!(flushed, Err(Error::NotSent { .. })), "{flushed:?}");
-        assert_eq!(number(&far.message().await), 2);
-        sink.flush().await.expect("it is told once");
-    });
-}
-
 /// What a sink has accepted and not handed over when its address is closed.
 #[test]
 fn a_letter_that_was_never_handed_over_is_in_the_books() {

@@ -90,7 +90,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("directory.rs", &["error", "ledger", "link", "net", "peer"]),
+    ("directory.rs", &["error", "link", "net", "peer"]),
     ("manager_sink.rs", &["directory", "error", "ledger", "link", "peer", "wire", "writer"]),
     (
         "manager.rs",

@@ -3,6 +3,7 @@
 mod audit;
 mod cuts;
 mod fairness;
+mod letters;
 mod loans;
 mod outages;
 mod producers;

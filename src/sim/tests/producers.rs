@@ -140,6 +140,30 @@ fn a_flush_tells_of_a_message_that_grew_too_old_before_or_after_the_next_was_han
     }
 }
 
+/// The first is given up, the second is written by the next connection: the flush that comes after both tells.
+#[test]
+fn a_flush_tells_of_a_message_that_was_given_up_before_the_last_one_was_written() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) = dialed(config()).await;
+        let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
+        let mut letters = manager.dead_letters();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let mut sink = manager.sink();
+        assert!(sink.send((address.clone(), Bytes::from_static(b"1"))).now_or_never().is_none());
+        assert_eq!(letters.next().await.unwrap().message, "1");
+        let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
+        sink.feed((address.clone(), Bytes::from_static(b"2"))).await.unwrap();
+        let config = config();
+        let (flushed, accepted) = futures::join!(sink.flush(), acceptor.accept(&config));
+        assert_not_sent(flushed);
+        let mut frame = [0; 5];
+        accepted.unwrap().0.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame, [0, 0, 0, 1, b'2']);
+        sink.flush().await.expect("it is told once");
+    });
+}
+
 /// Both in one hand-over, which is cut: the first is with the kernel, the second is not.
 #[test]
 fn a_flush_tells_its_own_sink_alone() {
@@ -163,6 +187,23 @@ fn a_flush_tells_its_own_sink_alone() {
         well.expect("both are written");
         assert_not_sent(cut);
         assert_eq!((balanced(&manager).written, balanced(&manager).dead_lettered), (3, 2));
+    });
+}
+
+/// Its sink has messages before it and after it, and both are written.
+#[test]
+fn a_flush_does_not_tell_of_what_came_in_between() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, _acceptor, mut far) = dialed(config().message_ttl(SECOND)).await;
+        let mut sink = manager.sink();
+        assert!(sink.send((address.clone(), Bytes::from(vec![7; 2000]))).now_or_never().is_none());
+        let mut between = Box::pin(manager.write(&address, one_kb()));
+        assert!((&mut between).now_or_never().is_none());
+        net::sleep(SECOND * 2).await;
+        assert!(sink.send((address.clone(), one_kb())).now_or_never().is_none());
+        far.read_exact(&mut [0; 2004 + 1004]).await.unwrap();
+        between.await.unwrap_err();
+        sink.flush().await.expect("both of its own are written");
     });
 }
 

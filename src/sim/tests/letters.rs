@@ -1,0 +1,192 @@
+//! Dead letters, in virtual time: whoever takes them may wait for the address that they come from, and one that they come
+//! from waits for whoever takes them.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures::io::AsyncReadExt;
+use futures::{FutureExt, SinkExt, StreamExt};
+
+use super::outages::{SECOND, config, dialed, every};
+use crate::net::world::Sim;
+use crate::net::{self, Acceptor};
+use crate::{Backoff, ManagerEvent, Outcome};
+
+const QUEUE: usize = 16 << 10;
+const MESSAGE: &[u8] = &[7; 1000];
+
+/// It gives up after three attempts.
+fn hasty() -> Backoff {
+    Backoff::from_fn(|| [SECOND / 10; 2])
+}
+
+/// Whoever takes the letters sends them to the same address again, which is down, and is given messages by others, too.
+fn failover_into_the_same_address(backoff: Option<Backoff>) {
+    const MESSAGES: usize = 300;
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) = dialed(config().reconnect(backoff).queue_bytes(QUEUE)).await;
+        let addr = address.as_str().parse::<SocketAddr>().unwrap();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let (mut letters, mut sink, to) = (manager.dead_letters(), manager.sink(), address.clone());
+        let _failover = net::spawn(async move {
+            while let Some(letter) = letters.next().await {
+                // What is not sent comes again.
+                let _ = sink.send((to.clone(), letter.message)).await;
+            }
+        });
+        let (mut sink, to) = (manager.sink(), address.clone());
+        let _producing = net::spawn(async move {
+            for _ in 0..MESSAGES {
+                let _ = sink.send((to.clone(), Bytes::from_static(MESSAGE))).await;
+            }
+        });
+        net::sleep(1_000 * SECOND).await;
+        let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
+        let receiving = async {
+            let (mut far, _) = acceptor.accept(&config()).await.unwrap();
+            for _ in 0..MESSAGES {
+                far.read_exact(&mut [0; 1004]).await.unwrap();
+            }
+        };
+        net::within(Some(60 * SECOND), receiving).await.expect("all of them arrive");
+        assert_eq!((manager.stats().lost, manager.stats().total.written), (0, MESSAGES as u64));
+    });
+}
+
+#[test]
+fn letters_may_be_sent_to_their_own_address_again() {
+    failover_into_the_same_address(Some(hasty()));
+    failover_into_the_same_address(None);
+}
+
+/// While letters are not taken, nothing else of their address comes back; and it is dialed all the same.
+#[test]
+fn an_address_whose_letters_are_not_taken_holds_on_to_the_next() {
+    for backoff in [None, Some(hasty())] {
+        Sim::default().run(async {
+            let (manager, address, acceptor, far) = dialed(config().reconnect(backoff).queue_bytes(QUEUE)).await;
+            let addr = address.as_str().parse::<SocketAddr>().unwrap();
+            let mut letters = manager.dead_letters();
+            drop((far, acceptor));
+            net::sleep(SECOND).await;
+            let mut sinks: Vec<_> = (0..3).map(|_| manager.sink()).collect();
+            for sink in &mut sinks {
+                // More than the letters have room for.
+                for _ in 0..30 {
+                    sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
+                }
+                assert!(sink.flush().now_or_never().is_none());
+                net::sleep(100 * SECOND).await;
+            }
+            let total = manager.stats().total;
+            assert_eq!((total.dead_lettered, total.written), (30, 0));
+            assert!(total.held >= 30, "{total:?}");
+            let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
+            let receiving = async {
+                let (mut far, _) = acceptor.accept(&config()).await.unwrap();
+                for _ in 0..60 {
+                    far.read_exact(&mut [0; 1004]).await.unwrap();
+                }
+            };
+            let flushing = async {
+                sinks[0].flush().await.unwrap_err();
+                sinks[1].flush().await.unwrap();
+                sinks[2].flush().await.unwrap();
+            };
+            net::within(Some(10 * SECOND), async { futures::join!(receiving, flushing) }).await.expect("it is dialed");
+            for _ in 0..30 {
+                letters.next().await.unwrap();
+            }
+            assert_eq!((manager.stats().lost, manager.stats().total.written), (0, 60));
+        });
+    }
+}
+
+/// The connection is up, and its messages grow too old: those whose letters are not taken wait, and are not sent.
+#[test]
+fn what_is_too_old_is_held_until_the_letters_before_it_are_taken() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let config = config().message_ttl(SECOND).queue_bytes(4 << 10).write_timeout(10 * SECOND);
+        let (manager, address, _acceptor, mut far) = dialed(config).await;
+        let (mut letters, mut events) = (manager.dead_letters(), manager.events());
+        for round in 0..3 {
+            let mut sink = manager.sink();
+            let blocker = [(address.clone(), Bytes::from(vec![7; 2000]))];
+            let late = (0..10).map(|_| (address.clone(), Bytes::from_static(MESSAGE)));
+            for message in blocker.into_iter().filter(|_| round < 2) {
+                assert!(sink.send(message).now_or_never().is_none());
+            }
+            for message in late {
+                sink.start_send_unpin(message).unwrap();
+            }
+            assert!(sink.flush().now_or_never().is_none());
+            net::sleep(2 * SECOND).await;
+            if round < 2 {
+                far.read_exact(&mut [0; 2004]).await.unwrap();
+            }
+            net::sleep(100 * SECOND).await;
+            let total = manager.stats().total;
+            assert_eq!((total.written, total.dead_lettered, total.held), (2.min(round + 1), 10, 10 * round));
+        }
+        for _ in 0..30 {
+            let letter = letters.next().await.unwrap();
+            assert_eq!((letter.outcome, letter.attempts), (Outcome::Expired, 0));
+        }
+        assert!(events.next().now_or_never().is_none(), "the peer did nothing wrong");
+        manager.write(&address, Bytes::from_static(b"new")).await.unwrap();
+        assert_eq!((manager.stats().total.written, manager.stats().total.held), (3, 0));
+    });
+}
+
+/// The task ends with letters on its hands, and as many as there is room for are on their way already.
+#[test]
+fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {
+    Sim::default().run(async {
+        let config = config().queue_bytes(4 << 10).close_timeout(SECOND);
+        let mut counted = 0;
+        let manager = crate::Manager::new(config.clone());
+        let (mut letters, mut events) = (manager.dead_letters(), manager.events());
+        for _ in 0..2 {
+            let (acceptor, addr) = Acceptor::bind(&super::outages::ANYWHERE.into()).await.unwrap();
+            manager.dial(addr).await.unwrap();
+            let far = acceptor.accept(&config).await.unwrap();
+            drop((far, acceptor));
+            net::sleep(SECOND).await;
+            let mut sink = manager.sink();
+            for _ in 0..30 {
+                sink.feed((addr.into(), Bytes::from_static(MESSAGE))).await.unwrap();
+            }
+            sink.flush().await.unwrap_err();
+            manager.close(addr).await.unwrap_err();
+        }
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let ManagerEvent::Lost { messages, .. } = event {
+                counted += messages as u64;
+            }
+        }
+        let mut taken = 0;
+        while net::within(Some(SECOND), letters.next()).await.is_some() {
+            taken += 1;
+        }
+        // Those of the first are on their way, which leaves no place for the others.
+        assert_eq!((taken, counted, manager.stats().lost), (30, 30, 30));
+    });
+}
+
+#[test]
+fn a_letter_of_a_close_says_how_often_its_address_was_dialed() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) =
+            dialed(config().reconnect(every(SECOND)).close_timeout(SECOND / 2)).await;
+        let mut letters = manager.dead_letters();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        assert!(manager.sink().send((address.clone(), Bytes::from_static(MESSAGE))).now_or_never().is_none());
+        net::sleep(SECOND * 7 / 2).await;
+        manager.close(&address).await.unwrap_err();
+        let letter = letters.next().await.unwrap();
+        // At once, after each second, and when it was closed.
+        assert_eq!((letter.outcome, letter.attempts), (Outcome::Closed, 5));
+    });
+}
