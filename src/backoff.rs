@@ -15,7 +15,13 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// In each outage the first attempt is made at once, the next after the first delay, and so on. It gives up when there
 /// are no more delays, or when [`max_elapsed`](Self::max_elapsed) is over. The delays start over with the next outage; a
 /// connection that breaks before it was [stable](Self::stable_after) belongs to the outage before it, or a peer that
-/// accepts and closes would be dialed without a pause.
+/// accepts and closes would be dialed without a pause. If a manager's connection was of use before it broke, its outage does
+/// not end there without an attempt: where nothing would be left of it, a new one begins.
+///
+/// A peer that refuses a message, closing the connection each time, is sent it again until the outage ends so: without an end
+/// if there is none, or if the peer takes longer to refuse than `stable_after`. Then [`Config::message_ttl`] is the bound.
+///
+/// [`Config::message_ttl`]: crate::Config::message_ttl
 ///
 /// ```
 /// use std::time::Duration;

@@ -38,10 +38,6 @@ const TICK: Duration = Duration::from_millis(1);
 /// How long it waits until it dials once more, where messages are to come back and earlier letters are in their way.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Without `reconnect`: how many connections in a row may break without having taken a whole message, before the messages
-/// come back.
-const BREAKS_IN_VAIN: u32 = 3;
-
 /// One address: the way from its producers to its task.
 pub(crate) struct Link {
     pub(crate) address: Address,
@@ -209,7 +205,7 @@ enum Turn {
 
 impl LinkTask {
     async fn run(mut self) {
-        let (mut written, mut in_vain) = (0, 0);
+        let mut written = 0;
         loop {
             let error = match poll_fn(|cx| self.poll_up(cx)).await {
                 Turn::Expired => {
@@ -220,20 +216,19 @@ impl LinkTask {
             };
             self.stream.shut_down();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
-            self.retries.broke();
             let books = self.link.outbox.books();
             let done = self.link.outbox.is_closed() && books.held == 0;
             if !done || error.is_some() {
                 self.common.reporter.report(ManagerEvent::Broken { address: self.address(), error: error.clone() });
             }
             let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
-            in_vain = if books.held > 0 && books.written == written { in_vain + 1 } else { 0 };
-            written = books.written;
-            if in_vain >= BREAKS_IN_VAIN && self.common.config.reconnect.is_none() && self.is_free(BETWEEN).await {
+            if books.held > 0 && books.written == written {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
-                in_vain = 0;
-                self.give_up(why.clone());
+                self.retries.broke_in_vain();
+            } else {
+                self.retries.broke_after_use();
             }
+            written = books.written;
             if !self.open_again(why).await {
                 // Until its end is waited for no longer: then they go on in the background.
                 return poll_fn(|cx| self.poll_buried(cx)).await;

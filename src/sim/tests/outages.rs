@@ -129,6 +129,58 @@ fn the_time_that_a_connection_is_open_is_no_part_of_max_elapsed() {
     });
 }
 
+/// Each connection takes its message, and breaks before it is stable.
+#[test]
+fn a_backoff_without_delays_makes_its_one_attempt_after_each_connection_that_was_of_use() {
+    for limit in [None, Some(Duration::ZERO)] {
+        Sim::default().run(async {
+            let backoff = match limit {
+                None => Backoff::from_fn(|| []),
+                Some(limit) => every(SECOND).max_elapsed(limit),
+            };
+            let (manager, address, acceptor, mut far) = dialed(config().reconnect(backoff)).await;
+            let (config, mut letters) = (config(), manager.dead_letters());
+            for _ in 0..5 {
+                drop(far);
+                net::sleep(SECOND / 100).await;
+                let write = manager.write(&address, Bytes::from_static(b"one"));
+                let (written, accepted) = futures::join!(write, acceptor.accept(&config));
+                written.unwrap();
+                far = accepted.unwrap().0;
+            }
+            // Now it is away, and the one attempt is the last.
+            drop((far, acceptor));
+            net::sleep(SECOND).await;
+            manager.sink().send((address, Bytes::from_static(b"two"))).await.unwrap_err();
+            let letter = letters.next().await.unwrap();
+            assert_eq!((letter.outcome, letter.attempts), (Outcome::GaveUp, 1));
+        });
+    }
+}
+
+/// It closes each time before it has taken a whole message.
+#[test]
+fn a_message_that_its_peer_refuses_comes_back_with_the_number_of_attempts() {
+    let backoffs = [(None, Outcome::NotSent, 2), (Some(Backoff::from_fn(|| [SECOND; 3])), Outcome::GaveUp, 4)];
+    for (backoff, outcome, attempts) in backoffs {
+        Sim { capacity: 1024, ..Sim::default() }.run(async {
+            let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
+            let mut letters = manager.dead_letters();
+            let _refusing = net::spawn(async move {
+                let mut far = Some(far);
+                loop {
+                    far.take().unwrap().read_exact(&mut [0; 100]).await.unwrap();
+                    far = Some(acceptor.accept(&config()).await.unwrap().0);
+                }
+            });
+            manager.sink().send((address, Bytes::from(vec![7; 5000]))).await.unwrap_err();
+            let letter = letters.next().await.unwrap();
+            assert_eq!((letter.outcome, letter.attempts), (outcome, attempts));
+            assert_eq!(manager.stats().total.reconnects, u64::from(attempts));
+        });
+    }
+}
+
 /// Nobody dials while there is nothing to send: that is no time that the peer was away.
 #[test]
 fn the_time_in_which_nothing_is_held_is_no_part_of_max_elapsed() {
