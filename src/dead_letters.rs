@@ -1,16 +1,19 @@
 //! Where messages go that were accepted and could not be sent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::Stream;
 
 use crate::error::Error;
+use crate::events::{ManagerEvent, Reporter};
 use crate::inbox::{self, Disconnected, ITEM, Receiver, Sender};
 use crate::ledger::{Outcome, Verdict};
 use crate::peer::Address;
@@ -49,15 +52,29 @@ impl DeadLetter {
 /// What a close, or a producer that has gone, leaves behind
 /// waits for nobody: up to `queue_bytes` of it, all addresses together, wait for room in the background; more is lost, with
 /// a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
-/// dropping the stream loses what is in it.
-pub struct DeadLetters(Receiver<DeadLetter>);
+/// dropping the stream loses what is in it, with a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost) as well.
+pub struct DeadLetters {
+    receiver: Receiver<DeadLetter>,
+    /// Nobody takes them any more. Held while a letter is put in, so that none comes after the end.
+    ended: Arc<Mutex<bool>>,
+    letters: Weak<DeadLetterBox>,
+}
 
 /// Where a manager puts its dead letters.
 pub(crate) struct DeadLetterBox {
     bytes: usize,
-    taker: Mutex<Option<Sender<DeadLetter>>>,
+    taker: Mutex<Option<Taker>>,
+    reporter: Arc<Reporter<ManagerEvent>>,
+    lost: AtomicU64,
     /// How many bytes of letters are on their way to it.
     on_their_way: AtomicUsize,
+}
+
+/// The way to whoever takes them.
+#[derive(Clone)]
+struct Taker {
+    sender: Sender<DeadLetter>,
+    ended: Arc<Mutex<bool>>,
 }
 
 /// A place for letters on their way, until it is dropped.
@@ -73,15 +90,28 @@ impl Drop for Place {
 }
 
 impl DeadLetterBox {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, taker: Mutex::new(None), on_their_way: AtomicUsize::new(0) }
+    pub(crate) fn new(bytes: usize, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
+        let (lost, on_their_way) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Self { bytes, taker: Mutex::new(None), reporter, lost, on_their_way }
     }
 
     /// From now on they go to this one.
-    pub(crate) fn subscribe(&self) -> DeadLetters {
+    pub(crate) fn subscribe(self: &Arc<Self>) -> DeadLetters {
         let (sender, receiver) = inbox::inbox(self.bytes);
-        *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        DeadLetters(receiver)
+        let ended = Arc::new(Mutex::new(false));
+        *lock(&self.taker) = Some(Taker { sender, ended: ended.clone() });
+        DeadLetters { receiver, ended, letters: Arc::downgrade(self) }
+    }
+
+    /// Nobody takes these.
+    pub(crate) fn lose(&self, address: Address, messages: usize) {
+        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
+        self.reporter.report(ManagerEvent::Lost { address, messages });
+    }
+
+    /// How many nobody took.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
@@ -94,11 +124,11 @@ impl DeadLetterBox {
 
     /// Waits for room. The letter is lost if nobody has asked for it, or they are gone.
     pub(crate) async fn send(&self, letter: DeadLetter) -> Result<(), Disconnected> {
-        let taker = self.taker.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(mut taker) = taker else { return Err(Disconnected) };
+        let Some(mut taker) = lock(&self.taker).clone() else { return Err(Disconnected) };
         let bytes = letter.message.len() + ITEM;
-        let share = poll_fn(|cx| taker.poll_reserve(bytes, cx)).await;
-        taker.send(letter, share)
+        let share = poll_fn(|cx| taker.sender.poll_reserve(bytes, cx)).await;
+        let ended = lock(&taker.ended);
+        if *ended { Err(Disconnected) } else { taker.sender.send(letter, share) }
     }
 }
 
@@ -106,8 +136,25 @@ impl Stream for DeadLetters {
     type Item = DeadLetter;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DeadLetter>> {
-        Pin::new(&mut self.0).poll_next(cx).map(|parcel| parcel.map(|parcel| parcel.item))
+        Pin::new(&mut self.receiver).poll_next(cx).map(|parcel| parcel.map(|parcel| parcel.item))
     }
+}
+
+impl Drop for DeadLetters {
+    fn drop(&mut self) {
+        *lock(&self.ended) = true;
+        // Without a manager there is nobody to tell.
+        let Some(letters) = self.letters.upgrade() else { return };
+        let mut lost = BTreeMap::new();
+        while let Poll::Ready(Some(letter)) = self.poll_next_unpin(&mut Context::from_waker(Waker::noop())) {
+            *lost.entry(letter.address).or_default() += 1;
+        }
+        lost.into_iter().for_each(|(address, messages)| letters.lose(address, messages));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for DeadLetters {

@@ -160,7 +160,7 @@ pub enum ManagerEvent {
         /// Why.
         error: Arc<Error>,
     },
-    /// Accepted messages were not sent, and nobody has asked for dead letters: they are gone.
+    /// Accepted messages were not sent, and nobody took the dead letters, or there was no room for them: they are gone.
     Lost {
         /// Where to.
         address: Address,

@@ -71,10 +71,8 @@ pub struct LinkStats {
 /// What the links of one manager have in common.
 pub(crate) struct Common {
     pub(crate) config: Config,
-    pub(crate) reporter: Reporter<ManagerEvent>,
+    pub(crate) reporter: Arc<Reporter<ManagerEvent>>,
     pub(crate) dead_letters: Arc<DeadLetterBox>,
-    /// Dead letters that nobody took.
-    pub(crate) lost: AtomicU64,
 }
 
 impl Link {
@@ -125,7 +123,9 @@ impl Common {
         if messages.is_empty() {
             return;
         }
-        let Some(place) = self.dead_letters.place(&messages) else { return self.lose(address, messages.len()) };
+        let Some(place) = self.dead_letters.place(&messages) else {
+            return self.dead_letters.lose(address, messages.len());
+        };
         let mut burying = Box::pin(async move {
             let _place = place;
             let mut lost = 0;
@@ -136,7 +136,7 @@ impl Common {
                 }
             }
             if lost > 0 {
-                self.lose(address, lost);
+                self.dead_letters.lose(address, lost);
             }
         });
         // Mostly there is room, and no task is needed.
@@ -157,11 +157,6 @@ impl Common {
             }
             burial.messages.pop_front();
         }
-    }
-
-    fn lose(&self, address: Address, messages: usize) {
-        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
-        self.reporter.report(ManagerEvent::Lost { address, messages });
     }
 }
 
@@ -391,11 +386,10 @@ impl LinkTask {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) => self.stalled.clear(),
             Poll::Pending if outbox.has_expired() => {
+                // If not, it is not for the peer that it waits.
                 if is_free {
                     return Poll::Ready(Ok(Turn::Expired));
                 }
-                // It is not the peer who waits.
-                self.stalled.clear();
             }
             Poll::Pending => {
                 let limit = ("write_timeout", self.common.config.write_timeout);

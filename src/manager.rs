@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -79,9 +78,9 @@ pub struct Ending {
 impl Manager {
     /// A manager of no addresses. The configuration is checked when it is used.
     pub fn new(config: Config) -> Self {
-        let dead_letters = Arc::new(DeadLetterBox::new(config.queue_bytes));
-        let directory =
-            Directory::new(Common { config, reporter: Reporter::new(), dead_letters, lost: AtomicU64::new(0) });
+        let reporter = Arc::new(Reporter::new());
+        let dead_letters = Arc::new(DeadLetterBox::new(config.queue_bytes, reporter.clone()));
+        let directory = Directory::new(Common { config, reporter, dead_letters });
         Self { directory: Arc::new(directory), listeners: Arc::default() }
     }
 
@@ -218,7 +217,7 @@ impl Manager {
     pub fn stats(&self) -> ManagerStats {
         let (links, retired) = self.directory.stats();
         let total = links.iter().map(|(_, stats)| *stats).chain([retired]).sum();
-        let lost = self.directory.common.lost.load(Ordering::Relaxed);
+        let lost = self.directory.common.dead_letters.lost();
         ManagerStats { addresses: links.into_iter().collect(), total, lost }
     }
 

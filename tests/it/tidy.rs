@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("writer.rs", &["config", "error", "wire"]),
     ("ledger.rs", &["error", "net"]),
     ("retries.rs", &["backoff", "net"]),
-    ("dead_letters.rs", &["error", "inbox", "ledger", "peer"]),
+    ("dead_letters.rs", &["error", "events", "inbox", "ledger", "peer"]),
     ("backlog.rs", &["error", "ledger", "wire", "writer"]),
     ("outbox.rs", &["backlog", "error", "ledger", "wire", "writer"]),
     ("socket.rs", &["config", "events", "net", "peer", "wire"]),

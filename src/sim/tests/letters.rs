@@ -139,6 +139,41 @@ fn what_is_too_old_is_held_until_the_letters_before_it_are_taken() {
     });
 }
 
+/// The same while the address is down: each round grows too old.
+#[test]
+fn what_grows_too_old_while_its_address_is_down_waits_for_the_letters_before_it() {
+    Sim::default().run(async {
+        let config = config().message_ttl(SECOND).queue_bytes(QUEUE).reconnect(every(SECOND));
+        let (manager, address, acceptor, far) = dialed(config).await;
+        let mut letters = manager.dead_letters();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let mut sinks: Vec<_> = (0..3).map(|_| manager.sink()).collect();
+        for (round, sink) in sinks.iter_mut().enumerate() {
+            // There is no room for all of them among the letters.
+            for _ in 0..20 {
+                sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
+            }
+            assert!(sink.flush().now_or_never().is_none());
+            net::sleep(100 * SECOND).await;
+            let total = manager.stats().total;
+            assert_eq!((total.dead_lettered, total.held), (20, 20 * u64::from(round > 0)));
+        }
+        let flushing = async {
+            for sink in &mut sinks {
+                sink.flush().await.unwrap_err();
+            }
+        };
+        let taking = async {
+            for _ in 0..60 {
+                letters.next().await.unwrap();
+            }
+        };
+        futures::join!(flushing, taking);
+        assert_eq!((manager.stats().lost, manager.stats().total.dead_lettered), (0, 60));
+    });
+}
+
 /// The task ends with letters on its hands, and as many as there is room for are on their way already.
 #[test]
 fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {
@@ -171,6 +206,44 @@ fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {
         }
         // Those of the first are on their way, which leaves no place for the others.
         assert_eq!((taken, counted, manager.stats().lost), (30, 30, 30));
+    });
+}
+
+/// Some were taken, some wait in it, and one more waits for room.
+#[test]
+fn letters_that_their_taker_leaves_behind_are_counted() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) = dialed(config().queue_bytes(4 << 10)).await;
+        let (mut letters, mut events) = (manager.dead_letters(), manager.events());
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let mut sink = manager.sink();
+        for _ in 0..30 {
+            sink.feed((address.clone(), Bytes::from_static(MESSAGE))).await.unwrap();
+        }
+        sink.flush().await.unwrap_err();
+        for _ in 0..5 {
+            letters.next().await.unwrap();
+        }
+        drop(letters);
+        net::sleep(SECOND).await;
+        assert_eq!(manager.stats().lost, 25);
+        let mut lost = Vec::new();
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let ManagerEvent::Lost { address: of, messages } = event {
+                assert_eq!(of, address);
+                lost.push(messages);
+            }
+        }
+        assert_eq!(lost.iter().sum::<usize>(), 25);
+        assert!(lost.len() <= 3, "one by one: {lost:?}");
+        // Whoever asks next gets the next.
+        let mut letters = manager.dead_letters();
+        sink.send((address.clone(), Bytes::from_static(b"next"))).await.unwrap_err();
+        assert_eq!(letters.next().await.unwrap().message, "next");
+        drop(manager);
+        drop(sink);
+        assert!(letters.next().await.is_none());
     });
 }
 
