@@ -36,22 +36,28 @@ use crate::write_half::WriteHalf;
 ///
 /// # When it breaks
 ///
-/// An error closes the socket. What was accepted and not handed whole to the kernel is held, and the next flush, or the next
-/// wait for room, opens the connection again and sends that first, in order; a frame that was cut is sent again from its
-/// start, because the receiver discards a part of a frame. A peer that has closed, or ended its sending direction, is
-/// noticed before the next write (on systems other than Linux, replies that were not read hide it); that write opens the
-/// connection again. If that fails, the error says why, what is
-/// held stays held, and the next one tries again; [`take_unsent`](Self::take_unsent) takes the messages back.
+/// An error closes the socket. What was accepted and not handed whole to the kernel is held, and so is what is accepted from
+/// then on, 64 KiB of it. The next flush, be it that of a `send` or a `close`, opens the connection again and sends all that
+/// is held, in order; a frame that was cut is sent again from its start, because the receiver discards a part of a frame.
+/// If that fails, the error says why, what is held stays held, and the next flush tries again;
+/// [`take_unsent`](Self::take_unsent) takes the messages back. From 64 KiB on, `poll_ready` does as a flush does.
 ///
 /// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
-/// [`Error::Dial`], [`Error::DialTimeout`]. Where there was no room for a message, `start_send` returns it as the source of
-/// [`Error::NotSent`], and the message with it. So whatever was given to `feed` or `send` is held, or in the error
-/// ([`Error::into_unsent`]).
+/// [`Error::Dial`], [`Error::DialTimeout`]. `poll_ready` leaves it to `start_send`, which returns it as the source of
+/// [`Error::NotSent`], and the message that there was no room for with it. So whatever was given to `feed` or `send` is
+/// written, held, or in the error ([`Error::into_unsent`]).
 ///
-/// While the connection is down it holds 64 KiB before `poll_ready` waits for it to be opened. With [`Config::reconnect`] it
-/// holds `queue_bytes`, and no error is returned until the backoff has given up. No task does this: it goes on while a
-/// future of `feed`, `send`, `flush` or `close` is polled. A connection that was accepted cannot be opened again: after its
-/// error it is closed. One that is closed gives each message back in [`Error::Closed`].
+/// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
+/// before can still be read. A peer that has ended its sending direction looks the same, and counts as closed. Its end
+/// may arrive too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it.
+/// On other systems than Linux and Android, any reply that was not read hides it.
+///
+/// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
+/// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
+///
+/// A connection that was accepted cannot be opened again: its errors are final. What it holds is for `take_unsent`, and
+/// a message that comes later is given back, in [`Error::Closed`], as it is after a close. It does not look whether its
+/// peer has closed, because one that has ended its sending direction may wait for replies.
 ///
 /// # Receiving
 ///

@@ -83,9 +83,10 @@
 //! - A frame that was handed whole to the kernel is not sent again. TCP cannot tell whether the peer's program got it: when
 //!   a connection is reset, what the kernels of both ends still held is lost without a trace. A peer that closes, rather than
 //!   resets, after it has read everything loses nothing.
-//! - A peer that has closed is noticed before the next write, so that this is not written to a dead socket. A peer that
-//!   closes in the same moment cannot be noticed by anybody. (Elsewhere than on Linux, replies that a [`Connection`] has not
-//!   read hide a close.)
+//! - Whoever dialed notices before the next write that the peer has closed, so that this is not written to a dead socket.
+//!   An end that has not arrived cannot be noticed by anybody: that of a peer that closes in the same moment, or one behind
+//!   more unread replies than the kernel has room for. Elsewhere than on Linux and Android, any reply that a [`Connection`]
+//!   has not read hides it.
 //! - Without [`Config::reconnect`], the first attempt to open the connection again decides. With it, messages are held, up
 //!   to [`Config::queue_bytes`], until it succeeds or gives up; older ones than [`Config::message_ttl`] come back before.
 //! - Dead letters that nobody has asked for are counted ([`ManagerStats::lost`]), with an event. Whoever asks for them and
