@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Connection, Listener};
+use buffstreams::{Backoff, Bytes, Connection, Listener, Manager};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::net::{
@@ -60,6 +60,85 @@ fn a_thousand_listeners_and_their_connections_leave_nothing_behind() {
             for mut events in ends {
                 within(Duration::from_secs(1), async { while events.next().await.is_some() {} }).await;
             }
+        });
+    });
+}
+
+/// How many threads this process has.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn a_thousand_managers_leave_nothing_behind() {
+    alone("drops::a_thousand_managers_leave_nothing_behind", "", || {
+        run(async {
+            let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let addr = listener.local_addr();
+            let receiving = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
+            // One whose peer is gone: nobody listens there, and nobody else gets the port.
+            let gone = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let away = gone.local_addr();
+            let patient = config().reconnect(Backoff::from_fn(|| std::iter::repeat(Duration::from_millis(5))));
+            // What the runtime opens once for all.
+            let manager = Manager::new(config());
+            manager.dial(addr).await.unwrap();
+            manager.shutdown(SOON).await;
+            let before = (descriptors(), threads());
+            let (mut ends, mut sinks, mut letters) = (Vec::new(), Vec::new(), Vec::new());
+            let mut managers = Vec::new();
+            for n in 0..1_000 {
+                let manager = Manager::new(patient.clone().close_timeout(Duration::from_millis(1)).queue_bytes(1_000));
+                manager.dial(if n % 6 == 1 { away } else { addr }).await.unwrap();
+                ends.push(manager.events());
+                managers.push(manager);
+            }
+            drop(gone);
+            for (n, manager) in managers.into_iter().enumerate() {
+                let mut sink = manager.sink();
+                let to = if n % 6 == 1 { away } else { addr };
+                match n % 6 {
+                    // Never used.
+                    0 => drop(manager),
+                    // Its task dials again and again, for what a sink has left behind.
+                    1 => {
+                        sink.feed((to.into(), numbered(0, 0))).await.unwrap();
+                        drop(sink);
+                        drop(manager);
+                    }
+                    // A sink outlives it.
+                    2 => {
+                        sink.send((to.into(), numbered(0, 0))).await.unwrap();
+                        sinks.push(sink);
+                    }
+                    // Letters that nobody takes wait in the background.
+                    3 => {
+                        letters.push(manager.dead_letters());
+                        for _ in 0..4 {
+                            sink.feed((to.into(), vec![0; 10].into())).await.unwrap();
+                        }
+                        let _ = manager.close(to).now_or_never();
+                        drop(sink);
+                    }
+                    4 => {
+                        manager.write(to, numbered(0, 0)).await.unwrap();
+                        let _ = manager.close(to).await;
+                    }
+                    _ => {
+                        sink.feed((to.into(), numbered(0, 0))).await.unwrap();
+                        manager.shutdown(Duration::ZERO).await;
+                    }
+                }
+            }
+            drop((sinks, letters));
+            // The tasks hold what the events come from, so with their end it ends.
+            for mut events in ends {
+                within(SOON, async { while events.next().await.is_some() {} }).await;
+            }
+            // One of them listened where nobody does any more.
+            until(Duration::from_secs(1), || descriptors() < before.0);
+            assert!(threads() <= before.1, "{} threads, and {} before", threads(), before.1);
+            receiving.cancel().await;
         });
     });
 }
