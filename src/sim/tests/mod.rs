@@ -2,6 +2,7 @@
 
 mod audit;
 mod cuts;
+mod ends;
 mod fairness;
 mod letters;
 mod loans;
