@@ -170,10 +170,9 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        if this.closed {
-            return Poll::Ready(Err(Error::Closed { message: None }));
-        }
         match this.producers.get_mut(this.last) {
+            // `start_send` gives the message back.
+            _ if this.closed => Poll::Ready(Ok(())),
             // No other can be full: it was the last when its last message came.
             Some(producer) if producer.local.len() >= this.batch => {
                 producer.poll_hand_over(&this.directory, cx).map(Ok)

@@ -73,10 +73,9 @@ impl Sink<(Peer, Bytes)> for Outgoing {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.closed {
-            return Poll::Ready(Err(Error::Closed { message: None }));
-        }
         match &self.last {
+            // `start_send` gives the message back.
+            _ if self.closed => Poll::Ready(Ok(())),
             Some(last) => last.outbox.poll_room(self.hub.config.queue_bytes, cx).map(Ok),
             None => Poll::Ready(Ok(())),
         }

@@ -29,8 +29,9 @@ const MAX_SLICES: usize = 32;
 /// - `poll_flush` is ready when the transport has taken everything.
 /// - `poll_close` flushes, then closes the transport.
 ///
-/// After [`Error::Write`] it is closed; [`into_unsent`](Self::into_unsent) gives the messages back that the transport
-/// had not taken whole. Dropping a future that waits loses nothing.
+/// After [`Error::Write`] it is closed, and gives each message back in [`Error::Closed`];
+/// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. A message whose wait for room
+/// met the error was not accepted. Dropping a future that waits loses nothing.
 pub struct Writer<W> {
     state: State<W>,
     output: Output,
@@ -162,7 +163,11 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.get_mut().poll_room(cx)
+        match self.get_mut() {
+            // `start_send` gives the message back.
+            Self { state: State::Closed, .. } => Poll::Ready(Ok(())),
+            open => open.poll_room(cx),
+        }
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
