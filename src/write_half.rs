@@ -178,6 +178,7 @@ impl WriteHalf {
 
     /// Waits for room where the way of most messages ends: the socket takes no more, or there is none. What it fails with
     /// is told by `start_send`, which has the message.
+    #[cold]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.untold.is_some() || self.is_closed() {
             return Poll::Ready(Ok(()));

@@ -163,11 +163,12 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        match self.get_mut() {
-            // `start_send` gives the message back.
-            Self { state: State::Closed, .. } => Poll::Ready(Ok(())),
-            open => open.poll_room(cx),
+        let this = self.get_mut();
+        // When it is closed, `start_send` gives the message back.
+        if this.output.len() < HIGH_WATER || this.io().is_none() {
+            return Poll::Ready(Ok(()));
         }
+        this.poll_write_below(HIGH_WATER, cx)
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
