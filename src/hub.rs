@@ -252,6 +252,8 @@ impl Hub {
     /// Ends a peer that has been removed.
     fn end(self: &Arc<Self>, Entry { member, stream, task }: Entry, reason: Reason) {
         drop(task);
+        // It holds the socket.
+        drop(member.loan.revoke());
         stream.shut_down();
         let hub = self.clone();
         let mut ending = Box::pin(async move {
@@ -325,6 +327,7 @@ impl Hub {
             stream.shut_down();
             task.detach();
         }
+        drop(member.loan.revoke());
         self.reporter.report(Event::Disconnected { peer: member.peer, reason });
     }
 

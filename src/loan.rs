@@ -61,21 +61,19 @@ impl Loan {
         if !state.is(lent) {
             return Poll::Ready(None);
         }
-        let Place::Out(reader) = &mut state.place else { return Poll::Ready(None) };
+        let State { place: Place::Out(reader), quiet, .. } = &mut *state else { return Poll::Ready(None) };
         let filled = reader.poll_fill(cx);
+        let begun = reader.is_mid_frame();
+        if filled.is_pending() && begun && !matches!(quiet, Some((_, true))) {
+            *quiet = Some((net::now(), begun));
+        }
         // A large frame waits for its bytes in the task, which has a share of the inbox for them.
         let fits = reader.fits_a_chunk();
         match filled {
-            Poll::Pending if fits => {
-                let begun = reader.is_mid_frame();
-                if begun && !matches!(state.quiet, Some((_, true))) {
-                    state.quiet = Some((net::now(), begun));
-                }
-                return Poll::Pending;
-            }
+            Poll::Pending if fits => return Poll::Pending,
             Poll::Ready(Ok(true)) if fits => {
                 let batch = reader.take();
-                state.quiet = Some((net::now(), reader.is_mid_frame()));
+                *quiet = Some((net::now(), reader.is_mid_frame()));
                 return Poll::Ready(Some(batch));
             }
             // The task looks again, and finds the frames, or the end.

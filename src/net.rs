@@ -63,6 +63,11 @@ impl Stream {
         }
     }
 
+    /// Why it broke, if the system knows and has not told it yet.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        SockRef::from(&self.0).take_error().ok().flatten()
+    }
+
     /// Whether the other end has closed, or has ended its sending direction, which looks the same. It takes nothing of
     /// what has been received.
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -8,6 +8,7 @@
 //! is gone. So nothing is allocated in the long run, not even a count of references: the one of the first time is kept.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,13 +34,17 @@ const SLACK: usize = 8 * 1024;
 /// A large buffer is lent for a frame at least this fraction of its size, so that a message never pins much more.
 const WASTE: usize = 4;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new() });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new(), ahead: 0 });
 
 /// Each buffer as a whole; on every shelf those at the front are most likely free.
 struct Pool {
     shelves: [VecDeque<Bytes>; SHELVES],
     /// Those that are larger than a chunk.
     large: VecDeque<Bytes>,
+    /// How many bytes of these are lent for frames of which less was received: no more than are kept, or peers that announce
+    /// large frames and stall would get them all, one by one.
+    ahead: usize,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
@@ -49,7 +54,11 @@ fn pool() -> MutexGuard<'static, Pool> {
 
 /// A buffer that goes back to the pool when it is dropped, or, frozen, when its last message is dropped.
 #[derive(Debug)]
-pub(crate) struct Lent(BytesMut);
+pub(crate) struct Lent {
+    buf: BytesMut,
+    /// It was lent whole, before that much was received.
+    ahead: bool,
+}
 
 impl Lent {
     /// A buffer of [`CHUNK`] bytes.
@@ -59,15 +68,16 @@ impl Lent {
 
     /// A buffer that is hardly larger than twice `want` bytes; `want` is at most [`CHUNK`].
     pub(crate) fn fitting(want: usize) -> Self {
+        debug_assert!(want <= CHUNK, "{want} bytes");
         let size = want.next_power_of_two().max(LEAST);
         let kept = pool().take(size);
-        kept.map_or_else(|| Self::new(size), |kept| Self(kept.into()))
+        kept.map_or_else(|| Self::new(size), |kept| Self { buf: kept.into(), ahead: false })
     }
 
     /// A buffer for a frame that needs `want` bytes and of which `got` have been received.
     ///
     /// It is hardly larger than twice what was received, or a chunk: a peer gets memory for what it sends, not for what it
-    /// announces. A buffer that the process has anyway is lent whole.
+    /// announces. A buffer that the process has anyway is lent whole, as long as not too much is.
     pub(crate) fn growing(want: usize, got: usize) -> Self {
         if want <= CHUNK {
             return Self::chunk();
@@ -75,7 +85,7 @@ impl Lent {
         let kept = pool().take_large(want);
         let twice = got.saturating_mul(2);
         match kept {
-            Some(kept) => Self(kept.into()),
+            Some(kept) => Self { buf: kept.into(), ahead: true },
             None if twice <= CHUNK => Self::chunk(),
             None => Self::new(twice.saturating_add(SLACK).min(want)),
         }
@@ -85,23 +95,31 @@ impl Lent {
         let mut buf = BytesMut::zeroed(len);
         // From the first part on references are counted, which is a part of the buffer that is used again as well.
         drop(buf.split_off(len));
-        Self(buf)
+        Self { buf, ahead: false }
     }
 
     /// What is in it, for messages to be cut from.
     pub(crate) fn freeze(mut self) -> Bytes {
-        let whole = std::mem::take(&mut self.0).freeze();
+        let whole = self.take();
         keep(whole.clone(), VecDeque::push_back);
+        whole
+    }
+
+    fn take(&mut self) -> Bytes {
+        let whole = mem::take(&mut self.buf).freeze();
+        if mem::take(&mut self.ahead) {
+            pool().ahead -= whole.len();
+        }
         whole
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let whole = std::mem::take(&mut self.0);
+        let whole = self.take();
         // Without its buffer if that was frozen.
         if !whole.is_empty() {
-            keep(whole.freeze(), VecDeque::push_front);
+            keep(whole, VecDeque::push_front);
         }
     }
 }
@@ -125,13 +143,13 @@ fn keep(buf: Bytes, push: fn(&mut VecDeque<Bytes>, Bytes)) {
 impl Deref for Lent {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.buf
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.buf
     }
 }
 
@@ -155,9 +173,12 @@ impl Pool {
 
     /// A buffer larger than a chunk that nobody uses.
     fn take_large(&mut self, want: usize) -> Option<Bytes> {
-        let fits = |buf: &Bytes| buf.len() >= want && buf.len() / WASTE <= want && buf.is_unique();
+        let most = KEEP_LARGE - self.ahead;
+        let fits = |buf: &Bytes| (want..=most).contains(&buf.len()) && buf.len() / WASTE <= want && buf.is_unique();
         let at = self.large.iter().position(fits)?;
-        self.large.remove(at)
+        let buf = self.large.remove(at)?;
+        self.ahead += buf.len();
+        Some(buf)
     }
 
     /// The buffer that has to go before one of this size comes, if there is one.

@@ -33,7 +33,7 @@ const READS_PER_POLL: usize = 16;
 /// [`Error::Truncated`]; a header that makes no sense is [`Error::Frame`]. After an error the stream ends.
 ///
 /// A message shares the memory of the read that it came in: keeping a small one alive keeps at most four times the bytes
-/// that were received with it. Dropping a future that waits for the next message loses nothing.
+/// that were received with it, or about 128 bytes. It is never the only owner of that memory, which is used again. Dropping a future that waits for the next message loses nothing.
 ///
 /// ```
 /// use buffstreams::{Config, Reader};
@@ -165,7 +165,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let scan = self.decoder.scan(&buf[..filled], |_| {});
         let end = scan.end;
         self.want = scan.want();
-        let whole = if end <= buf.len() / PIN {
+        // A buffer of the pool may be many times larger than what was read into it.
+        let whole = if end <= buf.len() / PIN && end <= CHUNK {
             let mut few = Lent::fitting(end);
             few[..end].copy_from_slice(&buf[..end]);
             buf.copy_within(end..filled, 0);

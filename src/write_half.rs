@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,8 +30,10 @@ pub struct WriteHalf {
     why: Option<Error>,
     /// What a wait for room failed with: it is told with the message that there is no room for.
     untold: Option<Error>,
-    /// The socket has taken what it was given: the peer may have closed before it is given more.
+    /// Nothing was written since the last write ended or began to wait: the peer may have closed meanwhile.
     at_rest: bool,
+    /// That write waits.
+    midway: bool,
     stalled: Deadline,
     closing: Deadline,
 }
@@ -57,6 +60,7 @@ impl WriteHalf {
             why: None,
             untold: None,
             at_rest: true,
+            midway: false,
             stalled: Deadline::default(),
             closing: Deadline::default(),
         }
@@ -133,11 +137,37 @@ impl WriteHalf {
     }
 
     /// Before the first write after a rest: gives up a socket that the peer has closed, which would take what is
-    /// written and lose it. To accept a message is no write, and no reason to trust the socket from then on.
-    fn wake_up(&mut self) {
-        if mem::replace(&mut self.at_rest, false) && self.shared.is_dialed() && self.is_closed_by_peer() {
-            self.lose(Reason::Closed);
+    /// written and lose it. To accept a message is no write, and no reason to trust the socket from then on. An error is
+    /// that the peer closed in the middle of a write.
+    fn wake_up(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if !mem::replace(&mut self.at_rest, false) || !self.shared.is_dialed() || !self.is_closed_by_peer() {
+            return Ok(());
         }
+        if !mem::take(&mut self.midway) {
+            self.lose(Reason::Closed);
+            return Ok(());
+        }
+        let late = self.poll_patience(cx);
+        let error = match late {
+            Poll::Ready(error) => error,
+            Poll::Pending => {
+                let known = self.shared.socket().stream.take_error();
+                Error::Write(known.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+            }
+        };
+        self.lose(Reason::from(&error));
+        if !self.shared.reconnects() {
+            return Err(error);
+        }
+        self.why = Some(error);
+        Ok(())
+    }
+
+    /// How long the peer may take nothing.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let WriteState::Open(writer) = &self.state else { return Poll::Pending };
+        let limit = ("write_timeout", self.shared.config.write_timeout);
+        self.stalled.poll(limit, writer.output().taken(), cx)
     }
 
     fn is_closed_by_peer(&self) -> bool {
@@ -149,14 +179,32 @@ impl WriteHalf {
     fn poll_write(&mut self, cx: &mut Context<'_>, write: Write) -> Poll<Result<(), Error>> {
         loop {
             let polled = write(ready!(self.poll_open(cx))?, cx);
-            if polled.is_ready() {
-                self.at_rest = true;
-            }
+            // Also after a write that waits: it may go on much later, if its future was dropped.
+            self.at_rest = true;
+            self.midway = polled.is_pending();
             match self.settle(polled, cx) {
                 Poll::Ready(Err(error)) if self.shared.reconnects() => self.why = Some(error),
                 settled => return settled,
             }
         }
+    }
+
+    /// Writes all that is held.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let Some(error) = self.untold.take() {
+            return Poll::Ready(Err(error));
+        }
+        match &self.state {
+            // Nothing to write is no reason to open anything.
+            WriteState::Open(writer) if writer.output().is_empty() => return Poll::Ready(Ok(())),
+            WriteState::Down(output) | WriteState::Dialing(output, _) if output.is_empty() => {
+                return Poll::Ready(Ok(()));
+            }
+            WriteState::Closed => return Poll::Ready(Ok(())),
+            _ => {}
+        }
+        self.wake_up(cx)?;
+        self.poll_write(cx, Writer::poll_drain)
     }
 
     fn has_room_while_down(&self) -> bool {
@@ -183,12 +231,16 @@ impl WriteHalf {
         if self.untold.is_some() || self.is_closed() {
             return Poll::Ready(Ok(()));
         }
-        self.wake_up();
+        let awake = self.wake_up(cx);
         // Without a backoff there is one attempt, and it is the flush that makes it.
-        if self.has_room_while_down() && !self.shared.reconnects() {
+        if awake.is_ok() && self.has_room_while_down() && !self.shared.reconnects() {
             return Poll::Ready(Ok(()));
         }
-        match self.poll_write(cx, Writer::poll_room) {
+        let polled = match awake {
+            Ok(()) => self.poll_write(cx, Writer::poll_room),
+            Err(error) => Poll::Ready(Err(error)),
+        };
+        match polled {
             // What comes meanwhile is held.
             Poll::Pending if self.has_room_while_down() => Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => {
@@ -220,6 +272,7 @@ impl WriteHalf {
     fn lose(&mut self, reason: Reason) {
         self.retries.broke();
         self.stalled.clear();
+        self.midway = false;
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {
             WriteState::Open(writer) => WriteState::Down(writer.into_output()),
             WriteState::Dialing(output, _) => WriteState::Down(output),
@@ -238,14 +291,7 @@ impl WriteHalf {
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Err(error)) => error,
-            Poll::Pending => {
-                let taken = match &self.state {
-                    WriteState::Open(writer) => writer.output().taken(),
-                    _ => return Poll::Pending,
-                };
-                let limit = ("write_timeout", self.shared.config.write_timeout);
-                ready!(self.stalled.poll(limit, taken, cx))
-            }
+            Poll::Pending => ready!(self.poll_patience(cx)),
         };
         self.lose(Reason::from(&error));
         Poll::Ready(Err(error))
@@ -277,30 +323,14 @@ impl Sink<Bytes> for WriteHalf {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        if let Some(error) = this.untold.take() {
-            return Poll::Ready(Err(error));
-        }
-        match &this.state {
-            // Nothing to write is no reason to open anything.
-            WriteState::Open(writer) if writer.output().is_empty() => return Poll::Ready(Ok(())),
-            WriteState::Down(output) | WriteState::Dialing(output, _) if output.is_empty() => {
-                return Poll::Ready(Ok(()));
-            }
-            WriteState::Closed => return Poll::Ready(Ok(())),
-            _ => {}
-        }
-        this.wake_up();
-        let flushed = this.poll_write(cx, Writer::poll_drain);
-        if flushed.is_ready() {
-            // A close that was dropped has no part in the next one.
-            this.closing.clear();
-        }
-        flushed
+        // A close that was dropped has no part in the next one.
+        this.closing.clear();
+        this.poll_drain(cx)
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let flushed = self.as_mut().poll_flush(cx);
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
+        let flushed = this.poll_drain(cx);
         if flushed.is_pending() {
             let limit = ("close_timeout", this.shared.config.close_timeout);
             let error = ready!(this.closing.poll(limit, 0, cx));

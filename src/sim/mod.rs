@@ -78,6 +78,11 @@ impl Stream {
         Ok(())
     }
 
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        let (cable, side) = self.cable();
+        cable.is_reset(side).then(|| io::ErrorKind::ConnectionReset.into())
+    }
+
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         let (cable, side) = self.cable();
         cable.is_closed_by_peer(side)

@@ -110,6 +110,27 @@ fn memory_grows_to_twice_what_was_received_of_a_large_message() {
     }
 }
 
+/// The buffers of large messages are kept for the next, and a peer that announces one and stalls must not get them all.
+#[test]
+fn stalled_announcements_do_not_collect_the_buffers_of_large_messages() {
+    let (large, announced, sent, peers) = (7 << 20, 2 << 20, 71_000, 12);
+    let config = config(WireFormat::u32_be(), 16 << 20);
+    let healthy = encode(WireFormat::u32_be(), 16 << 20, &[body(large)]);
+    let stalled = encode(WireFormat::u32_be(), 16 << 20, &[body(announced)]);
+    let mut readers = Vec::new();
+    let (_, count) = allocations(|| {
+        for _ in 0..peers {
+            assert_eq!(read_clean(Source::pieces(&healthy, &[60_000]), &config)[0].len(), large);
+            let source = Source::new([Read::Bytes(stalled[..sent].to_vec()), Read::Stall]);
+            let mut reader = Reader::new(source, &config).unwrap();
+            assert!(drive(poll_immediate(reader.next())).is_none());
+            readers.push(reader);
+        }
+    });
+    // What the pool keeps, what it has lent whole, and twice what each has sent, or a little more.
+    assert!(count.kept <= (2 * (8 << 20) + peers * (2 * sent + 100_000)) as isize, "{count:?}");
+}
+
 #[test]
 fn a_thousand_stalled_announcements_keep_what_they_sent_and_not_what_they_announced() {
     let config = config(WireFormat::u32_be(), 16 << 20);

@@ -202,3 +202,36 @@ fn a_dropped_next_loses_nothing_and_doubles_nothing() {
         assert!(dropped > 0, "nothing was dropped after {polls} polls");
     }
 }
+
+/// Buffers are used again, also for frames of which one is a fraction of another, and by whoever comes next.
+#[test]
+fn large_messages_of_many_sizes_use_each_others_buffers() {
+    const KIB: usize = 1024;
+    let max = 4096 * KIB;
+    let config = config(WireFormat::u32_be(), max);
+    let odd = [65_533, 262_364, 65_596, 65_596];
+    for sizes in [
+        &odd[..],
+        &[256 * KIB, 64 * KIB],
+        &[1024 * KIB, 256 * KIB, 64 * KIB],
+        &[512 * KIB, 512 * KIB, 128 * KIB, 128 * KIB],
+    ] {
+        let messages: Vec<_> = (0..24).map(|i| body(sizes[i % sizes.len()])).collect();
+        let wire = encode(WireFormat::u32_be(), max, &messages);
+        for kept in [0, 1, 3, 8] {
+            // One frame at a time, so that nothing comes behind it, and as much at a time as there is room for.
+            for source in [Source::pieces(&wire, &[sizes[0] + 4]), Source::whole(&wire)] {
+                let mut reader = Reader::new(source, &config).unwrap();
+                let mut window = std::collections::VecDeque::new();
+                for (i, message) in messages.iter().enumerate() {
+                    window.push_back((i, drive(reader.next()).unwrap().unwrap()));
+                    assert_eq!(window.back().unwrap().1, message, "{sizes:?}, message {i}");
+                    if window.len() > kept {
+                        let (i, message) = window.pop_front().unwrap();
+                        assert_eq!(message, messages[i], "{sizes:?}: it has changed since");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Holds what came of a session against what the network saw.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -184,6 +185,10 @@ impl Script {
                     Error::Timeout { what: "write_timeout", .. } => *at == WRITE_TIMEOUT && client != Client::Patient,
                     // The last few do not fit: it is the close that waits for them.
                     Error::Timeout { what: "close_timeout", .. } => *at == CLOSE_TIMEOUT,
+                    // The peer was the first to lose patience, and closed in the middle of a write.
+                    Error::Write(error) if error.kind() == ErrorKind::BrokenPipe => {
+                        *at == if self.inside(cut.after).is_some() { FRAME_TIMEOUT } else { IDLE_TIMEOUT }
+                    }
                     _ => false,
                 };
                 let told = outcome.errors.iter().any(timed_out);

@@ -100,6 +100,28 @@ fn time_limits_shorter_than_a_loan_are_kept_to_the_moment() {
     }
 }
 
+/// The consumer meets the start of a frame that only the task has room for.
+#[test]
+fn a_large_frame_that_begins_with_the_consumer_has_its_whole_time() {
+    const SHORT: Duration = Duration::from_millis(60);
+    const PAUSE: Duration = Duration::from_millis(49);
+    roomy(None).run(async {
+        let config = config().frame_timeout(SHORT).max_message_size(1 << 20);
+        let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
+        let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
+        let _receiving = net::spawn(async move { while listener.next().await.is_some() {} });
+        let mut peer = net::dial(&address, &config).await.unwrap();
+        for _ in 0..4 {
+            peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
+            net::sleep(PAUSE).await;
+        }
+        peer.write_all(&100_000_u32.to_be_bytes()).await.unwrap();
+        let reason = disconnected(&mut events).await;
+        assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after: SHORT }), "{reason:?}");
+        assert_eq!(elapsed(), 4 * PAUSE + SHORT);
+    });
+}
+
 #[test]
 fn the_end_of_a_peer_is_noticed_though_nobody_asks_for_its_messages() {
     roomy(None).run(async {

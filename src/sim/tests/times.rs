@@ -1,5 +1,6 @@
 //! Each time limit ends what it limits exactly at its time, not before; and what nobody answers holds up nobody else.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::net::cable::{Fault, Side};
 use crate::net::network::{Cut, black_hole, plan};
 use crate::net::world::{Sim, elapsed};
 use crate::net::{self, Acceptor};
-use crate::{Address, Config, Connection, Error, Listener, Manager, WireFormat};
+use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
 const LIMIT: Duration = Duration::from_millis(7_013);
@@ -287,5 +288,62 @@ fn a_stall_of_one_peer_is_no_other_peers_matter() {
         net::yield_now().await;
         assert_eq!((elapsed(), counted.stats().messages), (Duration::ZERO, 100));
         assert_timeout(disconnected(&mut events).await, "frame_timeout", LIMIT);
+    });
+}
+
+/// A flush that was given up halfway; the peer reads all that came, and closes; much later somebody flushes again.
+#[test]
+fn a_flush_looks_for_the_end_though_one_before_it_was_dropped() {
+    for patient in [false, true] {
+        small().run(async {
+            let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_millis(100));
+            let config = if patient { config().reconnect(backoff) } else { config() };
+            let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+            let mut connection = Connection::dial(addr, config.clone()).await.unwrap();
+            let (mut peer, _) = acceptor.accept(&config).await.unwrap();
+            let messages = [Bytes::from_static(&[1; 996]), Bytes::from_static(&[2; 996])];
+            for message in &messages {
+                connection.feed(message.clone()).await.unwrap();
+            }
+            // One frame, and the start of the other.
+            assert!(net::within(Some(LIMIT), connection.flush()).await.is_none());
+            peer.read_exact(&mut [0; 1024]).await.unwrap();
+            drop(peer);
+            net::sleep(LIMIT).await;
+            let mut frame = [0; 1000];
+            let receiving = async {
+                let (mut peer, _) = acceptor.accept(&config).await.unwrap();
+                peer.read_exact(&mut frame).await.unwrap();
+            };
+            if !patient {
+                // It broke in the middle, which is told; what was cut is held.
+                let error = connection.flush().await.unwrap_err();
+                assert!(matches!(&error, Error::Write(error) if error.kind() == ErrorKind::BrokenPipe), "{error:?}");
+            }
+            let (flushed, ()) = futures::join!(connection.flush(), receiving);
+            flushed.unwrap();
+            assert_eq!(frame[4..], messages[1]);
+        });
+    }
+}
+
+/// The time of a close that was dropped does not count, when something else was done since.
+#[test]
+fn a_second_close_has_its_own_time() {
+    small().run(async {
+        let config = config().close_timeout(LIMIT);
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        let mut connection = Connection::dial(addr, config.clone()).await.unwrap();
+        let (mut peer, _) = acceptor.accept(&config).await.unwrap();
+        for _ in 0..3 {
+            connection.feed(one_kib()).await.unwrap();
+        }
+        assert!(net::within(Some(BEFORE), connection.close()).await.is_none());
+        assert!(net::within(Some(BEFORE), connection.flush()).await.is_none());
+        assert!(net::within(Some(BEFORE), connection.close()).await.is_none());
+        let mut all = Vec::new();
+        let (closed, read) = futures::join!(connection.close(), peer.read_to_end(&mut all));
+        closed.unwrap();
+        assert_eq!(read.unwrap(), 3 * 1028);
     });
 }
