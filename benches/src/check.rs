@@ -1,4 +1,6 @@
-//! The receiver's check, the same for every system: all messages, whole, once each.
+//! The receiver's check, the same for every system: all messages, whole, once each; and in order, where there is one
+//! connection. Of many connections each system mixes the messages in another way, and to keep them apart would cost each
+//! something else.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,11 +8,12 @@ use hdrhistogram::Histogram;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::child::Waiting;
 use crate::messages::{self, MARKER, Note};
 use crate::plan::{Form, Scenario, Trial};
 use crate::{Result, clock};
 
-/// What was received. The order does not matter to it, so that the messages of several peers can be counted together.
+/// What was received. The tallies of several receivers can be added.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub(crate) messages: u64,
@@ -19,26 +22,22 @@ pub(crate) struct Tally {
     sum: u64,
     /// and two such pairs that leave the sum as it is change this.
     squares: u64,
-    /// Messages of a wrong size, or with a wrong content.
+    /// Messages of a wrong size, with a wrong content, or out of turn.
     faults: u64,
 }
 
 impl Tally {
-    fn add(&mut self, message: &[u8], number: Option<u64>) {
-        self.messages += 1;
-        self.bytes += message.len() as u64;
-        match number {
+    /// Checks one message and counts it.
+    pub(crate) fn take(&mut self, check: &Check, message: &[u8]) {
+        match check.number(message, self.messages) {
             Some(number) => {
                 self.sum = self.sum.wrapping_add(number);
                 self.squares = self.squares.wrapping_add(number * number);
             }
             None => self.faults += 1,
         }
-    }
-
-    /// Checks one message and counts it.
-    pub(crate) fn take(&mut self, check: &Check, message: &[u8]) {
-        self.add(message, check.number(message));
+        self.messages += 1;
+        self.bytes += message.len() as u64;
     }
 
     fn merge(&mut self, other: &Self) {
@@ -79,25 +78,29 @@ impl Tally {
 pub(crate) struct Check {
     form: Form,
     size: usize,
+    /// Of the numbers, which begin again after so many; where the messages must come in turn.
+    mask: Option<u64>,
 }
 
 impl Check {
     pub(crate) fn of(trial: &Trial) -> Self {
-        Self { form: trial.form(), size: trial.size }
+        let mask = trial.is_in_turn().then(|| messages::count(trial.size) - 1);
+        Self { form: trial.form(), size: trial.size, mask }
     }
 
-    /// The message's number, if the message is whole.
-    fn number(&self, message: &[u8]) -> Option<u64> {
+    /// The message's number, if the message is whole, and may come after so many others.
+    fn number(&self, message: &[u8], after: u64) -> Option<u64> {
         if message.len() != self.size {
             return None;
         }
-        match self.form {
+        let number = match self.form {
             Form::Numbered => {
                 let number = u64::from_le_bytes(*message.first_chunk()?);
                 (message.last() == Some(&MARKER)).then_some(number)
             }
             Form::Protobuf => Note::decode(message).ok().map(|note| note.number),
-        }
+        };
+        number.filter(|number| self.mask.is_none_or(|mask| *number == after & mask))
     }
 }
 
@@ -105,6 +108,8 @@ impl Check {
 pub(crate) struct Inspector {
     check: Check,
     tally: Tally,
+    share: u64,
+    waiting: Waiting,
     /// In nanoseconds, where messages say when they should have been sent.
     latencies: Option<Histogram<u64>>,
 }
@@ -115,27 +120,31 @@ pub(crate) fn histogram() -> Histogram<u64> {
 }
 
 impl Inspector {
-    pub(crate) fn new(trial: &Trial) -> Self {
+    /// One of those who are `waiting`, for `share` messages.
+    pub(crate) fn new(trial: &Trial, share: u64, waiting: &Waiting) -> Self {
         let latencies = (trial.scenario == Scenario::OpenLoop).then(histogram);
-        Self { check: Check::of(trial), tally: Tally::default(), latencies }
+        Self { check: Check::of(trial), tally: Tally::default(), share, waiting: waiting.clone(), latencies }
     }
 
     pub(crate) fn take(&mut self, message: &[u8]) {
-        self.tally.add(message, self.check.number(message));
+        self.tally.take(&self.check, message);
         if let Some(latencies) = &mut self.latencies {
             let due = messages::due(message).unwrap_or(0);
             latencies.saturating_record(clock::now().saturating_sub(due));
         }
+        if self.tally.messages == self.share {
+            self.waiting.arrived();
+        }
     }
 
+    #[cfg_attr(not(feature = "zmq"), expect(dead_code, reason = "only ZeroMQ's receiver has no end"))]
     pub(crate) fn messages(&self) -> u64 {
         self.tally.messages
     }
 
     /// The report of several tasks together.
     pub(crate) fn report(parts: impl IntoIterator<Item = Self>) -> Received {
-        let mut received = Received { end: clock::now(), ..Received::default() };
-        let mut all = histogram();
+        let (mut received, mut all) = (Received::default(), histogram());
         for part in parts {
             received.tally.merge(&part.tally);
             if let Some(latencies) = part.latencies {
@@ -150,8 +159,6 @@ impl Inspector {
 /// A receiver's report.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Received {
-    /// When the last message was there.
-    pub(crate) end: u64,
     pub(crate) tally: Tally,
     pub(crate) latency: Option<Latency>,
 }
@@ -187,7 +194,7 @@ impl PeerTally {
     /// Counts a message and returns how many there are.
     pub(crate) fn take(&self, check: &Check, message: &[u8]) -> u64 {
         let mut tally = self.load();
-        tally.add(message, check.number(message));
+        tally.take(check, message);
         self.messages.store(tally.messages, Relaxed);
         self.bytes.store(tally.bytes, Relaxed);
         self.sum.store(tally.sum, Relaxed);
@@ -206,10 +213,10 @@ impl PeerTally {
         }
     }
 
-    pub(crate) fn report<'a>(peers: impl IntoIterator<Item = &'a Self>, end: u64) -> Received {
+    pub(crate) fn report<'a>(peers: impl IntoIterator<Item = &'a Self>) -> Received {
         let mut tally = Tally::default();
         peers.into_iter().for_each(|peer| tally.merge(&peer.load()));
-        Received { end, tally, latency: None }
+        Received { tally, latency: None }
     }
 }
 
@@ -218,40 +225,43 @@ mod tests {
     use super::*;
     use crate::messages::Messages;
 
-    fn trial(scenario: Scenario) -> Trial {
-        Trial::new(scenario, "raw", 110)
+    /// A check that minds the order, one that does not, and one that does not and decodes.
+    fn trials() -> [Trial; 3] {
+        let of = |scenario, connections| Trial { connections, ..Trial::new(scenario, "raw", 110) };
+        [of(Scenario::Throughput, 1), of(Scenario::Connections, 2), of(Scenario::GoBench, 16)]
     }
 
     /// Receives what `change` makes of the right messages.
-    fn received(scenario: Scenario, change: impl Fn(&mut Vec<Vec<u8>>)) -> Result<()> {
-        let trial = trial(scenario);
-        let messages = Messages::of(&trial);
+    fn received(trial: &Trial, change: impl Fn(&mut Vec<Vec<u8>>)) -> Result<()> {
+        let messages = Messages::of(trial);
         let mut sent: Vec<Vec<u8>> = (0..3000).map(|number| messages.slice(number).to_vec()).collect();
         change(&mut sent);
-        let (mut inspector, peer) = (Inspector::new(&trial), PeerTally::default());
+        let (mut inspector, peer) = (Inspector::new(trial, 3000, &Waiting::of(2)), PeerTally::default());
         for message in &sent {
             inspector.take(message);
-            peer.take(&Check::of(&trial), message);
+            peer.take(&Check::of(trial), message);
         }
         let report = Inspector::report([inspector]);
-        assert_eq!(PeerTally::report([&peer], 0).tally, report.tally);
+        assert_eq!(PeerTally::report([&peer]).tally, report.tally);
         report.tally.verify(&Tally::expected(110, 1, 3000))
     }
 
     #[test]
-    fn all_of_them_is_right_in_any_order() {
-        for scenario in [Scenario::Throughput, Scenario::GoBench] {
-            received(scenario, |_| ()).unwrap();
-            received(scenario, |messages| messages.reverse()).unwrap();
+    fn the_order_matters_on_one_connection() {
+        for trial in trials() {
+            received(&trial, |_| ()).unwrap();
+            assert_eq!(received(&trial, |messages| messages.reverse()).is_err(), trial.connections == 1);
+            assert_eq!(received(&trial, |messages| messages.swap(7, 8)).is_err(), trial.connections == 1);
         }
     }
 
     #[test]
     fn what_is_wrong_is_noticed() {
         type Change = fn(&mut Vec<Vec<u8>>);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 9] = [
             ("lost", |messages| drop(messages.remove(7))),
             ("the last one lost", |messages| drop(messages.pop())),
+            ("the last one doubled", |messages| messages.extend(messages.last().cloned())),
             ("doubled", |messages| messages.insert(7, messages[7].clone())),
             ("one lost, one doubled", |messages| messages[8] = messages[7].clone()),
             ("two lost, two doubled, with the same sum", |messages| {
@@ -265,11 +275,12 @@ mod tests {
             }),
         ];
         for (what, change) in changes {
-            assert!(received(Scenario::Throughput, change).is_err(), "{what}");
-            assert!(received(Scenario::GoBench, change).is_err(), "{what}");
+            for trial in trials() {
+                assert!(received(&trial, change).is_err(), "{what}, {:?}", trial.scenario);
+            }
         }
         let no_end: Change = |messages| messages[7][109] = 0;
-        assert!(received(Scenario::Throughput, no_end).is_err());
+        assert!(received(&trials()[1], no_end).is_err());
     }
 
     #[test]

@@ -1,21 +1,21 @@
 //! One end of a trial, in a process of its own.
 //!
-//! It talks with its parent in lines of JSON: an order comes in on standard input, then "go"; out on standard output go
-//! `Line`s. It ends when standard input does.
+//! It talks with its parent in lines of JSON: an order comes in on standard input, then "go" and "close"; out on standard
+//! output go `Line`s. It ends when standard input does: so it outlives no parent, whatever that one ended by.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use std::thread;
-use std::time::Duration;
 
+use async_std::channel::{Receiver, unbounded};
+use futures::executor::block_on;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Latency, Received, Tally};
 use crate::plan::{Scenario, Trial};
 use crate::{Result, clock, systems};
-
-/// A child that nobody ended by then ends itself.
-const LIFETIME: Duration = Duration::from_secs(60);
 
 /// What a child is to do.
 #[derive(Serialize, Deserialize)]
@@ -32,9 +32,11 @@ pub(crate) enum Line {
     Ready { ports: Vec<u16> },
     /// The client has its connections, and waits for "go".
     Connected,
-    /// The client has sent everything, or has all its replies.
+    /// The client has sent everything, or has all its replies, and waits for "close".
     Sent(Sent),
-    /// The server has everything.
+    /// The server has as many messages as were sent; the last of them came at this time.
+    Complete { end: u64 },
+    /// All that came until the connections ended.
     Received(Received),
     /// Something went wrong.
     Failed { error: String },
@@ -45,66 +47,96 @@ pub(crate) enum Line {
 pub(crate) struct Sent {
     /// When "go" came.
     pub(crate) start: u64,
-    /// Of the replies, with how many requests there were.
-    pub(crate) replies: Option<(Tally, u64)>,
+    /// Of the replies.
+    pub(crate) replies: Option<Tally>,
     pub(crate) latency: Option<Latency>,
 }
 
 /// The process that started this one.
-pub(crate) struct Parent;
+pub(crate) struct Parent {
+    orders: Receiver<String>,
+}
 
 impl Parent {
-    fn tell(&self, line: &Line) {
-        let mut out = std::io::stdout().lock();
-        let text = serde_json::to_string(line).expect("a line has no maps with odd keys");
-        // A parent that is gone has closed standard input as well: that ends this process.
-        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    /// Reads standard input in a thread of its own, which ends the process together with it.
+    fn new() -> Self {
+        let (sender, orders) = unbounded();
+        thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(std::io::Result::ok) {
+                let _ = sender.try_send(line);
+            }
+            std::process::exit(0);
+        });
+        Self { orders }
+    }
+
+    fn order(&self) -> Result<String> {
+        Ok(block_on(self.orders.recv())?)
     }
 
     pub(crate) fn ready(&self, ports: &[u16]) {
-        self.tell(&Line::Ready { ports: ports.to_vec() });
+        tell(&Line::Ready { ports: ports.to_vec() });
     }
 
     /// Waits for "go", and returns when it came.
     pub(crate) fn go(&self) -> u64 {
-        self.tell(&Line::Connected);
-        let mut line = String::new();
-        if std::io::stdin().read_line(&mut line).unwrap_or(0) == 0 {
-            std::process::exit(0);
-        }
+        tell(&Line::Connected);
+        let _ = self.order();
         clock::now()
     }
 
-    /// Reports, and keeps what there is as it is until the parent has no more use for it.
+    /// Reports, and keeps the connections as they are until everything was received: to close is not what is measured.
     pub(crate) fn sent(&self, sent: Sent) {
-        self.tell(&Line::Sent(sent));
-        self.dismissed();
+        tell(&Line::Sent(sent));
+        let _ = self.order();
     }
 
+    /// Waits until the clients are gone, for a server that has to be told to end.
+    pub(crate) async fn closing(&self) {
+        let _ = self.orders.recv().await;
+    }
+
+    /// Reports, and keeps what there is as it is until the parent has no more use for it.
     pub(crate) fn received(&self, received: Received) {
-        self.tell(&Line::Received(received));
-        self.dismissed();
+        tell(&Line::Received(received));
+        let _ = self.order();
+    }
+}
+
+fn tell(line: &Line) {
+    let mut out = std::io::stdout().lock();
+    let text = serde_json::to_string(line).expect("a line has no maps with odd keys");
+    // A parent that is gone has closed standard input as well: that ends this process.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// The receivers that do not have their share of the messages yet. The last one to have it stops the clock, and they all
+/// read on, to the end of their connections: a message too many would come there.
+#[derive(Clone)]
+pub(crate) struct Waiting(Arc<AtomicU64>);
+
+impl Waiting {
+    pub(crate) fn of(receivers: usize) -> Self {
+        Self(Arc::new(AtomicU64::new(receivers as u64)))
     }
 
-    /// Waits until the parent has no more use for this process.
-    pub(crate) fn dismissed(&self) {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    /// One of them has its share.
+    #[cold]
+    pub(crate) fn arrived(&self) {
+        if self.0.fetch_sub(1, AcqRel) == 1 {
+            tell(&Line::Complete { end: clock::now() });
+        }
     }
 }
 
 pub(crate) fn main() -> Result<()> {
-    thread::spawn(|| {
-        thread::sleep(LIFETIME);
-        std::process::exit(3);
-    });
     raise_descriptors();
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    let order: Order = serde_json::from_str(&line)?;
-    if let Err(error) = play(&order) {
+    let parent = Parent::new();
+    let order: Order = serde_json::from_str(&parent.order()?)?;
+    if let Err(error) = play(&order, &parent) {
         let causes = std::iter::successors(error.source(), |cause| cause.source());
         let error = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-        Parent.tell(&Line::Failed { error });
+        tell(&Line::Failed { error });
     }
     Ok(())
 }
@@ -117,17 +149,17 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn play(Order { trial, ports }: &Order) -> Result<()> {
+fn play(Order { trial, ports }: &Order, parent: &Parent) -> Result<()> {
     let system = systems::find(&trial.system).ok_or("this system is not built in")?;
     let server = ports.is_empty();
     match trial.scenario {
-        Scenario::PingPong if server => system.echo(trial, &Parent),
-        Scenario::PingPong => system.ping(trial, ports, &Parent),
-        Scenario::SlowConsumer if server => system.stall(trial, &Parent),
-        Scenario::Idle if server => system.hold(trial, &Parent),
-        Scenario::Idle => system.dial(trial, ports, &Parent),
-        Scenario::OpenLoop if !server => system.pace(trial, ports, &Parent),
-        _ if server => system.receive(trial, &Parent),
-        _ => system.send(trial, ports, &Parent),
+        Scenario::PingPong if server => system.echo(trial, parent),
+        Scenario::PingPong => system.ping(trial, ports, parent),
+        Scenario::SlowConsumer if server => system.stall(trial, parent),
+        Scenario::Idle if server => system.hold(trial, parent),
+        Scenario::Idle => system.dial(trial, ports, parent),
+        Scenario::OpenLoop if !server => system.pace(trial, ports, parent),
+        _ if server => system.receive(trial, parent),
+        _ => system.send(trial, ports, parent),
     }
 }

@@ -11,6 +11,7 @@ mod run;
 mod systems;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -62,11 +63,22 @@ enum Command {
     Child,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    if matches!(args.command, Some(Command::Child)) {
-        return child::main();
+    let done = if let Some(Command::Child) = args.command { child::main().map(|()| true) } else { measure(args) };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        // The tables say what: lost or changed messages are no result, and scripts must notice.
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("buffstreams-bench: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Whether everything that was asked for has a result.
+fn measure(args: Args) -> Result<bool> {
     for name in &args.system {
         systems::NAMES.contains(&name.as_str()).then_some(()).ok_or_else(|| format!("no system is called {name}"))?;
     }
@@ -81,15 +93,19 @@ fn main() -> Result<()> {
     let groups = plan::groups(&choice);
     if args.list {
         report::list(&groups);
-        return Ok(());
+        return Ok(true);
+    }
+    if groups.iter().all(|group| group.trials.is_empty()) {
+        let mut text = String::from("nothing is left to be measured:");
+        for group in &groups {
+            for (systems, reason) in group.left_out() {
+                text += &format!("\n  {}, {systems}: {reason}", group.scenario.name());
+            }
+        }
+        return Err(text.into());
     }
     let header = report::Header::of_this_machine();
     let results = run::run_all(groups)?;
-    let failed = results.iter().flat_map(|group| &group.outcomes).any(|outcome| outcome.error().is_some());
     report::write(&args.out, &header, &results)?;
-    if failed {
-        // Lost or changed messages are no result: scripts must notice.
-        std::process::exit(1);
-    }
-    Ok(())
+    Ok(results.iter().flat_map(|group| &group.outcomes).all(|outcome| outcome.error().is_none()))
 }

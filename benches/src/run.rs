@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -104,10 +104,29 @@ impl Child {
         }
     }
 
+    /// When the last message was there.
+    fn complete(&self) -> Result<u64> {
+        match self.line()? {
+            Line::Complete { end } => Ok(end),
+            Line::Received(received) => Err(format!("the connections ended early: {:?} came", received.tally).into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     fn received(&self) -> Result<Received> {
         match self.line()? {
             Line::Received(received) => Ok(received),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has it close its connections, and waits until it is gone.
+    fn close(&mut self) -> Result<()> {
+        self.tell("close")?;
+        match self.lines.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err("a client does not end".into()),
+            Ok(line) => Err(unexpected(&line)),
         }
     }
 }
@@ -125,37 +144,46 @@ impl Drop for Child {
 
 /// Plays one round and returns its figures.
 fn round(trial: &Trial) -> Result<Figures> {
-    let server = Child::start(trial, &[])?;
+    let mut server = Child::start(trial, &[])?;
     let ports = server.ready()?;
     let memory_before = if trial.scenario == Scenario::Idle { memory::settled(server.process.id())? } else { 0 };
     let clients = (0..trial.processes).map(|_| Child::start(trial, &ports));
     let mut clients = clients.collect::<Result<Vec<_>>>()?;
     clients.iter().try_for_each(Child::connected)?;
     match trial.scenario {
-        Scenario::Idle => return idle(trial, &server, memory_before),
-        Scenario::SlowConsumer => return slow_consumer(trial, &server, &mut clients[0]),
+        Scenario::Idle => idle(trial, &server, memory_before),
+        Scenario::SlowConsumer => slow_consumer(trial, &server, &mut clients[0]),
         _ => {
             // What is connected may still have to be accepted.
             thread::sleep(Duration::from_micros(10_000 + 50 * trial.connections as u64));
-            clients.iter_mut().try_for_each(|client| client.tell("go"))?;
+            exchange(trial, &mut server, &mut clients)
         }
     }
-    if trial.scenario == Scenario::PingPong {
-        let sent = clients[0].sent()?;
-        let (tally, requests) = sent.replies.ok_or("no replies were counted")?;
-        tally.verify(&Tally::expected(trial.size, 1, requests))?;
-        return latency(sent.latency);
-    }
+}
+
+/// Everything is sent and received; the clock stands still before the connections are closed, and what comes until they
+/// are is looked at all the same.
+fn exchange(trial: &Trial, server: &mut Child, clients: &mut [Child]) -> Result<Figures> {
+    clients.iter_mut().try_for_each(|client| client.tell("go"))?;
+    let replies = trial.scenario == Scenario::PingPong;
+    let end = if replies { 0 } else { server.complete()? };
+    let sent = clients.iter().map(Child::sent).collect::<Result<Vec<_>>>()?;
+    clients.iter_mut().try_for_each(Child::close)?;
+    server.tell("close")?;
     let received = server.received()?;
+
     let expected = Tally::expected(trial.size, trial.senders(), trial.share());
+    if replies {
+        sent[0].replies.ok_or("no replies were counted")?.verify(&expected)?;
+        return latency(sent[0].latency);
+    }
     if trial.system == "raw" && trial.scenario != Scenario::OpenLoop {
         received.tally.verify(&Tally::of_bytes(expected.bytes, trial.size))?;
     } else {
         received.tally.verify(&expected)?;
     }
-    let sent = clients.iter().map(Child::sent).collect::<Result<Vec<_>>>()?;
     let start = sent.iter().map(|sent| sent.start).min().ok_or("no client")?;
-    let seconds = received.end.saturating_sub(start) as f64 / 1e9;
+    let seconds = end.saturating_sub(start) as f64 / 1e9;
     let mut figures = match trial.scenario {
         Scenario::OpenLoop => latency(received.latency)?,
         _ => Figures::new(),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Header, digits, is_peer, median, summary, targets};
-use crate::plan::Scenario;
+use crate::plan::{Group, Scenario};
 use crate::run::{GroupResult, Outcome};
 
 /// A figure as the tables show it.
@@ -76,6 +76,10 @@ fn best_peer<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>, figure: &str, 
 
 fn table(out: &mut String, GroupResult { group, outcomes }: &GroupResult) -> std::fmt::Result {
     writeln!(out, "\n### {}\n", group.title)?;
+    if outcomes.is_empty() {
+        writeln!(out, "Not measured.")?;
+        return left_out(out, group);
+    }
     let (columns, scenario) = (columns(group.scenario), group.scenario);
     let first = columns[0].figure;
     // What the first column is compared with.
@@ -120,8 +124,12 @@ fn table(out: &mut String, GroupResult { group, outcomes }: &GroupResult) -> std
         }
         writeln!(out)?;
     }
-    for (system, reason) in &group.missing {
-        writeln!(out, "\nWithout {system}: {reason}.")?;
+    left_out(out, group)
+}
+
+fn left_out(out: &mut String, group: &Group) -> std::fmt::Result {
+    for (systems, reason) in group.left_out() {
+        writeln!(out, "\nWithout {systems}: {reason}.")?;
     }
     Ok(())
 }

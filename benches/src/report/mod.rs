@@ -110,8 +110,8 @@ pub(crate) fn list(groups: &[Group]) {
     for group in groups {
         let systems: Vec<_> = group.trials.iter().map(|trial| trial.label.as_str()).collect();
         println!("{}: {}\n    {}", group.scenario.name(), group.title, systems.join(", "));
-        for (system, reason) in &group.missing {
-            println!("    without {system}: {reason}");
+        for (systems, reason) in group.left_out() {
+            println!("    without {systems}: {reason}");
         }
     }
 }
@@ -163,7 +163,7 @@ mod tests {
 
     pub(super) fn results(outcomes: Vec<Outcome>) -> Vec<GroupResult> {
         let trials = outcomes.iter().map(|outcome| outcome.trial.clone()).collect();
-        let missing = vec![("zmq".to_string(), "not built in")];
+        let missing = vec![("zmq".to_string(), "not built in".to_string())];
         let group = Group { scenario: Scenario::Throughput, title: "some messages".into(), rounds: 3, trials, missing };
         vec![GroupResult { group, outcomes }]
     }

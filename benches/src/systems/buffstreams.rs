@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use buffstreams::{Bytes, Config, Connection, Listener};
+use buffstreams::{Bytes, Closer, Config, Connection, Listener};
 use futures::StreamExt;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 
 use super::System;
 use super::framed::{Framed, plays};
+use super::runtime::AsyncStd;
+use crate::Result;
 use crate::check::{Inspector, Received};
-use crate::child::Parent;
+use crate::child::{Parent, Waiting};
 use crate::plan::Trial;
-use crate::{Error, Result};
 
 #[derive(Clone, Copy)]
 pub(super) struct Buffstreams;
@@ -29,22 +30,19 @@ pub(super) async fn listen(trial: &Trial) -> Result<(Vec<Listener>, Vec<u16>)> {
     Ok((listeners, ports))
 }
 
+/// Asks until every connection was accepted: the events of so many may be dropped, and nothing is measured meanwhile.
+pub(super) async fn all_connected(trial: &Trial, counters: &Closer) {
+    while counters.stats().connections < trial.connections {
+        async_std::task::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 impl Framed for Buffstreams {
+    type Runtime = AsyncStd;
     type Message = Bytes;
     type Error = buffstreams::Error;
     type Connection = Connection;
     type Acceptor = buffstreams::Connections;
-
-    fn block_on<F: Future>(future: F) -> F::Output {
-        async_std::task::block_on(future)
-    }
-
-    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        async_std::task::spawn(future)
-    }
 
     async fn connect(self, port: u16, size: usize) -> Result<Connection> {
         Ok(Connection::dial(format!("127.0.0.1:{port}"), config(size)).await?)
@@ -67,20 +65,22 @@ impl System for Buffstreams {
         async_std::task::block_on(async {
             let (listeners, ports) = listen(trial).await?;
             parent.ready(&ports);
-            let share = trial.messages / trial.addresses as u64;
+            let (waiting, share) = (Waiting::of(trial.addresses), trial.messages / trial.addresses as u64);
+            let closers: Vec<_> = listeners.iter().map(Listener::closer).collect();
             let receive = |mut listener: Listener| {
-                let mut inspector = Inspector::new(trial);
+                let mut inspector = Inspector::new(trial, share, &waiting);
                 async_std::task::spawn(async move {
-                    while inspector.messages() < share {
-                        let (_peer, message) = listener.next().await.ok_or("the listener ended early")?;
+                    while let Some((_peer, message)) = listener.next().await {
                         inspector.take(&message);
                     }
-                    Ok::<_, Error>((inspector, listener))
+                    inspector
                 })
             };
             let tasks: Vec<_> = listeners.into_iter().map(receive).collect();
-            let (inspectors, _open): (Vec<_>, Vec<_>) = try_join_all(tasks).await?.into_iter().unzip();
-            parent.received(Inspector::report(inspectors));
+            // A listener that is closed ends when its peers have.
+            parent.closing().await;
+            try_join_all(closers.iter().map(|closer| closer.close())).await?;
+            parent.received(Inspector::report(join_all(tasks).await));
             Ok(())
         })
     }
@@ -90,7 +90,9 @@ impl System for Buffstreams {
             let (mut listeners, ports) = listen(trial).await?;
             parent.ready(&ports);
             let (incoming, outgoing) = listeners.remove(0).split();
-            async_std::task::spawn(incoming.map(Ok).forward(outgoing)).await?;
+            let _echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
+            parent.closing().await;
+            parent.received(Received::default());
             Ok(())
         })
     }
@@ -113,9 +115,7 @@ impl System for Buffstreams {
             let listener = listeners.remove(0);
             let counters = listener.closer();
             let waiting = async_std::task::spawn(listener.for_each(|_| async {}));
-            while counters.stats().connections < trial.connections {
-                async_std::task::sleep(Duration::from_millis(10)).await;
-            }
+            all_connected(trial, &counters).await;
             parent.received(Received::default());
             drop(waiting);
             Ok(())

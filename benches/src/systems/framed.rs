@@ -1,18 +1,21 @@
 //! What three of the systems have in common: a connection that is a `Sink` and a `Stream` of messages, on a runtime.
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 
-use super::{Pace, WARM_UP, stamped};
-use crate::check::{Check, Inspector, Latency, Received, Tally, histogram};
-use crate::child::{Parent, Sent};
+use super::pings::Pings;
+use super::runtime::Runtime;
+use super::{Pace, stamped};
+use crate::check::{Inspector, Received};
+use crate::child::{Parent, Sent, Waiting};
 use crate::messages::Messages;
 use crate::plan::Trial;
-use crate::{Error, Result, clock};
+use crate::{Error, Result};
 
 /// A library whose connections are sinks and streams.
 pub(super) trait Framed: Copy + Send + Sync + 'static {
+    type Runtime: Runtime;
     /// A message as it is received.
     type Message: AsRef<[u8]> + Into<Bytes> + Send;
     type Error: Into<Error> + Send;
@@ -24,13 +27,13 @@ pub(super) trait Framed: Copy + Send + Sync + 'static {
     /// A socket that accepts them.
     type Acceptor: Send + 'static;
 
-    fn block_on<F: Future>(future: F) -> F::Output;
-    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
-    where
-        F: Future<Output: Send> + Send + 'static;
     fn connect(self, port: u16, size: usize) -> impl Future<Output = Result<Self::Connection>> + Send;
     fn listen(self, size: usize) -> impl Future<Output = Result<(u16, Self::Acceptor)>> + Send;
     fn accept(self, acceptor: &mut Self::Acceptor) -> impl Future<Output = Result<Self::Connection>> + Send;
+    /// Ends the sending direction: the replies can still be read.
+    fn half_close(connection: &mut Self::Connection) -> impl Future<Output = Result<()>> + Send {
+        async { connection.close().await.map_err(Into::into) }
+    }
 }
 
 /// The connections of one client process. One after the other: a listen backlog that runs over costs a second.
@@ -44,12 +47,12 @@ async fn connect_all<L: Framed>(library: L, trial: &Trial, ports: &[u16]) -> Res
 
 /// Sends with a task for each connection.
 pub(super) fn send<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-    L::block_on(async {
+    L::Runtime::block_on(async {
         let (messages, share) = (Messages::of(trial), trial.share());
         let connections = connect_all(library, trial, ports).await?;
         let start = parent.go();
         let send = |mut connection: L::Connection| {
-            L::spawn(async move {
+            L::Runtime::spawn(async move {
                 for number in 0..share {
                     connection.feed(messages.bytes(number)).await?;
                 }
@@ -64,75 +67,82 @@ pub(super) fn send<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
     })
 }
 
-/// Receives with a task for each connection.
+/// Listens, and plays all connections, each in a task of its own.
+async fn accept_all<L: Framed, F>(
+    library: L,
+    trial: &Trial,
+    parent: &Parent,
+    play: impl Fn(L::Connection) -> F,
+) -> Result<Vec<impl Future<Output = F::Output> + Send>>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let (port, mut acceptor) = library.listen(trial.size).await?;
+    parent.ready(&[port]);
+    let mut tasks = Vec::new();
+    for _ in 0..trial.connections {
+        tasks.push(L::Runtime::spawn(play(library.accept(&mut acceptor).await?)));
+    }
+    Ok(tasks)
+}
+
 pub(super) fn receive<L: Framed>(library: L, trial: &Trial, parent: &Parent) -> Result<()> {
-    L::block_on(async {
-        let (port, mut acceptor) = library.listen(trial.size).await?;
-        parent.ready(&[port]);
-        let mut tasks = Vec::new();
-        for _ in 0..trial.connections {
-            let mut connection = library.accept(&mut acceptor).await?;
-            let (mut inspector, share) = (Inspector::new(trial), trial.share());
-            tasks.push(L::spawn(async move {
-                while inspector.messages() < share {
-                    let message = connection.next().await.ok_or("a connection ended early")?.map_err(Into::into)?;
-                    inspector.take(message.as_ref());
-                }
-                Ok::<_, Error>((inspector, connection))
-            }));
+    let waiting = Waiting::of(trial.connections);
+    let take_all = |mut connection: L::Connection| {
+        let mut inspector = Inspector::new(trial, trial.share(), &waiting);
+        async move {
+            while let Some(message) = connection.next().await {
+                inspector.take(message.map_err(Into::into)?.as_ref());
+            }
+            Ok::<_, Error>(inspector)
         }
-        let (inspectors, _open): (Vec<_>, Vec<_>) = try_join_all(tasks).await?.into_iter().unzip();
-        parent.received(Inspector::report(inspectors));
+    };
+    L::Runtime::block_on(async {
+        let tasks = accept_all(library, trial, parent, take_all).await?;
+        parent.received(Inspector::report(try_join_all(tasks).await?));
         Ok(())
     })
 }
 
 pub(super) fn echo<L: Framed>(library: L, trial: &Trial, parent: &Parent) -> Result<()> {
-    L::block_on(async {
-        let (port, mut acceptor) = library.listen(trial.size).await?;
-        parent.ready(&[port]);
-        let mut connection = library.accept(&mut acceptor).await?;
-        let echo = L::spawn(async move {
-            while let Some(Ok(message)) = connection.next().await {
-                if connection.send(message.into()).await.is_err() {
-                    break;
-                }
-            }
-        });
-        echo.await;
+    let reply = |mut connection: L::Connection| async move {
+        while let Some(message) = connection.next().await {
+            connection.send(message.map_err(Into::into)?.into()).await.map_err(Into::into)?;
+        }
+        Ok::<_, Error>(())
+    };
+    L::Runtime::block_on(async {
+        try_join_all(accept_all(library, trial, parent, reply).await?).await?;
+        parent.received(Received::default());
         Ok(())
     })
 }
 
 pub(super) fn ping<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-    let (messages, check, millis) = (Messages::of(trial), Check::of(trial), trial.millis);
-    L::block_on(async {
-        let mut connection = library.connect(ports[0], trial.size).await?;
+    L::Runtime::block_on(async {
+        let (mut connection, mut pings) = (library.connect(ports[0], trial.size).await?, Pings::new(trial));
         let start = parent.go();
-        let client = L::spawn(async move {
-            let (mut sent, mut times, mut tally) = (0, histogram(), Tally::default());
-            let mut before = start;
-            while sent < WARM_UP || before < start + millis * 1_000_000 {
-                before = clock::now();
-                connection.send(messages.bytes(sent)).await.map_err(Into::into)?;
+        let client = L::Runtime::spawn(async move {
+            while let Some(request) = pings.request() {
+                connection.send(Bytes::from_static(request)).await.map_err(Into::into)?;
                 let reply = connection.next().await.ok_or("the connection ended early")?.map_err(Into::into)?;
-                if sent >= WARM_UP {
-                    times.saturating_record(clock::now() - before);
-                }
-                tally.take(&check, reply.as_ref());
-                sent += 1;
+                pings.reply(reply.as_ref());
             }
-            Ok::<_, Error>(Sent { start, replies: Some((tally, sent)), latency: Some(Latency::of(&times)) })
+            L::half_close(&mut connection).await?;
+            while let Some(reply) = connection.next().await {
+                pings.reply(reply.map_err(Into::into)?.as_ref());
+            }
+            Ok::<_, Error>(pings)
         });
-        let sent = client.await?;
-        parent.sent(sent);
+        let pings = client.await?;
+        parent.sent(pings.report(start));
         Ok(())
     })
 }
 
 /// Sends at a fixed rate, on this thread: between the bursts it sleeps, which no task of a runtime should do.
 pub(super) fn pace<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-    L::block_on(async {
+    L::Runtime::block_on(async {
         let mut connection = library.connect(ports[0], trial.size).await?;
         let start = parent.go();
         let mut pace = Pace::new(trial, start);
@@ -150,37 +160,25 @@ pub(super) fn pace<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
 
 /// Takes one message of each connection.
 pub(super) fn stall<L: Framed>(library: L, trial: &Trial, parent: &Parent) -> Result<()> {
-    L::block_on(async {
-        let (port, mut acceptor) = library.listen(trial.size).await?;
-        parent.ready(&[port]);
-        let mut tasks = Vec::new();
-        for _ in 0..trial.connections {
-            let mut connection = library.accept(&mut acceptor).await?;
-            tasks.push(L::spawn(async move { (connection.next().await.is_some(), connection) }));
-        }
-        let _open = futures::future::join_all(tasks).await;
+    let take_one = |mut connection: L::Connection| async move { (connection.next().await.is_some(), connection) };
+    L::Runtime::block_on(async {
+        let _open = join_all(accept_all(library, trial, parent, take_one).await?).await;
         parent.received(Received::default());
         Ok(())
     })
 }
 
 pub(super) fn hold<L: Framed>(library: L, trial: &Trial, parent: &Parent) -> Result<()> {
-    L::block_on(async {
-        let (port, mut acceptor) = library.listen(trial.size).await?;
-        parent.ready(&[port]);
-        let mut tasks = Vec::new();
-        for _ in 0..trial.connections {
-            let mut connection = library.accept(&mut acceptor).await?;
-            tasks.push(L::spawn(async move { while let Some(Ok(_)) = connection.next().await {} }));
-        }
+    let wait = |mut connection: L::Connection| async move { while let Some(Ok(_)) = connection.next().await {} };
+    L::Runtime::block_on(async {
+        let _waiting = accept_all(library, trial, parent, wait).await?;
         parent.received(Received::default());
-        drop(tasks);
         Ok(())
     })
 }
 
 pub(super) fn dial<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-    L::block_on(async {
+    L::Runtime::block_on(async {
         let _open = connect_all(library, trial, ports).await?;
         let start = parent.go();
         parent.sent(Sent { start, ..Sent::default() });

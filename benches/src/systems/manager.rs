@@ -6,8 +6,8 @@ use buffstreams::{Address, Backoff, Manager};
 use futures::SinkExt;
 use futures::future::try_join_all;
 
-use super::System;
 use super::buffstreams::{Buffstreams, config};
+use super::{Pace, System, stamped};
 use crate::Result;
 use crate::child::{Parent, Sent};
 use crate::messages::Messages;
@@ -19,9 +19,35 @@ pub(super) struct Managed;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 
+fn address(port: &u16) -> Address {
+    Address::from(format!("127.0.0.1:{port}"))
+}
+
 impl System for Managed {
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()> {
         Buffstreams.receive(trial, parent)
+    }
+
+    fn stall(&self, trial: &Trial, parent: &Parent) -> Result<()> {
+        Buffstreams.stall(trial, parent)
+    }
+
+    fn pace(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
+        async_std::task::block_on(async {
+            let (manager, address) = (Manager::new(config(trial.size)), address(&ports[0]));
+            manager.dial(&address).await?;
+            let mut sink = manager.sink();
+            let start = parent.go();
+            let mut pace = Pace::new(trial, start);
+            while let Some((due, burst)) = pace.next() {
+                for number in burst {
+                    sink.feed((address.clone(), stamped(trial.size, number, due).into())).await?;
+                }
+                sink.flush().await?;
+            }
+            parent.sent(Sent { start, ..Sent::default() });
+            Ok(())
+        })
     }
 
     /// Each producer goes round the addresses.
@@ -33,7 +59,6 @@ impl System for Managed {
                 false => config,
             };
             let (messages, share, manager) = (Messages::of(trial), trial.share(), Manager::new(config));
-            let address = |port: &u16| Address::from(format!("127.0.0.1:{port}"));
             let addresses: Vec<_> = ports.iter().map(address).collect();
             for address in &addresses {
                 manager.dial(address).await?;

@@ -6,12 +6,16 @@ mod callback;
 mod framed;
 mod manager;
 mod message_io;
+mod pings;
 mod raw;
+mod runtime;
 mod tokio_util;
 #[cfg(feature = "zmq")]
 mod zmq;
 
 use std::time::Duration;
+
+pub(crate) use pings::WARM_UP;
 
 use crate::child::Parent;
 use crate::clock;
@@ -49,7 +53,7 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn System> {
 
 /// The parts that a process can play in a trial. Each tells the parent how far it is.
 pub(crate) trait System: Sync {
-    /// Receives all messages of all connections, and checks them.
+    /// Receives all messages of all connections until they end, and checks them.
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()>;
     /// Opens the connections of one process, and sends what is theirs.
     fn send(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()>;
@@ -87,9 +91,6 @@ fn unsupported() -> Result<()> {
 /// How many connections may wait to be accepted, where a system's own limit is about a hundred. One too many costs its
 /// client a second, before anything is measured.
 const BACKLOG: i32 = 4096;
-
-/// How many requests are not counted: the first ones find cold caches and unscheduled threads.
-const WARM_UP: u64 = 500;
 
 /// The clock of a sender with a fixed rate: bursts at fixed times, whatever became of the ones before.
 struct Pace {

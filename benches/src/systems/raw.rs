@@ -3,17 +3,18 @@
 //! Bytes are counted, and nothing else can be checked, except where messages have to be told apart for their times.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use rustix::event::epoll;
 
-use super::{BACKLOG, Pace, System, WARM_UP};
-use crate::check::{Check, Inspector, Latency, Received, Tally, histogram};
-use crate::child::{Parent, Sent};
-use crate::messages::{self, Messages};
+use super::pings::Pings;
+use super::{BACKLOG, Pace, System};
+use crate::check::{Inspector, Received, Tally};
+use crate::child::{Parent, Sent, Waiting};
+use crate::messages;
 use crate::plan::{Scenario, Trial};
-use crate::{Error, Result, clock};
+use crate::{Error, Result};
 
 pub(super) struct Raw;
 
@@ -41,33 +42,42 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads to the end of one connection's share.
-fn count(mut stream: TcpStream, share: u64) -> Result<(u64, TcpStream)> {
+/// Counts the bytes of one connection, to its end.
+fn count(mut stream: TcpStream, share: u64, waiting: &Waiting) -> Result<u64> {
     let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
-    while bytes < share {
-        match stream.read(&mut buffer)? {
-            0 => return Err("a connection ended early".into()),
-            count => bytes += count as u64,
+    loop {
+        let count = stream.read(&mut buffer)? as u64;
+        if count == 0 {
+            return Ok(bytes);
         }
+        if bytes < share && bytes + count >= share {
+            waiting.arrived();
+        }
+        bytes += count;
     }
-    Ok((bytes, stream))
 }
 
 /// The same for many connections in one thread.
-fn count_polled(streams: &mut [TcpStream], expected: u64) -> Result<u64> {
+fn count_polled(streams: &mut [TcpStream], expected: u64, waiting: &Waiting) -> Result<u64> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (index, stream) in streams.iter().enumerate() {
         epoll::add(&poll, stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
     }
     let (mut buffer, mut bytes, mut events) = (vec![0; CHUNK], 0, Vec::with_capacity(1024));
-    while bytes < expected {
+    let mut open = streams.len();
+    while open > 0 {
         events.clear();
         epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None)?;
         for event in &events {
-            match streams[event.data.u64() as usize].read(&mut buffer)? {
-                0 => return Err("a connection ended early".into()),
-                count => bytes += count as u64,
+            let stream = &mut streams[event.data.u64() as usize];
+            let count = stream.read(&mut buffer)? as u64;
+            if count == 0 {
+                epoll::delete(&poll, stream)?;
+                open -= 1;
+            } else if bytes < expected && bytes + count >= expected {
+                waiting.arrived();
             }
+            bytes += count;
         }
     }
     Ok(bytes)
@@ -75,18 +85,19 @@ fn count_polled(streams: &mut [TcpStream], expected: u64) -> Result<u64> {
 
 /// Looks at messages of a fixed size, of one connection.
 fn inspect(stream: &mut TcpStream, trial: &Trial) -> Result<Inspector> {
-    let (mut buffer, mut filled, mut inspector) = (vec![0; CHUNK], 0, Inspector::new(trial));
-    while inspector.messages() < trial.messages {
-        match stream.read(&mut buffer[filled..])? {
-            0 => return Err("the connection ended early".into()),
-            count => filled += count,
+    let (mut buffer, mut filled) = (vec![0; CHUNK], 0);
+    let mut inspector = Inspector::new(trial, trial.messages, &Waiting::of(1));
+    loop {
+        let count = stream.read(&mut buffer[filled..])?;
+        if count == 0 {
+            return if filled == 0 { Ok(inspector) } else { Err("the connection ended inside a message".into()) };
         }
+        filled += count;
         let whole = filled - filled % trial.size;
         buffer[..whole].chunks_exact(trial.size).for_each(|message| inspector.take(message));
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
     }
-    Ok(inspector)
 }
 
 /// Writes `share` bytes to each, a chunk at a time in turns.
@@ -118,22 +129,21 @@ impl System for Raw {
         }
         let streams = (0..trial.connections).map(|_| accept(&listener));
         let share = trial.share() * trial.size as u64;
-        let (bytes, _open) = if trial.connections <= THREADS {
+        let bytes = if trial.connections <= THREADS {
+            let waiting = Waiting::of(trial.connections);
             // Each begins as soon as it is accepted.
             let threads = streams
                 .map(|stream| {
-                    let stream = stream?;
-                    Ok(thread::Builder::new().stack_size(CHUNK).spawn(move || count(stream, share))?)
+                    let (stream, waiting) = (stream?, waiting.clone());
+                    Ok(thread::Builder::new().stack_size(CHUNK).spawn(move || count(stream, share, &waiting))?)
                 })
                 .collect::<Result<_>>()?;
-            let (bytes, streams): (Vec<u64>, Vec<_>) = join(threads)?.into_iter().unzip();
-            (bytes.iter().sum(), streams)
+            join(threads)?.iter().sum()
         } else {
             let mut streams = streams.collect::<Result<Vec<_>>>()?;
-            (count_polled(&mut streams, share * trial.connections as u64)?, streams)
+            count_polled(&mut streams, share * trial.connections as u64, &Waiting::of(1))?
         };
-        let end = clock::now();
-        parent.received(Received { end, tally: Tally::of_bytes(bytes, trial.size), latency: None });
+        parent.received(Received { tally: Tally::of_bytes(bytes, trial.size), latency: None });
         Ok(())
     }
 
@@ -157,26 +167,26 @@ impl System for Raw {
         let mut stream = accept(&listen(parent)?)?;
         let mut message = vec![0; trial.size];
         while stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {}
+        drop(stream);
+        parent.received(Received::default());
         Ok(())
     }
 
     fn ping(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-        let (messages, check, mut stream) = (Messages::of(trial), Check::of(trial), connect(ports[0])?);
-        let (mut sent, mut times, mut tally) = (0, histogram(), Tally::default());
+        let (mut stream, mut pings) = (connect(ports[0])?, Pings::new(trial));
         let mut reply = vec![0; trial.size];
         let start = parent.go();
-        let mut before = start;
-        while sent < WARM_UP || before < start + trial.millis * 1_000_000 {
-            before = clock::now();
-            stream.write_all(messages.slice(sent))?;
+        while let Some(request) = pings.request() {
+            stream.write_all(request)?;
             stream.read_exact(&mut reply)?;
-            if sent >= WARM_UP {
-                times.saturating_record(clock::now() - before);
-            }
-            tally.take(&check, &reply);
-            sent += 1;
+            pings.reply(&reply);
         }
-        parent.sent(Sent { start, replies: Some((tally, sent)), latency: Some(Latency::of(&times)) });
+        stream.shutdown(Shutdown::Write)?;
+        reply.clear();
+        if stream.read_to_end(&mut reply)? > 0 {
+            pings.reply(&reply);
+        }
+        parent.sent(pings.report(start));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::{Framed as Connection, LengthDelimitedCodec};
 
 use super::framed::{Framed, plays_as_framed};
+use super::runtime::Tokio;
 use crate::Result;
 
 /// With the buffers that buffstreams has by default.
@@ -36,23 +37,11 @@ impl Flavour for Default {
 }
 
 impl<F: Flavour> Framed for F {
+    type Runtime = Tokio;
     type Message = BytesMut;
     type Error = std::io::Error;
     type Connection = Connection<TcpStream, LengthDelimitedCodec>;
     type Acceptor = TcpListener;
-
-    fn block_on<T: Future>(future: T) -> T::Output {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
-        runtime.block_on(future)
-    }
-
-    fn spawn<T>(future: T) -> impl Future<Output = T::Output> + Send
-    where
-        T: Future<Output: Send> + Send + 'static,
-    {
-        let task = tokio::spawn(future);
-        async { task.await.expect("no task panics, and none is aborted") }
-    }
 
     async fn connect(self, port: u16, _: usize) -> Result<Self::Connection> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;

@@ -1,0 +1,40 @@
+//! The runtimes that the systems with sinks and streams stand on.
+
+pub(super) trait Runtime {
+    fn block_on<F: Future>(future: F) -> F::Output;
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
+    where
+        F: Future<Output: Send> + Send + 'static;
+}
+
+pub(super) struct AsyncStd;
+
+impl Runtime for AsyncStd {
+    fn block_on<F: Future>(future: F) -> F::Output {
+        async_std::task::block_on(future)
+    }
+
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        async_std::task::spawn(future)
+    }
+}
+
+pub(super) struct Tokio;
+
+impl Runtime for Tokio {
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+        runtime.block_on(future)
+    }
+
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let task = tokio::spawn(future);
+        async { task.await.expect("no task panics, and none is aborted") }
+    }
+}
