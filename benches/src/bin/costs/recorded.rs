@@ -11,8 +11,6 @@ use crate::callgrind::Cost;
 use crate::cases::Case;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/costs.json");
-/// How much the instructions may grow: less than a change that matters, more than a compiler's whims.
-const INSTRUCTIONS: f64 = 0.05;
 
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Recorded {
@@ -89,9 +87,9 @@ pub(crate) fn print_row(case: &Case, recorded: Option<Cost>, now: Cost) -> Compa
     // A case that nobody recorded is checked against nothing, so it must be recorded first.
     let comparison = match recorded {
         None => Comparison::More,
-        Some(_) if growth > INSTRUCTIONS => Comparison::More,
+        Some(_) if growth > case.growth => Comparison::More,
         Some(_) if more > case.slack => Comparison::More,
-        Some(_) if growth < -INSTRUCTIONS => Comparison::Less,
+        Some(_) if growth < -case.growth => Comparison::Less,
         Some(_) if more < -case.slack => Comparison::Less,
         Some(_) => Comparison::Same,
     };
