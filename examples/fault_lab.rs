@@ -1,6 +1,6 @@
 //! Sends messages through a proxy that breaks connections on purpose, and checks that every message has one end.
 //!
-//! `fault_lab [--seed N] [--messages N] [--faults N]`. The same seed makes the same choices; the time at which the system
+//! `fault_lab [--seed N] [--messages N] [--faults N] [--reconnect]`. The same seed makes the same choices; the time at which the system
 //! does its part differs. It ends with status 1 if the books do not balance.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // To print is what it is for.
 
@@ -24,23 +24,28 @@ mod fault_lab {
 const HELP: &str = "\
 Sends messages through a proxy that cuts, resets, stalls and delays, and balances the books.
 
-    fault_lab [--seed N] [--messages N] [--faults N]
+    fault_lab [--seed N] [--messages N] [--faults N] [--reconnect]
 
     --seed N       what happens where            [default: 1]
     --messages N   how many messages are sent    [default: 100000]
     --faults N     how many faults there are     [default: 100]
+    --reconnect    dial again and again, so that no message comes back
 
 It ends with status 0 if the books balance, and with 1 if they do not.";
 
 /// `None` if it was asked for help.
 fn settings() -> Result<Option<lab::Settings>, BoxError> {
-    let mut settings = lab::Settings { seed: 1, messages: 100_000, faults: 100 };
+    let mut settings = lab::Settings { seed: 1, messages: 100_000, faults: 100, reconnect: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let setting = match arg.as_str() {
             "--seed" => &mut settings.seed,
             "--messages" => &mut settings.messages,
             "--faults" => &mut settings.faults,
+            "--reconnect" => {
+                settings.reconnect = true;
+                continue;
+            }
             "--help" | "-h" => return Ok(None),
             _ => return Err(format!("{arg} is unknown; --help tells what there is").into()),
         };
@@ -81,6 +86,7 @@ async fn main() -> Result<(), BoxError> {
     for rule in &broken {
         eprintln!("broken: {rule}");
     }
-    let lab::Settings { seed, messages, faults } = settings;
-    Err(format!("the books do not balance: --seed {seed} --messages {messages} --faults {faults}").into())
+    let lab::Settings { seed, messages, faults, reconnect } = settings;
+    let reconnect = if reconnect { " --reconnect" } else { "" };
+    Err(format!("the books do not balance: --seed {seed} --messages {messages} --faults {faults}{reconnect}").into())
 }

@@ -404,8 +404,8 @@ impl LinkTask {
         self.poll_end(cx)
     }
 
-    /// Waits for the peer to close. A manager has no stream of replies: what comes is read and forgotten, or it would
-    /// hide the end.
+    /// Waits for the peer to close. A manager has no stream of replies: what comes is read and forgotten, or the end might
+    /// have no room to arrive.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         for _ in 0..READS_PER_POLL {
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut [0; 1024])) {

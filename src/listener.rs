@@ -22,6 +22,7 @@ use crate::net::{self, Acceptor, Shutter, Task};
 use crate::outgoing::Outgoing;
 use crate::peer::{Address, Peer};
 use crate::pool::CHUNK;
+use crate::reader;
 
 /// A listening socket: a `Stream` of `(Peer, Bytes)` with the messages of all who connect.
 ///
@@ -108,7 +109,7 @@ struct Batch {
     peer: Peer,
     received: Received,
     /// Its share of the inbox, free again when the batch is taken.
-    _share: inbox::Share,
+    share: inbox::Share,
 }
 
 impl Listener {
@@ -221,7 +222,7 @@ impl Stream for Incoming {
                 // Only now is its last message answered: see `Outgoing`.
                 this.batch = None;
             }
-            if let Some(batch) = this.read_on(cx) {
+            if let Some(batch) = ready!(this.read_on(cx)) {
                 this.batch = Some(batch);
                 continue;
             }
@@ -233,7 +234,7 @@ impl Stream for Incoming {
                         // This batch counts as well.
                         bytes_left: this.arrivals.hub.config.inbox_bytes.saturating_sub(share.bytes()),
                     });
-                    this.batch = Some(Batch { peer: received.member.peer, received, _share: share });
+                    this.batch = Some(Batch { peer: received.member.peer, received, share });
                 }
                 Some(Parcel { item: Arrival::Connection(_), .. }) => {}
                 None => return Poll::Ready(None),
@@ -299,26 +300,38 @@ impl Drop for Arrivals {
 
 impl Incoming {
     /// The next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept waiting.
-    fn read_on(&mut self, cx: &mut Context<'_>) -> Option<Batch> {
-        let Borrowed { member, lent, bytes_left } = self.borrowed.as_mut()?;
+    /// Pending to let other tasks run.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
+        let Some(Borrowed { member, lent, bytes_left }) = &mut self.borrowed else { return Poll::Ready(None) };
         let (hub, inbox) = (&self.arrivals.hub, &self.arrivals.inbox);
         // Where there is one thread for all, nobody else reads meanwhile.
-        let may = *bytes_left >= CHUNK + ITEM && inbox.is_empty() && member.may_be_read();
+        let mut may = inbox.is_empty() && member.may_be_read();
+        if may && *bytes_left < CHUNK + ITEM {
+            if hub.connections() == 1 {
+                // Nobody else has anything to read. Somebody may want to connect.
+                *bytes_left = hub.config.inbox_bytes.max(CHUNK + ITEM);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            may = false;
+        }
         if let Some(mut share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
-            match member.loan.poll_batch(*lent, cx) {
-                Poll::Pending => return None,
+            let count = |batch: reader::Batch| {
+                hub.count(batch.messages, batch.bytes);
+                share.shrink(batch.memory + ITEM);
+                Batch { peer: member.peer, received: Received::new(member, batch.frames), share }
+            };
+            match member.loan.poll_batch(*lent, cx, count) {
+                Poll::Pending => return Poll::Ready(None),
                 Poll::Ready(None) => {}
                 Poll::Ready(Some(batch)) => {
-                    hub.count(batch.messages, batch.bytes);
-                    share.shrink(batch.memory + ITEM);
-                    *bytes_left -= share.bytes();
-                    let received = Received::new(member, batch.frames);
-                    return Some(Batch { peer: member.peer, received, _share: share });
+                    *bytes_left = bytes_left.saturating_sub(batch.share.bytes());
+                    return Poll::Ready(Some(batch));
                 }
             }
         }
         self.borrowed = None;
-        None
+        Poll::Ready(None)
     }
 
     /// The address that the listener listens on.

@@ -55,8 +55,14 @@ impl Loan {
         Lent(NonZeroU64::MIN.saturating_add(state.lent))
     }
 
-    /// As the consumer: waits for the next batch. `None` when the reader is not lent any more: its task has to be called.
-    pub(crate) fn poll_batch(&self, lent: Lent, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
+    /// As the consumer: waits for the next batch, and has it counted before the task can have the reader back. `None` when the
+    /// reader is not lent any more: its task has to be called.
+    pub(crate) fn poll_batch<T>(
+        &self,
+        lent: Lent,
+        cx: &mut Context<'_>,
+        count: impl FnOnce(Batch) -> T,
+    ) -> Poll<Option<T>> {
         let mut state = self.lock();
         if !state.is(lent) {
             return Poll::Ready(None);
@@ -74,7 +80,7 @@ impl Loan {
             Poll::Ready(Ok(true)) if fits => {
                 let batch = reader.take();
                 *quiet = Some((net::now(), reader.is_mid_frame()));
-                return Poll::Ready(Some(batch));
+                return Poll::Ready(Some(count(batch)));
             }
             // The task looks again, and finds the frames, or the end.
             Poll::Pending | Poll::Ready(Ok(_)) => state.give_back(),

@@ -131,12 +131,12 @@ fn keep(buf: Bytes, push: fn(&mut VecDeque<Bytes>, Bytes)) {
     }
     loop {
         let mut pool = pool();
-        let Some(oldest) = pool.too_much_with(buf.len()) else {
+        let Some(least) = pool.too_much_with(buf.len()) else {
             return push(pool.shelf(buf.len()), buf);
         };
         // Freed while nobody waits for the lock.
         drop(pool);
-        drop(oldest);
+        drop(least);
     }
 }
 
@@ -189,6 +189,7 @@ impl Pool {
         } else {
             shelf.iter().map(Bytes::len).sum::<usize>() + size > KEEP_LARGE
         };
-        full.then(|| shelf.pop_front()).flatten()
+        // At the back are those that came last, and those that were looked at in vain.
+        full.then(|| shelf.pop_back()).flatten()
     }
 }

@@ -149,6 +149,8 @@ pub(crate) struct Books {
     /// How many messages and faults were asked for.
     pub(crate) messages: u64,
     pub(crate) faults: u64,
+    /// Whether the manager was to dial again and again.
+    pub(crate) reconnect: bool,
     /// How many messages the producers' sinks took.
     pub(crate) sent: u64,
     /// How many dead letters came.
@@ -192,7 +194,8 @@ impl Books {
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tally, ends, proxy, losses, receipts, .. } = self;
-        writeln!(f, "seed {}, {} messages, {} faults", self.seed, self.messages, self.faults)?;
+        let reconnect = if self.reconnect { ", reconnect" } else { "" };
+        writeln!(f, "seed {}, {} messages, {} faults{reconnect}", self.seed, self.messages, self.faults)?;
         writeln!(f, "  accepted       {:>9}  (the books were looked at {} times)", tally.accepted, self.samples)?;
         writeln!(f, "  written        {:>9}", tally.written)?;
         writeln!(f, "  dead-lettered  {:>9}", tally.dead_lettered)?;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 use buffstreams::{
-    Address, BoxError, Bytes, Config, DeadLetter, Error, Event, Events, LinkStats, Listener, Manager, ManagerEvent,
-    Reason,
+    Address, Backoff, BoxError, Bytes, Config, DeadLetter, Error, Event, Events, LinkStats, Listener, Manager,
+    ManagerEvent, Reason,
 };
 use fastrand::Rng;
 use futures::task::AtomicWaker;
@@ -50,13 +50,17 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) messages: u64,
     pub(crate) faults: u64,
+    /// Whether the manager dials again and again: then no message comes back.
+    pub(crate) reconnect: bool,
 }
 
 /// The limits fit faults that last 100 ms at the most: where the queues are full, the manager gives most stalls up before
 /// they end.
-fn config() -> Config {
-    let config = Config::new().max_message_size(MAX_MESSAGE);
-    config
+fn config(reconnect: bool) -> Config {
+    let backoff = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(10));
+    Config::new()
+        .max_message_size(MAX_MESSAGE)
+        .reconnect(reconnect.then_some(backoff))
         .write_timeout(Duration::from_millis(25))
         .dial_timeout(Duration::from_secs(1))
         .close_timeout(Duration::from_secs(20))
@@ -93,13 +97,13 @@ pub(crate) async fn run(
     progress: impl FnMut(u64, u64) + Send + 'static,
 ) -> Result<Books, BoxError> {
     let start = Instant::now();
-    let Settings { seed, messages, faults } = settings;
-    let listener = Listener::bind("127.0.0.1:0", config()).await?;
+    let Settings { seed, messages, faults, reconnect } = settings;
+    let listener = Listener::bind("127.0.0.1:0", config(false)).await?;
     let spacing = (messages as f64 * MEAN_FRAME as f64 * FAULTY / faults.max(1) as f64) as u64;
     let proxy = Proxy::start(listener.local_addr(), faults, move |n| Plan::seeded(seed, n, spacing.max(1)))?;
     let proxy = Arc::new(proxy);
     let (address, closer) = (Address::from(proxy.addr), listener.closer());
-    let manager = Manager::new(config());
+    let manager = Manager::new(config(reconnect));
     let letters = task::spawn(manager.dead_letters().map(|letter| returned(&letter)).collect::<Vec<_>>());
     let ends = task::spawn(ends(listener.events()));
     let confirmed = Arc::new(Confirmed::default());
@@ -162,11 +166,15 @@ pub(crate) async fn run(
         violations.push(format!("{damaged} dead letters are damaged"));
     }
     let dead: Vec<_> = letters.iter().copied().flatten().collect();
+    if reconnect && !letters.is_empty() {
+        violations.push(format!("{} messages came back, though the manager had not given up", letters.len()));
+    }
     let losses = receipts.settle(&sent, dead, &proxy.connections);
     Ok(Books {
         seed,
         messages,
         faults,
+        reconnect,
         sent: sent.iter().sum(),
         letters: letters.len() as u64,
         tally,

@@ -13,8 +13,9 @@ use proxy::Passed;
 
 use crate::peers::run;
 
-fn balances(seed: u64) {
-    let books = run(lab::run(Settings { seed, messages: 40_000, faults: 50 }, |_, _| {})).expect("a run");
+fn balances(seed: u64, reconnect: bool) {
+    let settings = Settings { seed, messages: 40_000, faults: 50, reconnect };
+    let books = run(lab::run(settings, |_, _| {})).expect("a run");
     assert!(books.broken_rules().is_empty(), "{books}\n{:#?}", books.broken_rules());
     assert!(books.samples > 0, "nobody looked at the books");
     assert!(books.tally.reconnects > 10, "{books}");
@@ -23,17 +24,22 @@ fn balances(seed: u64) {
 
 #[test]
 fn the_books_of_seed_1_balance() {
-    balances(1);
+    balances(1, false);
 }
 
 #[test]
 fn the_books_of_seed_2_balance() {
-    balances(2);
+    balances(2, false);
 }
 
 #[test]
 fn the_books_of_seed_3_balance() {
-    balances(3);
+    balances(3, false);
+}
+
+#[test]
+fn the_books_of_a_manager_that_reconnects_balance_and_nothing_comes_back() {
+    balances(4, true);
 }
 
 /// What two connections brought of one producer's messages.

@@ -71,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "outgoing",
             "peer",
             "pool",
+            "reader",
         ],
     ),
     ("callback.rs", &["error", "events", "hub", "listener", "net", "peer"]),

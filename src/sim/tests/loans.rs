@@ -215,10 +215,10 @@ fn who_was_lent_a_reader_once_cannot_use_it_when_it_is_lent_again() {
         let first = loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))));
         let Some(Ok(reader)) = loan.revoke() else { panic!("it was out") };
         let second = loan.lend(reader);
-        assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(first, cx))), Poll::Ready(None)));
+        assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(first, cx, drop))), Poll::Ready(None)));
         loan.give_back(first);
         assert!(loan.take_back().is_none());
-        assert!(futures::poll!(poll_fn(|cx| loan.poll_batch(second, cx))).is_pending());
+        assert!(futures::poll!(poll_fn(|cx| loan.poll_batch(second, cx, drop))).is_pending());
         loan.give_back(second);
         assert!(matches!(loan.take_back(), Some(Ok(_))));
     });
