@@ -66,8 +66,14 @@ impl Lent {
         Self::fitting(CHUNK)
     }
 
-    /// A buffer that is hardly larger than twice `want` bytes; `want` is at most [`CHUNK`].
-    pub(crate) fn fitting(want: usize) -> Self {
+    /// A buffer that starts with these bytes, [`CHUNK`] at the most, and is hardly larger than twice as long.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        let mut copy = Self::fitting(bytes.len());
+        copy[..bytes.len()].copy_from_slice(bytes);
+        copy
+    }
+
+    fn fitting(want: usize) -> Self {
         debug_assert!(want <= CHUNK, "{want} bytes");
         let size = want.next_power_of_two().max(LEAST);
         let kept = pool().take(size);

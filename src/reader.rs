@@ -167,8 +167,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.want = scan.want();
         // A buffer of the pool may be many times larger than what was read into it.
         let whole = if end <= buf.len() / PIN && end <= CHUNK {
-            let mut few = Lent::fitting(end);
-            few[..end].copy_from_slice(&buf[..end]);
+            let few = Lent::copy_of(&buf[..end]);
             buf.copy_within(end..filled, 0);
             self.buffer = Buffer::of(buf, filled - end);
             few
@@ -245,11 +244,7 @@ impl Buffer {
                 glimpsed.copy_from_slice(received);
                 Self::Glimpsed { bytes, len: len as u8 }
             }
-            (len, None) => {
-                let mut buf = Lent::fitting(len);
-                buf[..len].copy_from_slice(received);
-                Self::Lent { buf, filled: len }
-            }
+            (len, None) => Self::Lent { buf: Lent::copy_of(received), filled: len },
         }
     }
 

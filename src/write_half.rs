@@ -208,7 +208,7 @@ impl WriteHalf {
     }
 
     fn has_room_while_down(&self) -> bool {
-        let mark = if self.shared.reconnects() { self.shared.config.queue_bytes } else { HIGH_WATER };
+        let mark = self.shared.config.room_while_down().unwrap_or(HIGH_WATER);
         match &self.state {
             WriteState::Down(output) | WriteState::Dialing(output, _) => self.shared.is_dialed() && output.len() < mark,
             WriteState::Open(_) | WriteState::Closed => false,
@@ -231,12 +231,9 @@ impl WriteHalf {
         if self.untold.is_some() || self.is_closed() {
             return Poll::Ready(Ok(()));
         }
-        let awake = self.wake_up(cx);
-        // Without a backoff there is one attempt, and it is the flush that makes it.
-        if awake.is_ok() && self.has_room_while_down() && !self.shared.reconnects() {
-            return Poll::Ready(Ok(()));
-        }
-        let polled = match awake {
+        let polled = match self.wake_up(cx) {
+            // Without a backoff there is one attempt, and it is the flush that makes it.
+            Ok(()) if self.has_room_while_down() && !self.shared.reconnects() => return Poll::Ready(Ok(())),
             Ok(()) => self.poll_write(cx, Writer::poll_room),
             Err(error) => Poll::Ready(Err(error)),
         };
