@@ -98,12 +98,12 @@ impl Config {
 
     /// How many bytes of replies a listener holds for one peer that does not take them. Default: 4 MiB.
     ///
-    /// From 64 KiB on nothing more is read from that peer; at this limit the sink of replies waits, for all peers, and at
+    /// From 60 KiB on nothing more is read from that peer; at this limit the sink of replies waits, for all peers, and at
     /// the end of `write_timeout` the peer is disconnected. What was read before may all be that peer's: where replies are
     /// no larger than what they answer, nobody waits if this is above `inbox_bytes` plus 128 KiB plus two messages.
     ///
     /// With [`reconnect`](Self::reconnect), it is also how many bytes a connection, or an address of a manager, holds while
-    /// it is down, and at most one hand-over of 64 KiB, or of this if it is less, and one message on top; when it is full the
+    /// it is down, and at most one hand-over of 60 KiB, or of this if it is less, and one message on top; when it is full the
     /// sink waits. What a [`ManagerSink`](crate::ManagerSink) leaves behind when it is dropped is held up to this in any case.
     /// A manager holds as many bytes of dead letters.
     #[must_use]

@@ -23,7 +23,7 @@ use crate::write_half::WriteHalf;
 ///
 /// # Sending
 ///
-/// - `poll_ready` waits while 64 KiB are pending.
+/// - `poll_ready` waits while 60 KiB are pending.
 /// - `start_send` never waits and never loses a message; one over the limit comes back in
 ///   [`Error::MessageTooLarge`], and the sink works on.
 /// - `poll_flush` is ready when the kernel has taken everything. That the peer's host, or its program, has it is more
@@ -37,10 +37,10 @@ use crate::write_half::WriteHalf;
 /// # When it breaks
 ///
 /// An error closes the socket. What was accepted and not handed whole to the kernel is held, and so is what is accepted from
-/// then on, 64 KiB of it. The next flush, be it that of a `send` or a `close`, opens the connection again and sends all that
+/// then on, 60 KiB of it. The next flush, be it that of a `send` or a `close`, opens the connection again and sends all that
 /// is held, in order; a frame that was cut is sent again from its start, because the receiver discards a part of a frame.
 /// If that fails, the error says why, what is held stays held, and the next flush tries again;
-/// [`take_unsent`](Self::take_unsent) takes the messages back. From 64 KiB on, `poll_ready` does as a flush does.
+/// [`take_unsent`](Self::take_unsent) takes the messages back. From 60 KiB on, `poll_ready` does as a flush does.
 ///
 /// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
 /// [`Error::Dial`], [`Error::DialTimeout`]. `poll_ready` leaves it to `start_send`, which returns it as the source of

@@ -215,29 +215,14 @@ impl Stream for Incoming {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            if let Some(batch) = &mut this.batch {
-                if let Some(message) = batch.received.frames.next() {
-                    return Poll::Ready(Some((batch.peer, message)));
-                }
-                // Only now is its last message answered: see `Outgoing`.
-                this.batch = None;
+            // The way of most messages, which is short enough to become part of the consumer.
+            if let Some(batch) = &mut this.batch
+                && let Some(len) = batch.received.frames.find()
+            {
+                return Poll::Ready(Some((batch.peer, batch.received.frames.cut(len))));
             }
-            if let Some(batch) = ready!(this.read_on(cx)) {
-                this.batch = Some(batch);
-                continue;
-            }
-            match ready!(this.arrivals.poll_next(cx)) {
-                Some(Parcel { item: Arrival::Batch(received), share }) => {
-                    this.borrowed = received.lent.map(|lent| Borrowed {
-                        member: received.member.clone(),
-                        lent,
-                        // This batch counts as well.
-                        bytes_left: this.arrivals.hub.config.inbox_bytes.saturating_sub(share.bytes()),
-                    });
-                    this.batch = Some(Batch { peer: received.member.peer, received, share });
-                }
-                Some(Parcel { item: Arrival::Connection(_), .. }) => {}
-                None => return Poll::Ready(None),
+            if !ready!(this.poll_batch(cx)) {
+                return Poll::Ready(None);
             }
         }
     }
@@ -299,6 +284,35 @@ impl Drop for Arrivals {
 }
 
 impl Incoming {
+    /// Waits for the next batch; `false` when none comes any more.
+    #[inline(never)]
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // Only now is its last message answered: see `Outgoing`.
+        self.batch = None;
+        self.batch = ready!(self.read_on(cx));
+        while self.batch.is_none() {
+            match ready!(self.arrivals.poll_next(cx)) {
+                Some(Parcel { item: Arrival::Batch(received), share }) => {
+                    self.batch = Some(self.batch_of(received, share))
+                }
+                Some(Parcel { item: Arrival::Connection(_), .. }) => {}
+                None => return Poll::Ready(false),
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// A batch out of the inbox, and with it perhaps the reader of its peer.
+    fn batch_of(&mut self, received: Received, share: inbox::Share) -> Batch {
+        self.borrowed = received.lent.map(|lent| Borrowed {
+            member: received.member.clone(),
+            lent,
+            // This batch counts as well.
+            bytes_left: self.arrivals.hub.config.inbox_bytes.saturating_sub(share.bytes()),
+        });
+        Batch { peer: received.member.peer, received, share }
+    }
+
     /// The next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept waiting.
     /// Pending to let other tasks run.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<Option<Batch>> {

@@ -101,7 +101,7 @@ impl Manager {
 
     /// Sends one message, and waits until the kernel has taken it.
     ///
-    /// While 64 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits before the
+    /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits before the
     /// message is accepted. Many `write`s at once share system calls, but
     /// each waits for its own; for a stream of messages a [`sink`](Self::sink) is many times faster.
     ///

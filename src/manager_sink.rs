@@ -27,14 +27,14 @@ const PRUNE_FROM: usize = 64;
 /// - `start_send` never waits. A message over the limit comes back in [`Error::MessageTooLarge`], one to an address that is
 ///   not open in [`Error::NotOpen`]; the sink works on.
 /// - `poll_ready` waits while the queue of the last address written to is full, and as much as a hand-over is collected here.
-///   It is full when 64 KiB are pending, or, while the connection is down and is opened again by
+///   It is full when 60 KiB are pending, or, while the connection is down and is opened again by
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
 ///   sink. If messages that did since the last flush were not sent, it tells, once for each address: [`Error::NotSent`], or
 ///   [`Error::NotOpen`] where the address was closed before they were handed over. They are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections.
 ///
-/// Small messages are put together here, without a lock, and handed over 64 KiB at a time, or `queue_bytes` with
+/// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
 /// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
 ///
 /// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what

@@ -34,26 +34,28 @@ impl ReadHalf {
         Self { shared, reader, generation, ended: false, slow: Deadline::default() }
     }
 
-    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    /// Waits for more frames; `false` at the end. It comes once for each batch.
+    #[inline(never)]
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         loop {
             if self.ended && !self.follow() {
-                return Poll::Ready(None);
+                return Poll::Ready(Ok(false));
             }
-            let error = match self.reader.poll_message(cx) {
-                Poll::Ready(Some(Ok(message))) => {
+            let error = match self.reader.poll_frames(cx) {
+                Poll::Ready(Ok(true)) => {
                     self.slow.clear();
-                    return Poll::Ready(Some(Ok(message)));
+                    return Poll::Ready(Ok(true));
                 }
-                Poll::Ready(Some(Err(error))) => error,
-                Poll::Ready(None) => {
+                Poll::Ready(Ok(false)) => {
                     self.end(Reason::Closed);
                     continue;
                 }
+                Poll::Ready(Err(error)) => error,
                 Poll::Pending if self.reader.waits_for_peer() => ready!(self.slow.poll(self.patience(), 0, cx)),
                 Poll::Pending => return Poll::Pending,
             };
             self.end(Reason::from(&error));
-            return Poll::Ready(Some(Err(error)));
+            return Poll::Ready(Err(error));
         }
     }
 
@@ -102,9 +104,16 @@ impl Stream for ReadHalf {
     #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        match this.reader.next_buffered() {
-            Some(message) => Poll::Ready(Some(Ok(message))),
-            None => this.poll_received(cx),
+        loop {
+            let frames = this.reader.frames();
+            if let Some(len) = frames.find() {
+                return Poll::Ready(Some(Ok(frames.cut(len))));
+            }
+            match ready!(this.poll_frames(cx)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
         }
     }
 }

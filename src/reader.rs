@@ -56,7 +56,7 @@ pub struct Reader<R> {
     want: usize,
     /// It stopped reading to let other tasks run, not because nothing was there.
     yielded: bool,
-    batch: Frames,
+    frames: Frames,
 }
 
 enum Source<R> {
@@ -97,8 +97,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
-        let batch = Frames::new(decoder, Bytes::new());
-        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, yielded: false, batch }
+        let frames = Frames::new(decoder, Bytes::new());
+        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, yielded: false, frames }
     }
 
     /// Whether a frame has begun and has not ended.
@@ -116,34 +116,20 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.want <= CHUNK
     }
 
-    /// Takes a message that was received with an earlier one.
+    /// What was received and is not taken.
     #[inline]
-    pub(crate) fn next_buffered(&mut self) -> Option<Bytes> {
-        self.batch.next()
+    pub(crate) fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
     }
 
-    /// Waits for the next message.
-    #[inline]
-    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        match self.next_buffered() {
-            Some(message) => Poll::Ready(Some(Ok(message))),
-            None => self.poll_received(cx),
-        }
-    }
-
-    /// Waits for more to be received. It comes once for each batch.
+    /// Waits for more frames; `false` at a clean end. It comes once for each batch.
     #[inline(never)]
-    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        loop {
-            match ready!(self.poll_fill(cx)) {
-                Ok(true) => self.batch = self.take().frames,
-                Ok(false) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            }
-            if let Some(message) = self.next_buffered() {
-                return Poll::Ready(Some(Ok(message)));
-            }
+    pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let filled = ready!(self.poll_fill(cx))?;
+        if filled {
+            self.frames = self.take().frames;
         }
+        Poll::Ready(Ok(filled))
     }
 
     /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
@@ -300,14 +286,25 @@ fn with_lookahead(want: usize) -> usize {
 impl<R: AsyncRead + Unpin> Stream for Reader<R> {
     type Item = Result<Bytes, Error>;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_message(cx)
+        let this = self.get_mut();
+        loop {
+            if let Some(len) = this.frames.find() {
+                return Poll::Ready(Some(Ok(this.frames.cut(len))));
+            }
+            match ready!(this.poll_frames(cx)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
     }
 }
 
 impl<R: AsyncRead + Unpin> FusedStream for Reader<R> {
     fn is_terminated(&self) -> bool {
-        matches!(self.source, Source::Ended) && self.batch.is_empty()
+        matches!(self.source, Source::Ended) && self.frames.is_empty()
     }
 }
 

@@ -214,6 +214,22 @@ enum Layout {
     Varint,
 }
 
+/// The header that was read last. Messages often have the length of the one before; then the place of the next frame does
+/// not have to be computed out of memory, and a processor looks for it before it has seen this one.
+struct Last {
+    /// What it was written as, as far as it goes.
+    bytes: u64,
+    mask: u64,
+    header: Header,
+}
+
+impl Default for Last {
+    /// No header is like it.
+    fn default() -> Self {
+        Self { bytes: 1, mask: 0, header: Header { width: 0, payload: 0 } }
+    }
+}
+
 impl Codec {
     pub(crate) fn new(format: WireFormat, max_message_size: usize) -> Result<Self, ConfigError> {
         if max_message_size == 0 {
@@ -293,6 +309,22 @@ impl Codec {
             return Ok(Some(Header { width, payload: len as usize }));
         }
         self.read_any(input)
+    }
+
+    /// The same, for a frame that comes after another one.
+    #[inline(always)]
+    fn read_after(&self, last: &mut Last, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
+        let Some(eight) = input.first_chunk() else { return self.read(input) };
+        let eight = u64::from_le_bytes(*eight);
+        if eight & last.mask == last.bytes {
+            return Ok(Some(last.header));
+        }
+        let read = self.read(input);
+        if let Ok(Some(header @ Header { width: 1..=8, .. })) = read {
+            let mask = u64::MAX >> (64 - 8 * header.width);
+            *last = Last { bytes: eight & mask, mask, header };
+        }
+        read
     }
 
     #[inline(never)]

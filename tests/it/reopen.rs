@@ -332,7 +332,7 @@ fn what_is_fed_while_it_is_down_has_a_bound() {
         assert!(connection.next().await.is_none());
         connection.send(numbered(0, 1000)).await.expect_err("nobody listens");
         let mut accepted = 1;
-        while (accepted * 1004) < 64 * 1024 {
+        while (accepted * 1004) < 60 * 1024 {
             connection.feed(numbered(accepted, 1000)).await.expect("there is room");
             accepted += 1;
         }
@@ -418,7 +418,7 @@ fn a_message_given_to_a_connection_that_is_down_is_held_or_comes_back() {
         }
         let mut kept: Vec<_> = connection.take_unsent().iter().map(|message| number(message)).collect();
         // With room again they are held, and the error is that of the flush.
-        let room = 64 * 1024 / 4000;
+        let room = 60 * 1024 / 4000;
         for _ in 0..room {
             given.push(next);
             let error = connection.send(numbered(next, 4000)).await.expect_err("nobody listens");
