@@ -13,10 +13,9 @@ use crate::config::Config;
 use crate::error::{ConfigError, Error};
 use crate::wire::Output;
 
-/// From this many pending bytes a sink writes before it accepts more. One system call takes them all, and, with any message
-/// on top that is copied, one segment: a packet of the loopback device has room for 65,483 bytes, and a network card is
-/// given as many packets at once. A write a little longer costs a second segment for the rest, which is a fifth of all
-/// that sending costs.
+/// From this many pending bytes a sink writes before it accepts more. One system call takes them all, and, with nearly any
+/// message on top that is copied, one segment: a packet of the loopback device has room for 65,483 bytes. A write that is a
+/// little longer costs a second segment for the rest, and that is a fifth of all that sending small messages costs.
 pub(crate) const HIGH_WATER: usize = 60 * 1024;
 /// How many pieces one vectored write takes at the most.
 const MAX_SLICES: usize = 32;

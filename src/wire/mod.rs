@@ -297,8 +297,8 @@ impl Codec {
 
     /// Reads the header at the start of `input`; `None` when its end has not been received.
     ///
-    /// Each message goes through here twice, when it is found and when it is taken: the usual header of the usual format
-    /// is read without a call, all others, and all errors, with one.
+    /// Each message goes through here when it is taken, and when it is found, unless its header is that of the one before: the
+    /// usual header of the usual format is read without a call, all others, and all errors, with one.
     #[inline(always)]
     fn read(&self, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
         if let Layout::Buffstreams { width } = self.layout
@@ -311,7 +311,7 @@ impl Codec {
         self.read_any(input)
     }
 
-    /// The same, for a frame that comes after another one.
+    /// The same, for a frame that comes behind another one.
     #[inline(always)]
     fn read_after(&self, last: &mut Last, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
         let Some(eight) = input.first_chunk() else { return self.read(input) };

@@ -264,7 +264,7 @@ fn a_peer_that_stops_reading_makes_the_sink_wait_and_then_fail() {
         assert!(start.elapsed() >= limit / 2, "{:?}", start.elapsed());
         // Every message is either whole at the peer or comes back; none is both.
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();
-        assert!(!unsent.is_empty() && unsent.len() <= 3, "64 KiB and a message are held at the most: {unsent:?}");
+        assert!(!unsent.is_empty() && unsent.len() <= 3, "60 KiB and a message are held at the most: {unsent:?}");
         let (received, _) = messages(&far.rest().await);
         let received = received.iter().map(|message| number(message));
         assert_eq!(received.chain(unsent).collect::<Vec<_>>(), (0..accepted).collect::<Vec<_>>());
@@ -440,6 +440,6 @@ fn a_sink_that_is_never_flushed_holds_no_more_than_is_pending() {
             writer.feed(numbered(n, 1000)).await.unwrap();
         }
         let grown = resident().saturating_sub(before);
-        assert!(grown < 200 << 20, "{} MiB for 64 KiB that are pending", grown >> 20);
+        assert!(grown < 200 << 20, "{} MiB for 60 KiB that are pending", grown >> 20);
     });
 }

@@ -192,7 +192,7 @@ fn a_slow_taker_of_dead_letters_holds_up_one_address() {
         let (made, mut far) = futures::join!(manager.dial(well.addr), well.accept());
         made.unwrap();
         let mut sink = manager.sink();
-        // One batch: it is under 64 KiB, and more than the letters have room for.
+        // One batch: it is under 60 KiB, and more than the letters have room for.
         for n in 0..100 {
             sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
         }

@@ -321,7 +321,7 @@ fn what_is_sent_while_it_is_down_is_held_behind_what_is_held_already() {
     });
 }
 
-/// The bound is that of a connection that is open: 64 KiB, and one message.
+/// The bound is that of a connection that is open: 60 KiB, and one message.
 #[test]
 fn what_is_fed_while_it_is_down_has_a_bound() {
     run(async {
