@@ -260,10 +260,11 @@ fn thousands_of_stalled_announcements_cost_little_memory_and_no_speed() {
             let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
             let addr = listener.local_addr();
             let mut well = Connection::dial(addr, config).await.unwrap();
-            // The first is for warming up; of the others the best counts, since the machine has more to do than this.
+            // The first is for warming up; of the others the best counts, since the machine has more to do than this. The
+            // best of three is off by a tenth once in ten times.
             let mut best = [Duration::MAX; 2];
             took(&mut listener, &mut well).await;
-            for _ in 0..3 {
+            for _ in 0..8 {
                 best[0] = best[0].min(took(&mut listener, &mut well).await);
                 let before = resident();
                 let mut peers: Vec<_> = (0..PEERS).map(|_| raw(addr)).collect();
