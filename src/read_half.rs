@@ -109,10 +109,8 @@ impl Stream for ReadHalf {
             if let Some(len) = frames.find() {
                 return Poll::Ready(Some(Ok(frames.cut(len))));
             }
-            match ready!(this.poll_frames(cx)) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            if !ready!(this.poll_frames(cx))? {
+                return Poll::Ready(None);
             }
         }
     }

@@ -293,10 +293,8 @@ impl<R: AsyncRead + Unpin> Stream for Reader<R> {
             if let Some(len) = this.frames.find() {
                 return Poll::Ready(Some(Ok(this.frames.cut(len))));
             }
-            match ready!(this.poll_frames(cx)) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            if !ready!(this.poll_frames(cx))? {
+                return Poll::Ready(None);
             }
         }
     }
