@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use futures::stream::Stream;
 use log::Level;
 
 use crate::error::{BoxError, Error, FrameError};
+use crate::foreign::{self, Panic, PanicSource};
 use crate::peer::{Address, Peer};
+use crate::sync::Lock;
 
 /// How many events wait for a subscriber that does not take them; the oldest go first.
 const KEEP_EVENTS: usize = 1024;
@@ -66,6 +69,15 @@ pub enum Event {
         /// The message of the panic, if it was a text.
         message: String,
     },
+    /// Something else panicked, and was caught. Where it belongs to a peer, that is being disconnected; nobody else is.
+    Panicked {
+        /// Whose task it was, if it was in one.
+        peer: Option<Peer>,
+        /// What panicked.
+        source: PanicSource,
+        /// The message of the panic, if it was a text.
+        message: String,
+    },
     /// Connections cannot be accepted, mostly because the process has no descriptor left. It is tried again.
     AcceptFailed {
         /// What the system said.
@@ -113,6 +125,8 @@ pub enum Reason {
     },
     /// A callback panicked on one of its messages.
     CallbackPanicked,
+    /// Its task panicked: see [`Event::Panicked`].
+    Panicked,
     /// This end closed: the listener, or the connection that it had handed out.
     Stopped,
 }
@@ -167,6 +181,15 @@ pub enum ManagerEvent {
         /// How many.
         messages: usize,
     },
+    /// Something panicked, and was caught. Where it belongs to an address, all that is held for that comes back.
+    Panicked {
+        /// Whose task it was, if it was in one.
+        address: Option<Address>,
+        /// What panicked.
+        source: PanicSource,
+        /// The message of the panic, if it was a text.
+        message: String,
+    },
     /// This subscriber was too slow: so many events were dropped here.
     Missed {
         /// How many.
@@ -177,8 +200,21 @@ pub enum ManagerEvent {
 /// What the two kinds of event have in common.
 pub(crate) trait Report: Clone + fmt::Debug {
     fn missed(events: u64) -> Self;
-    /// What to log of it, if anybody should read it.
+    /// Something panicked that belongs to no peer or address.
+    fn panicked(source: PanicSource, panic: Panic) -> Self;
+    /// How much it matters to whoever reads the log.
     fn level(&self) -> Level;
+    /// What is logged of it: nothing that may hold a message, or a part of one.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// An event, as it is logged.
+struct Described<'a, E>(&'a E);
+
+impl<E: Report> fmt::Display for Described<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe(f)
+    }
 }
 
 impl Report for Event {
@@ -186,10 +222,24 @@ impl Report for Event {
         Self::Missed { events }
     }
 
+    fn panicked(source: PanicSource, Panic { message }: Panic) -> Self {
+        Self::Panicked { peer: None, source, message }
+    }
+
     fn level(&self) -> Level {
         match self {
             Self::Connected { .. } | Self::Disconnected { .. } | Self::Missed { .. } => Level::Debug,
             _ => Level::Warn,
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The program's own error, and what a panic says, may hold the message that they are about.
+            Self::CallbackFailed { peer, .. } => write!(f, "CallbackFailed {{ peer: {peer} }}"),
+            Self::CallbackPanicked { peer, .. } => write!(f, "CallbackPanicked {{ peer: {peer} }}"),
+            Self::Panicked { peer, source, .. } => write!(f, "Panicked {{ peer: {peer:?}, source: {source:?} }}"),
+            other => write!(f, "{other:?}"),
         }
     }
 }
@@ -199,10 +249,23 @@ impl Report for ManagerEvent {
         Self::Missed { events }
     }
 
+    fn panicked(source: PanicSource, Panic { message }: Panic) -> Self {
+        Self::Panicked { address: None, source, message }
+    }
+
     fn level(&self) -> Level {
         match self {
             Self::Opened { .. } | Self::Missed { .. } => Level::Debug,
             _ => Level::Warn,
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked { address, source, .. } => {
+                write!(f, "Panicked {{ address: {address:?}, source: {source:?} }}")
+            }
+            other => write!(f, "{other:?}"),
         }
     }
 }
@@ -212,7 +275,7 @@ impl Report for ManagerEvent {
 /// It sees what happens from the moment it was made. It never holds anything up: when 1,024 events wait in it, the
 /// oldest are dropped, and a `Missed` says how many. Dropping a future that waits for the next event loses nothing.
 pub struct Events<E> {
-    queue: Arc<Mutex<Queue<E>>>,
+    queue: Arc<Lock<Queue<E>>>,
 }
 
 struct Queue<E> {
@@ -224,11 +287,12 @@ struct Queue<E> {
 
 /// The source of the events of one listener or manager.
 pub(crate) struct Reporter<E> {
-    state: Mutex<ReporterState<E>>,
+    state: Lock<ReporterState<E>>,
 }
 
 struct ReporterState<E> {
-    subscribers: Vec<Weak<Mutex<Queue<E>>>>,
+    subscribers: Vec<Weak<Lock<Queue<E>>>>,
+    ended: bool,
     log: LogLimit,
 }
 
@@ -242,51 +306,86 @@ struct LogLimit {
 impl<E: Report> Reporter<E> {
     pub(crate) fn new() -> Self {
         let log = LogLimit { since: None, lines: 0, suppressed: 0 };
-        Self { state: Mutex::new(ReporterState { subscribers: Vec::new(), log }) }
+        Self { state: Lock::new(ReporterState { subscribers: Vec::new(), ended: false, log }) }
     }
 
     pub(crate) fn subscribe(&self) -> Events<E> {
-        let queue = Queue { events: VecDeque::new(), missed: 0, waker: None, ended: false };
-        let queue = Arc::new(Mutex::new(queue));
-        self.lock().subscribers.push(Arc::downgrade(&queue));
+        let mut state = self.state.lock();
+        let queue = Queue { events: VecDeque::new(), missed: 0, waker: None, ended: state.ended };
+        let queue = Arc::new(Lock::new(queue));
+        if !state.ended {
+            state.subscribers.push(Arc::downgrade(&queue));
+        }
         Events { queue }
     }
 
+    /// Tells subscribers and the log. Whatever of that panics is told to the subscribers as well.
     pub(crate) fn report(&self, event: E) {
-        let level = event.level();
-        let logged = log::log_enabled!(target: "buffstreams", level);
-        let line = {
-            let mut state = self.lock();
-            state.subscribers.retain(|subscriber| {
-                let Some(queue) = subscriber.upgrade() else { return false };
-                lock(&queue).push(event.clone());
-                true
-            });
-            if logged { state.log.next() } else { Line::Suppressed }
+        let logged = foreign::call(|| log::log_enabled!(target: "buffstreams", event.level()));
+        let line = match &logged {
+            Ok(true) => self.state.lock().log.next(),
+            Ok(false) | Err(_) => Line::Suppressed,
         };
-        // A logger is code of the program: it may well come back here.
-        match line {
-            Line::Suppressed => {}
-            Line::Free => log::log!(target: "buffstreams", level, "{event:?}"),
-            Line::After { suppressed } => {
-                log::warn!(target: "buffstreams", "{suppressed} more lines were suppressed");
-                log::log!(target: "buffstreams", level, "{event:?}");
-            }
+        let written = logged.and_then(|_| foreign::call(|| line.write(&event)));
+        self.tell(event);
+        if let Err(panic) = written {
+            // Without the log, or it would panic again.
+            self.tell(E::panicked(PanicSource::Logger, panic));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ReporterState<E>> {
-        lock(&self.state)
+    fn tell(&self, event: E) {
+        let mut telling = VecDeque::from([event]);
+        while let Some(event) = telling.pop_front() {
+            let mut queues = Vec::new();
+            self.state.lock().subscribers.retain(|subscriber| {
+                let queue = subscriber.upgrade();
+                let alive = queue.is_some();
+                queues.extend(queue);
+                alive
+            });
+            for queue in queues {
+                let (oldest, waker) = queue.lock().push(event.clone());
+                if let Err(panic) = waker.map_or(Ok(()), foreign::wake) {
+                    telling.push_back(E::panicked(PanicSource::Waker, panic));
+                }
+                if let Err(panic) = foreign::dispose(oldest) {
+                    telling.push_back(E::panicked(PanicSource::Drop, panic));
+                }
+                // It may be the last owner.
+                let _ = foreign::dispose(queue);
+            }
+            if let Err(panic) = foreign::dispose(event) {
+                telling.push_back(E::panicked(PanicSource::Drop, panic));
+            }
+        }
+    }
+}
+
+impl<E> Reporter<E> {
+    /// Nothing more happens: the subscriptions end when what they hold has been taken.
+    pub(crate) fn end(&self) {
+        let subscribers = {
+            let mut state = self.state.lock();
+            state.ended = true;
+            mem::take(&mut state.subscribers)
+        };
+        for queue in subscribers.iter().filter_map(Weak::upgrade) {
+            let waker = {
+                let mut queue = queue.lock();
+                queue.ended = true;
+                queue.waker.take()
+            };
+            // Nobody is left to be told that nobody waits there.
+            let _ = waker.map_or(Ok(()), foreign::wake);
+            let _ = foreign::dispose(queue);
+        }
     }
 }
 
 impl<E> Drop for Reporter<E> {
     fn drop(&mut self) {
-        for queue in lock(&self.state).subscribers.iter().filter_map(Weak::upgrade) {
-            let mut queue = lock(&queue);
-            queue.ended = true;
-            queue.wake();
-        }
+        self.end();
     }
 }
 
@@ -300,12 +399,24 @@ enum Line {
     },
 }
 
+impl Line {
+    fn write<E: Report>(&self, event: &E) {
+        match self {
+            Self::Suppressed => return,
+            Self::Free => {}
+            Self::After { suppressed } => log::warn!(target: "buffstreams", "{suppressed} more lines were suppressed"),
+        }
+        log::log!(target: "buffstreams", event.level(), "{}", Described(event));
+    }
+}
+
 impl LogLimit {
     fn next(&mut self) -> Line {
         let now = Instant::now();
         if self.since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
             let suppressed = self.suppressed;
-            *self = Self { since: Some(now), lines: 1, suppressed: 0 };
+            // The line that tells of the others is one, too.
+            *self = Self { since: Some(now), lines: 1 + u32::from(suppressed > 0), suppressed: 0 };
             return if suppressed > 0 { Line::After { suppressed } } else { Line::Free };
         }
         if self.lines < LINES_PER_SECOND {
@@ -318,19 +429,13 @@ impl LogLimit {
 }
 
 impl<E> Queue<E> {
-    fn push(&mut self, event: E) {
-        if self.events.len() == KEEP_EVENTS {
-            self.events.pop_front();
-            self.missed += 1;
-        }
+    /// Returns the event that has no place any more, to be dropped, and who waits, to be woken, both without the lock.
+    #[must_use]
+    fn push(&mut self, event: E) -> (Option<E>, Option<Waker>) {
+        let oldest = if self.events.len() == KEEP_EVENTS { self.events.pop_front() } else { None };
+        self.missed += u64::from(oldest.is_some());
         self.events.push_back(event);
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        (oldest, self.waker.take())
     }
 }
 
@@ -339,15 +444,17 @@ impl<E: Report> Stream for Events<E> {
     type Item = E;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<E>> {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         if queue.missed > 0 {
-            return Poll::Ready(Some(E::missed(std::mem::take(&mut queue.missed))));
+            return Poll::Ready(Some(E::missed(mem::take(&mut queue.missed))));
         }
         match queue.events.pop_front() {
             Some(event) => Poll::Ready(Some(event)),
             None if queue.ended => Poll::Ready(None),
             None => {
-                queue.waker = Some(cx.waker().clone());
+                let replaced = queue.waker.replace(cx.waker().clone());
+                drop(queue);
+                let _ = foreign::dispose(replaced);
                 Poll::Pending
             }
         }
@@ -356,10 +463,6 @@ impl<E: Report> Stream for Events<E> {
 
 impl<E> fmt::Debug for Events<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("waiting", &lock(&self.queue).events.len()).finish_non_exhaustive()
+        f.debug_struct("Events").field("waiting", &self.queue.lock().events.len()).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

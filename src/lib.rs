@@ -100,6 +100,9 @@
 
 #![forbid(unsafe_code)]
 
+mod foreign;
+mod sync;
+
 mod error;
 mod peer;
 pub mod wire;
@@ -166,6 +169,7 @@ pub use writer::Writer;
 
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
 pub use events::{Event, Events, ManagerEvent, Reason};
+pub use foreign::PanicSource;
 
 /// The programs of the README are tests.
 #[doc = include_str!("../README.md")]

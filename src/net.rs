@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::foreign;
 use crate::peer::Address;
 
 /// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
@@ -256,7 +257,7 @@ async fn resolve(address: &Address, purpose: Purpose) -> io::Result<Vec<SocketAd
 pub(crate) struct Task(Option<JoinHandle<()>>);
 
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
-    Task(Some(async_std::task::spawn(future)))
+    Task(Some(async_std::task::spawn(foreign::contain(future))))
 }
 
 impl Task {
@@ -293,7 +294,7 @@ impl Drop for Task {
 /// Runs it to its end, also when the future that waits for that is dropped.
 pub(crate) fn finish(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
     // async-std's own handle, which detaches the task when it is dropped: here it is what is wanted.
-    async_std::task::spawn(future)
+    async_std::task::spawn(foreign::contain(future))
 }
 
 /// Lets other tasks run.

@@ -20,6 +20,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::foreign;
 use crate::peer::Address;
 use cable::{Cable, Side};
 use network::Backlog;
@@ -197,7 +198,7 @@ fn resolve(address: &Address) -> io::Result<SocketAddr> {
 pub(crate) struct Task(Option<u64>);
 
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
-    Task(Some(world::start(Box::pin(future))))
+    Task(Some(world::start(Box::pin(foreign::contain(future)))))
 }
 
 impl Task {
@@ -230,7 +231,7 @@ impl Drop for Task {
 
 /// Runs it to its end, also when the future that waits for that is dropped.
 pub(crate) fn finish(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
-    let task = world::start(Box::pin(future));
+    let task = world::start(Box::pin(foreign::contain(future)));
     poll_fn(move |cx| world::poll_joined(task, cx))
 }
 

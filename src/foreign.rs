@@ -1,0 +1,174 @@
+//! Code of the program that runs in tasks of this crate: callbacks, wakers, loggers, iterators, and whatever is dropped here.
+//!
+//! All of it may panic, and what it panics with may panic when it is dropped. So it is called through here, and never
+//! while a lock is held: it may come back to this crate.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures::FutureExt;
+use pin_project_lite::pin_project;
+
+/// A panic that was caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Panic {
+    /// What it said, if that was a text.
+    pub(crate) message: String,
+}
+
+/// Where something panicked. The panic was caught: only what it belongs to has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PanicSource {
+    /// The logger that the program has installed.
+    Logger,
+    /// The waker of a task that waited. Mostly its executor is gone, and the task with it.
+    Waker,
+    /// The delays of a [`Backoff::from_fn`](crate::Backoff::from_fn), or the closure that makes them.
+    Backoff,
+    /// Something of the program, an error, a future or a closure, when it was dropped.
+    Drop,
+    /// A task of this crate: a defect of it.
+    Task,
+}
+
+impl fmt::Display for PanicSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Logger => "the logger",
+            Self::Waker => "a waker",
+            Self::Backoff => "the delays of a backoff",
+            Self::Drop => "a drop",
+            Self::Task => "a task of this library",
+        })
+    }
+}
+
+/// Who is told of a panic that nobody else can be told of.
+pub(crate) type PanicHook = Arc<dyn Fn(PanicSource, Panic) + Send + Sync>;
+
+impl Panic {
+    /// Takes the text, and gets rid of the rest.
+    fn new(payload: Box<dyn Any + Send>) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            // Whoever does this twice would do it for ever.
+            mem::forget(another);
+        }
+        Self { message }
+    }
+}
+
+/// Calls it.
+pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panic> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(Panic::new)
+}
+
+/// Runs it to its end. What it holds is dropped there, by this.
+pub(crate) async fn run<F: Future>(future: F) -> Result<F::Output, Panic> {
+    let mut contained = std::pin::pin!(Contained { future: Some(future) });
+    std::future::poll_fn(|cx| contained.as_mut().poll_caught(cx)).await
+}
+
+/// Wakes it. If that panics, its executor is gone: nobody waits any more.
+pub(crate) fn wake(waker: Waker) -> Result<(), Panic> {
+    call(|| waker.wake())
+}
+
+/// Drops it.
+pub(crate) fn dispose<T>(value: T) -> Result<(), Panic> {
+    call(|| drop(value))
+}
+
+/// A task that ends quietly whatever panics in it, when it runs or when it is dropped. Whoever should be told of that has to
+/// catch it before this does.
+pub(crate) fn contain<F: Future<Output = ()>>(future: F) -> impl Future<Output = ()> {
+    Contained { future: Some(future) }.map(drop)
+}
+
+pin_project! {
+    /// A future of which no panic gets out. It yields `None` where there was one.
+    struct Contained<F> {
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Contained<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut future = this.project().future;
+            // Nobody is left to be told.
+            let _ = call(|| future.set(None));
+        }
+    }
+}
+
+impl<F: Future> Contained<F> {
+    fn poll_caught(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panic>> {
+        let mut future = self.project().future;
+        let Some(running) = future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let ended = match call(|| running.poll(cx)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => Err(panic),
+        };
+        let dropped = call(|| future.set(None));
+        Poll::Ready(ended.and_then(|output| dropped.map(|()| output)))
+    }
+}
+
+impl<F: Future> Future for Contained<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_caught(cx).map(Result::ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics when it is dropped, with a payload that does the same.
+    struct Bomb(&'static str);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::panic_any(Payload);
+        }
+    }
+
+    struct Payload;
+
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("the payload");
+        }
+    }
+
+    /// Kept here because a panic that is not caught ends the process, not a test.
+    #[test]
+    fn no_panic_gets_out_whatever_it_is_made_of() {
+        assert_eq!(call(|| 1), Ok(1));
+        assert_eq!(call(|| panic!("a {}", "text")), Err::<(), _>(Panic { message: "a text".into() }));
+        assert_eq!(call(|| std::panic::panic_any(Payload)), Err::<(), _>(Panic { message: String::new() }));
+        assert!(dispose(Bomb("dropped")).is_err());
+
+        let holding = async {
+            let _bomb = Bomb("held");
+            std::future::pending::<()>().await;
+        };
+        let mut contained = Box::pin(contain(holding));
+        assert!(contained.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(contained);
+
+        let panicked = run(async { drop(Bomb("in a poll")) }).now_or_never();
+        assert_eq!(panicked, Some(Err(Panic { message: String::new() })));
+    }
+}
