@@ -168,8 +168,8 @@ impl Config {
     /// How long a frame may take from its first byte to its last. Default: 30 s.
     ///
     /// Bounds a peer that sends a byte now and then. Time in which a listener does not read, because the inbox is full,
-    /// does not count. A [`Connection`](crate::Connection) cannot tell why it was not polled: a program that leaves a frame
-    /// half read for that long has it ended. Raise it for large messages over slow lines.
+    /// does not count, nor does time in which nobody polls a [`Connection`](crate::Connection). Raise it for large messages
+    /// over slow lines.
     #[must_use]
     pub fn frame_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.frame_timeout = limit.into();

@@ -2,6 +2,7 @@
 //! socket; it moves when it is polled.
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -65,6 +66,12 @@ use crate::write_half::WriteHalf;
 /// that makes no sense is [`Error::Frame`], a message that takes longer than `frame_timeout` is [`Error::Timeout`]; the
 /// stream ends after each of them. When the connection was opened again, polling it again yields the new replies.
 ///
+/// # Time limits
+///
+/// `write_timeout`, `frame_timeout`, `idle_timeout` and `close_timeout` count the time in which somebody waits. While nobody
+/// polls, because a future was dropped or the program is busy, none of them runs; only a pause of less than a quarter of the
+/// limit looks like a wait, and counts. Each call of [`close`](Self::close) has a time of its own.
+///
 /// # Cancel safety and dropping
 ///
 /// Dropping a future of `next`, `feed`, `send`, `flush` or `close` loses nothing that was accepted. Dropping the
@@ -116,6 +123,12 @@ impl Connection {
     /// socket closes with the last of them.
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         (self.read, self.write)
+    }
+
+    /// Flushes, then ends the sending direction, as `poll_close` does. It takes `close_timeout` at the most, and each call
+    /// has all that time, whatever became of one before it.
+    pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.write.close()
     }
 
     /// See [`WriteHalf::take_unsent`].

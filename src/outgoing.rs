@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use futures::sink::Sink;
+use futures::sink::{Sink, SinkExt};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -58,6 +59,13 @@ impl Outgoing {
             closing: Deadline::default(),
             closed: false,
         }
+    }
+
+    /// Flushes, then ends the sending direction of every connection, as `poll_close` does. It takes `close_timeout` at the
+    /// most, and each call has all that time, whatever became of one before it.
+    pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.closing.clear();
+        poll_fn(|cx| self.poll_close_unpin(cx))
     }
 
     /// The peer, unless it is gone.

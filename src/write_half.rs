@@ -1,7 +1,7 @@
 //! The sending half of a connection: what is written, what is held while there is no socket, and opening one again.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::sink::Sink;
+use futures::sink::{Sink, SinkExt};
 
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -73,6 +73,13 @@ impl WriteHalf {
             WriteState::Down(output) | WriteState::Dialing(output, _) => output.take_messages(),
             WriteState::Open(_) | WriteState::Closed => Vec::new(),
         }
+    }
+
+    /// Flushes, then ends this direction, as `poll_close` does. It takes `close_timeout` at the most, and each call has all
+    /// that time, whatever became of one before it.
+    pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.closing.clear();
+        poll_fn(|cx| self.poll_close_unpin(cx))
     }
 
     /// Who has connected, if somebody has.

@@ -242,6 +242,11 @@ pub(crate) fn elapsed() -> Duration {
     with(|world| world.now).unwrap_or_default()
 }
 
+/// Keeps the only thread busy for so long: nothing else can run meanwhile.
+pub(crate) fn block(duration: Duration) {
+    with(|world| world.now += duration);
+}
+
 /// Notes what happens, if anybody wants to know.
 pub(crate) fn trace(line: impl FnOnce() -> String) {
     with(|world| world.trace.as_mut().map(|trace| trace.push(line())));
