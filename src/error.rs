@@ -257,6 +257,16 @@ pub enum Error {
     #[error("cannot write")]
     Write(#[source] io::Error),
 
+    /// Writing failed while the message waited for room in a [`Writer`](crate::Writer), which did not accept it: it comes
+    /// back. What was accepted before is in [`Writer::into_unsent`](crate::Writer::into_unsent).
+    #[error("cannot write")]
+    NotWritten {
+        /// The message that was not written.
+        message: Unsent,
+        /// What the transport said.
+        source: io::Error,
+    },
+
     /// A connection broke while the message waited for room in it; or a manager's, and it could not be opened again, or
     /// broke again and again. The message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
     #[error("not sent to {address}")]
@@ -297,7 +307,7 @@ impl Error {
     /// Takes the message that was not sent out of the error, where it holds one.
     pub fn into_unsent(self) -> Option<Bytes> {
         match self {
-            Self::MessageTooLarge { message, .. } => Some(message.into_inner()),
+            Self::MessageTooLarge { message, .. } | Self::NotWritten { message, .. } => Some(message.into_inner()),
             Self::NotOpen { message, .. } | Self::NotSent { message, .. } | Self::Closed { message } => {
                 message.map(Unsent::into_inner)
             }

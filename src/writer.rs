@@ -32,8 +32,9 @@ const MAX_SLICES: usize = 32;
 /// - `poll_close` flushes, then closes the transport.
 ///
 /// After [`Error::Write`] it is closed, and gives each message back in [`Error::Closed`];
-/// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. A message whose wait for room
-/// met the error was not accepted. Dropping a future that waits loses nothing.
+/// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. `poll_ready` does not fail: a
+/// break that it meets is told by `start_send`, in [`Error::NotWritten`] with the message that there was no room for, or by
+/// the next flush. Dropping a future that waits loses nothing.
 pub struct Writer<W> {
     state: State<W>,
     output: Output,
@@ -41,7 +42,8 @@ pub struct Writer<W> {
 
 enum State<W> {
     Open(W),
-    Closed,
+    /// With what a wait for room failed with, until that is told.
+    Closed(Option<io::Error>),
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
@@ -78,7 +80,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(crate) fn io(&self) -> Option<&W> {
         match &self.state {
             State::Open(io) => Some(io),
-            State::Closed => None,
+            State::Closed(_) => None,
         }
     }
 
@@ -96,7 +98,16 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
         match self.state {
             State::Open(_) => self.output.push(message),
-            State::Closed => Err(Error::Closed { message: Some(message.into()) }),
+            State::Closed(_) => Err(self.refuse(message)),
+        }
+    }
+
+    /// Gives a message back. It is apart from the way of most messages.
+    #[cold]
+    fn refuse(&mut self, message: Bytes) -> Error {
+        match self.open() {
+            Err(Error::Write(source)) => Error::NotWritten { message: message.into(), source },
+            Ok(_) | Err(_) => Error::Closed { message: Some(message.into()) },
         }
     }
 
@@ -109,26 +120,27 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     /// Flushes, then closes the transport; ready at once when it is closed.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if matches!(self.state, State::Closed) && self.output.is_empty() {
+        if matches!(self.state, State::Closed(None)) && self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_drain(cx))?;
         let closed = ready!(Pin::new(self.open()?).poll_close(cx));
-        self.state = State::Closed;
+        self.state = State::Closed(None);
         Poll::Ready(closed.map_err(Error::Write))
     }
 
+    /// The transport. The error is why it is closed, if that was not told yet.
     fn open(&mut self) -> Result<&mut W, Error> {
         match &mut self.state {
             State::Open(io) => Ok(io),
-            State::Closed => Err(Error::Closed { message: None }),
+            State::Closed(untold) => Err(untold.take().map_or(Error::Closed { message: None }, Error::Write)),
         }
     }
 
     /// Writes until less than `mark` bytes are pending.
     fn poll_write_below(&mut self, mark: usize, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.output.len() >= mark {
-            let State::Open(io) = &mut self.state else { return Poll::Ready(Err(Error::Closed { message: None })) };
+            let State::Open(io) = &mut self.state else { return Poll::Ready(self.open().map(|_| ())) };
             match ready!(poll_write(io, &self.output, cx)) {
                 Ok(0) => return self.check(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => self.output.advance(n),
@@ -142,7 +154,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Closes after an error: a transport that failed halfway has lost its place.
     fn check(&mut self, polled: Poll<io::Result<()>>) -> Poll<Result<(), Error>> {
         if let Poll::Ready(Err(_)) = polled {
-            self.state = State::Closed;
+            self.state = State::Closed(None);
         }
         polled.map_err(Error::Write)
     }
@@ -170,7 +182,10 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
         if this.output.len() < HIGH_WATER || this.io().is_none() {
             return Poll::Ready(Ok(()));
         }
-        this.poll_write_below(HIGH_WATER, cx)
+        if let Err(Error::Write(error)) = ready!(this.poll_write_below(HIGH_WATER, cx)) {
+            this.state = State::Closed(Some(error));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
@@ -190,7 +205,7 @@ impl<W> fmt::Debug for Writer<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Open(_) => "open",
-            State::Closed => "closed",
+            State::Closed(_) => "closed",
         };
         f.debug_struct("Writer").field("state", &state).field("pending", &self.output.len()).finish_non_exhaustive()
     }

@@ -101,11 +101,10 @@ fn message(first: u8, len: usize) -> Bytes {
 fn send(writer: &mut Writer<Target>, sent: &mut Vec<Bytes>, message: Bytes) {
     match drive(writer.feed(message.clone())) {
         Ok(()) => sent.push(message),
-        Err(error @ Error::MessageTooLarge { .. }) => {
+        // It is too large, or the transport broke: it was not accepted.
+        Err(error @ (Error::MessageTooLarge { .. } | Error::NotWritten { .. } | Error::Closed { .. })) => {
             assert!(error.into_unsent() == Some(message), "another message came back");
         }
-        // It broke: this one was not accepted.
-        Err(Error::Write(_) | Error::Closed { .. }) => {}
         Err(error) => panic!("{error:?}"),
     }
 }

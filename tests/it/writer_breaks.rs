@@ -1,5 +1,7 @@
 //! The writer when its transport breaks, or its futures are dropped: what was accepted was written, or comes back.
 
+use std::error::Error as _;
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -99,6 +101,52 @@ fn after_a_break_the_sink_is_closed_and_says_so() {
     assert!(matches!(closing, Error::Closed { message: None }), "it did not write everything: {closing:?}");
     assert_eq!(target.log().calls.len(), 2, "it wrote to a broken transport");
     assert_eq!(writer.into_unsent(), [body(3)]);
+}
+
+/// A sink that is full, on a transport that takes ten bytes and breaks.
+fn full() -> (Writer<Target>, Vec<Bytes>) {
+    let target = Target::new([Write::Take(10), Write::Pending, Write::Error(ErrorKind::ConnectionReset)]);
+    let mut writer = Writer::new(target, &config(WireFormat::u32_be(), MAX)).unwrap();
+    let held = vec![body(1000); 62];
+    for message in &held {
+        drive(writer.feed(message.clone())).unwrap();
+    }
+    (writer, held)
+}
+
+/// It has no room, and is neither accepted nor lost.
+#[test]
+fn a_message_that_waited_for_room_when_it_broke_comes_back_with_the_cause() {
+    for sends in [false, true] {
+        let (mut writer, held) = full();
+        let given = if sends { drive(writer.send(body(7))) } else { drive(writer.feed(body(7))) };
+        let error = given.unwrap_err();
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(ErrorKind::ConnectionReset), "{error:?}");
+        assert_eq!(error.into_unsent(), Some(body(7)));
+        // It is told once.
+        let error = drive(writer.feed(body(8))).unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+        assert_eq!(error.into_unsent(), Some(body(8)));
+        let closing = drive(writer.close()).unwrap_err();
+        assert!(matches!(closing, Error::Closed { message: None }), "{closing:?}");
+        assert_eq!(writer.into_unsent(), held);
+    }
+}
+
+/// A wait for room has no message to give back, so it does not fail; if none comes, the flush or the close tells.
+#[test]
+fn a_break_that_nobody_had_a_message_for_is_told_by_the_flush() {
+    for closes in [false, true] {
+        let (mut writer, held) = full();
+        drive(poll_fn(|cx| writer.poll_ready_unpin(cx))).unwrap();
+        drive(poll_fn(|cx| writer.poll_ready_unpin(cx))).unwrap();
+        let error = if closes { drive(writer.close()) } else { drive(writer.flush()) }.unwrap_err();
+        assert!(matches!(&error, Error::Write(error) if error.kind() == ErrorKind::ConnectionReset), "{error:?}");
+        let again = drive(writer.flush()).unwrap_err();
+        assert!(matches!(again, Error::Closed { message: None }), "{again:?}");
+        assert_eq!(writer.into_unsent(), held);
+    }
 }
 
 #[test]
