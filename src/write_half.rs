@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use crate::writer::{HIGH_WATER, Writer};
 pub struct WriteHalf {
     shared: Arc<Shared>,
     state: WriteState,
-    retries: Retries,
+    retries: Exclusive<Retries>,
     /// Why it broke, or could not be opened again.
     why: Option<Error>,
     /// What a wait for room failed with: it is told with the message that there is no room for.
@@ -46,15 +46,30 @@ enum WriteState {
     /// It broke; what is held.
     Down(Output),
     /// It is being opened again.
-    Dialing(Output, Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>),
+    Dialing(Output, Exclusive<Dial>),
     Closed,
+}
+
+type Dial = Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>;
+
+/// What is only `Send`, in what is `Sync` as well: whoever shares it does not get at it, and the lock is never taken.
+struct Exclusive<T>(Mutex<T>);
+
+impl<T> Exclusive<T> {
+    fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl WriteHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let writer = Writer::with(shared.socket().stream.clone(), Output::new(shared.codec));
         Self {
-            retries: Retries::new(shared.config.reconnect.clone()),
+            retries: Exclusive::new(Retries::new(shared.config.reconnect.clone())),
             shared,
             state: WriteState::Open(writer),
             why: None,
@@ -105,26 +120,27 @@ impl WriteHalf {
                     let Origin::Dialed { address } = &self.shared.origin else {
                         return Poll::Ready(Err(Error::Closed { message: None }));
                     };
-                    let Some(delay) = self.retries.next() else {
-                        self.retries.start_over();
+                    let retries = self.retries.get_mut();
+                    let Some(delay) = retries.next() else {
+                        retries.start_over();
                         return Poll::Ready(Err(self.why.take().unwrap_or(Error::Closed { message: None })));
                     };
                     let (address, config) = (address.clone(), self.shared.config.clone());
                     let output = mem::replace(output, Output::new(self.shared.codec));
-                    let dial = async move {
+                    let dial: Dial = Box::pin(async move {
                         if !delay.is_zero() {
                             net::sleep(delay).await;
                         }
                         net::dial(&address, &config).await
-                    };
-                    self.state = WriteState::Dialing(output, Box::pin(dial));
+                    });
+                    self.state = WriteState::Dialing(output, Exclusive::new(dial));
                 }
                 WriteState::Dialing(output, dial) => {
-                    let dialed = ready!(dial.as_mut().poll(cx));
+                    let dialed = ready!(dial.get_mut().as_mut().poll(cx));
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     match dialed {
                         Ok(stream) => {
-                            self.retries.opened();
+                            self.retries.get_mut().opened();
                             self.shared.socket().replace(stream.clone());
                             self.state = WriteState::Open(Writer::with(stream, output));
                             self.at_rest = true;
@@ -274,7 +290,7 @@ impl WriteHalf {
 
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
-        self.retries.broke();
+        self.retries.get_mut().broke();
         self.stalled.clear();
         self.midway = false;
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {

@@ -13,6 +13,7 @@ mod fault_lab;
 mod go_faults;
 mod go_faults_sending;
 mod guess;
+mod handles;
 mod hostile;
 mod interop;
 mod keepalive;
