@@ -292,3 +292,62 @@ impl Ages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::world::Sim;
+
+    const TTL: Duration = Duration::from_millis(6_400);
+    const MARK: Duration = Duration::from_millis(100);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// Kept here because nothing else sees when, to the moment, a message is too old that shares a mark with older ones: it
+    /// must not come back early, and no message much too late.
+    #[test]
+    fn the_messages_of_a_mark_are_as_old_as_its_newest() {
+        Sim::default().run(async {
+            let began = net::now();
+            let mut ledger = Ledger::new(Some(TTL));
+            // Two in the first mark, as late as it goes; a third in the next; a fourth by itself.
+            ledger.accept(1, None);
+            net::sleep(MARK - MOMENT).await;
+            ledger.accept(1, None);
+            net::sleep(MOMENT).await;
+            ledger.accept(1, None);
+            net::sleep(5 * MARK).await;
+            ledger.accept(1, None);
+            let mut held = 4;
+            for (due, expired) in [(MARK - MOMENT, 2), (MARK, 1), (6 * MARK, 1)] {
+                assert_eq!(ledger.expired(held), 0);
+                assert_eq!(ledger.next_expiry(), Some(began + TTL + due));
+                net::sleep((began + TTL + due) - net::now() - MOMENT).await;
+                assert_eq!(ledger.expired(held), 0, "{due:?}");
+                net::sleep(MOMENT).await;
+                assert_eq!(ledger.expired(held), expired, "{due:?}");
+                ledger.give_back(held, vec![(); expired as usize], &Verdict::expired(TTL, 0));
+                held -= expired;
+            }
+            assert_eq!((ledger.expired(0), ledger.given_back()), (0, 4));
+            assert_eq!(ledger.next_expiry(), Some(net::now() + TTL), "none is held");
+        });
+    }
+
+    /// What is written is not what a mark that it shares with younger ones waits for.
+    #[test]
+    fn a_mark_that_is_written_in_part_counts_the_rest() {
+        Sim::default().run(async {
+            let mut ledger = Ledger::new(Some(TTL));
+            ledger.accept(3, None);
+            ledger.begin_batch();
+            ledger.batch_written();
+            ledger.accept(2, None);
+            net::sleep(TTL - MOMENT).await;
+            assert_eq!(ledger.expired(2), 0);
+            net::sleep(MOMENT).await;
+            assert_eq!(ledger.expired(2), 2);
+            assert_eq!(ledger.expired(1), 1, "one is written meanwhile");
+            assert_eq!(ledger.expired(0), 0);
+        });
+    }
+}

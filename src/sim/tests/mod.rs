@@ -12,3 +12,4 @@ mod producers;
 mod repeat;
 mod session;
 mod times;
+mod wakeups;
