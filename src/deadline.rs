@@ -97,3 +97,91 @@ impl Timer {
         Self { fires, sleep: Box::pin(net::sleep(fires.saturating_duration_since(net::now()))) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::net::world::{Sim, block, elapsed};
+
+    const LIMIT: Duration = Duration::from_secs(80);
+    const LOOK: Duration = Duration::from_secs(10);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// Waits until it is over, for `long` at the most; whether it is.
+    async fn is_over(deadline: &mut Deadline, long: Duration) -> bool {
+        net::within(Some(long), poll_fn(|cx| deadline.poll(("limit", Some(LIMIT)), 0, cx))).await.is_some()
+    }
+
+    #[test]
+    fn a_pause_counts_while_it_looks_like_a_wait() {
+        for (pause, left) in [(2 * LOOK, 5 * LOOK), (2 * LOOK + MOMENT, 7 * LOOK)] {
+            Sim::default().run(async {
+                let mut deadline = Deadline::default();
+                assert!(!is_over(&mut deadline, LOOK).await);
+                net::sleep(pause).await;
+                assert!(!is_over(&mut deadline, left - MOMENT).await);
+                assert!(is_over(&mut deadline, MOMENT).await);
+                assert_eq!(elapsed(), LOOK + pause + left);
+                // When it was told, it starts over.
+                assert!(!is_over(&mut deadline, LIMIT - MOMENT).await);
+                assert!(is_over(&mut deadline, MOMENT).await);
+            });
+        }
+    }
+
+    /// Whoever waits is called at the time of the timer, and comes somewhat later.
+    #[test]
+    fn where_all_are_busy_a_wait_is_a_wait() {
+        Sim::default().run(async {
+            let _busy = net::spawn(async {
+                loop {
+                    // In its turn before the one that waits, whose timer fires meanwhile.
+                    net::sleep(LOOK).await;
+                    block(LOOK / 2);
+                }
+            });
+            net::sleep(MOMENT).await;
+            assert!(is_over(&mut Deadline::default(), LIMIT + LOOK).await);
+            assert!(elapsed() <= LIMIT + LOOK, "{:?}", elapsed());
+        });
+    }
+
+    #[test]
+    fn it_may_be_started_at_a_time_that_is_over() {
+        Sim::default().run(async {
+            let (mut deadline, since) = (Deadline::default(), net::now());
+            net::sleep(LOOK).await;
+            // Said again and again, it goes on.
+            for look in 1..=7 {
+                deadline.start("limit", since);
+                assert_eq!(is_over(&mut deadline, LOOK).await, look == 7);
+            }
+            assert_eq!(elapsed(), LIMIT);
+            // Something came in the moment of the last look.
+            assert!(!is_over(&mut deadline, 7 * LOOK).await);
+            deadline.start("limit", net::now());
+            assert!(!is_over(&mut deadline, LIMIT - MOMENT).await);
+            assert!(is_over(&mut deadline, MOMENT).await);
+        });
+    }
+
+    #[test]
+    fn progress_and_another_limit_start_it_over() {
+        Sim::default().run(async {
+            let mut deadline = Deadline::default();
+            for (what, progress) in [("limit", 1), ("limit", 2), ("other", 2), ("limit", 0)] {
+                let waiting = poll_fn(|cx| deadline.poll((what, Some(LIMIT)), progress, cx));
+                assert!(net::within(Some(LIMIT - MOMENT), waiting).await.is_none());
+            }
+            assert!(is_over(&mut deadline, MOMENT).await);
+            // A timer that is left over from a long limit is not waited for.
+            let short = ("short", Some(LOOK / 2));
+            assert!(!is_over(&mut deadline, MOMENT).await);
+            let began = elapsed();
+            poll_fn(|cx| deadline.poll(short, 0, cx)).await;
+            assert_eq!(elapsed(), began + LOOK / 2);
+        });
+    }
+}
