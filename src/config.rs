@@ -6,10 +6,14 @@ use crate::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::wire::{Codec, WireFormat};
 
+/// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
+const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
+
 /// The settings of a listener, a connection or a manager: the wire format, and every limit with its default.
 ///
 /// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
-/// takes a `Duration`, or `None` for no limit.
+/// takes a `Duration`, or `None` for no limit. Zero is an error ([`ConfigError::Time`](crate::ConfigError::Time)), except for
+/// `close_timeout`, where it means that a close waits for nothing, and `message_ttl`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,9 +80,13 @@ impl Config {
     /// The longest message, in bytes, that is sent or received. Default: 4096, as in the Go library.
     ///
     /// Bounds what a peer can make us hold for one unfinished message. A longer announcement is refused from the header
-    /// alone. In the buffstreams format it sets the width of the header as well, so both ends need the same value.
-    /// Whatever it is, memory follows the bytes received, not the length announced; with many peers the bound is
+    /// alone. Whatever it is, memory follows the bytes received, not the length announced; with many peers the bound is
     /// `max_connections` times this.
+    ///
+    /// In the [`buffstreams`](WireFormat::buffstreams) format, the default, it sets the width of the header as well, and both
+    /// ends need the same width: with up to 255 bytes it is 2, up to 65,535 it is 3, up to 16,777,215 it is 4, and so
+    /// on, a byte more for each 8 bits of the limit. The same value at both ends is the simplest way. In the
+    /// other formats each end may have a value of its own: it is the longest that this end sends and takes.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
@@ -196,7 +204,7 @@ impl Config {
     /// After how much silence the kernel asks whether the other host is still there. Default: 60 s.
     ///
     /// Finds hosts that vanished without a word: three questions, a sixth of this time apart, unanswered, end the
-    /// connection. With [`user_timeout`](Self::user_timeout), Linux does not count them: the first that is unanswered when
+    /// connection. It is counted in seconds: less than one is taken as one. With [`user_timeout`](Self::user_timeout), Linux does not count them: the first that is unanswered when
     /// the silence has lasted that long ends it, with the defaults after 70 s. The longest silence is 32,767 s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
@@ -209,7 +217,8 @@ impl Config {
     ///
     /// Without it, a write to a host that vanished goes on for about 15 minutes. On Linux it ends connections whose
     /// peer keeps its window closed for this long as well, so it should not be shorter than `write_timeout`. On systems
-    /// that do not have the option it does nothing.
+    /// that do not have the option it does nothing. It is counted in milliseconds, from 1 to 2^31 - 1 (24 days); anything
+    /// else is an error.
     #[must_use]
     pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = limit.into();
@@ -230,6 +239,21 @@ impl Config {
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(ConfigError::Zero { name });
+        }
+        // Zero as a limit of these would end everything at once; what was meant is mostly no limit.
+        const SHORTEST: Duration = Duration::from_nanos(1);
+        let times = [
+            ("dial_timeout", self.dial_timeout, SHORTEST, Duration::MAX),
+            ("write_timeout", self.write_timeout, SHORTEST, Duration::MAX),
+            ("frame_timeout", self.frame_timeout, SHORTEST, Duration::MAX),
+            ("idle_timeout", self.idle_timeout, SHORTEST, Duration::MAX),
+            ("keepalive", self.keepalive, SHORTEST, Duration::MAX),
+            ("user_timeout", self.user_timeout, USER_TIMEOUT.0, USER_TIMEOUT.1),
+        ];
+        for (name, given, least, most) in times {
+            if let Some(given) = given.filter(|given| !(least..=most).contains(given)) {
+                return Err(ConfigError::Time { name, given, least, most });
+            }
         }
         Codec::new(self.wire_format, self.max_message_size)
     }

@@ -167,7 +167,7 @@ pub use read_half::ReadHalf;
 pub use write_half::WriteHalf;
 pub use writer::Writer;
 
-pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
+pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent, chain};
 pub use events::{Event, Events, ManagerEvent, Reason};
 pub use foreign::PanicSource;
 

@@ -1,27 +1,31 @@
 //! The runtime and its sockets: bind, dial, accept, spawn, sleep, socket options, half-close.
 //!
-//! The only file that names async-std. Another runtime, TLS or Unix sockets come in here, behind the same few items.
+//! The only file that names async-std, and async-io, which is its reactor. Another runtime, TLS or Unix sockets come in
+//! here, behind the same few items.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use async_std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use async_io::Async;
+use async_std::net::ToSocketAddrs;
 use async_std::task::JoinHandle;
 use futures::FutureExt;
 use futures::io::{AsyncRead, AsyncWrite};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+#[cfg(unix)]
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::foreign;
-use crate::peer::Address;
+use crate::peer::{Address, Target};
 
 /// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
 const BACKLOG: i32 = 4096;
@@ -32,32 +36,32 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// A TCP connection. A clone is the same socket, which closes with its last clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Stream(TcpStream);
+pub(crate) struct Stream(Arc<Async<TcpStream>>);
 
 impl Stream {
-    fn new(stream: TcpStream, config: &Config) -> Self {
+    fn new(stream: Async<TcpStream>, config: &Config) -> Self {
         // An option that the system refuses costs some comfort, not the connection.
-        let _ = set_options(&stream, config);
-        Self(stream)
+        let _ = set_options(stream.get_ref(), config);
+        Self(Arc::new(stream))
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
+        self.0.get_ref().peer_addr().map(plain)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.0.get_ref().local_addr().map(plain)
     }
 
     /// Ends both directions for every clone; what has been received can still be read.
     pub(crate) fn shut_down(&self) {
         // Nobody is left to tell that there was nothing to end.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.0.get_ref().shutdown(Shutdown::Both);
     }
 
     /// Ends the sending direction for every clone.
     pub(crate) fn half_close(&self) -> io::Result<()> {
-        match self.0.shutdown(Shutdown::Write) {
+        match self.0.get_ref().shutdown(Shutdown::Write) {
             // The other end was quicker.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
@@ -66,7 +70,7 @@ impl Stream {
 
     /// Why it broke, if the system knows and has not told it yet.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
-        SockRef::from(&self.0).take_error().ok().flatten()
+        self.0.get_ref().take_error().ok().flatten()
     }
 
     /// Whether the other end has closed, or has ended its sending direction, which looks the same. It takes nothing of
@@ -74,24 +78,32 @@ impl Stream {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         // A reset, and an end of both directions, are told without being asked for.
-        let mut end = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        let mut end = [PollFd::new(self.0.get_ref(), PollFlags::RDHUP)];
         poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
     }
 
     /// The same, as far as the next byte tells: data that was not read yet hides it.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn is_closed_by_peer(&self) -> bool {
-        match SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
+        match self.0.get_ref().peek(&mut [0]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
         }
     }
 }
 
+/// An IPv4 address that is mapped into IPv6, as a listener of both has it, is given as what it is.
+fn plain(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
 fn set_options(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    // Small messages are put together here, so the kernel should not wait for more.
-    stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
+    // What `send` asks for elsewhere.
+    #[cfg(target_vendor = "apple")]
+    socket.set_nosigpipe(true)?;
+    // Small messages are put together here, so the kernel should not wait for more.
+    socket.set_tcp_nodelay(true)?;
     if let Some(after) = config.keepalive {
         let after = after.clamp(Duration::from_secs(1), LONGEST_KEEPALIVE);
         let interval = (after / 6).max(Duration::from_secs(1));
@@ -105,23 +117,55 @@ fn set_options(stream: &TcpStream, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the kernel what it takes of `bufs`. Where the peer is gone that is an error on every system, and nothing else: a
+/// vectored write of the standard library is `writev`, which also raises SIGPIPE, and where a program has restored the default
+/// action of that, it ends the process.
+#[cfg(unix)]
+fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    #[cfg(not(target_vendor = "apple"))]
+    const QUIETLY: SendFlags = SendFlags::NOSIGNAL;
+    /// There is no such flag; the socket has the option.
+    #[cfg(target_vendor = "apple")]
+    const QUIETLY: SendFlags = SendFlags::empty();
+    Ok(match bufs {
+        [one] => rustix::net::send(socket, one, QUIETLY)?,
+        many => rustix::net::sendmsg(socket, many, &mut SendAncillaryBuffer::default(), QUIETLY)?,
+    })
+}
+
+/// Gives the kernel what it takes of `bufs`.
+#[cfg(not(unix))]
+fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    SockRef::from(socket).send_vectored(bufs)
+}
+
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        loop {
+            match send(self.0.get_ref(), bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            // The reactor keeps one waker for each direction. One that wakes nobody must not take the place of another's.
+            if cx.waker().will_wake(Waker::noop()) {
+                return Poll::Pending;
+            }
+            ready!(self.0.poll_writable(cx))?;
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,7 +173,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Half-closes. (async-std's own `poll_close` only flushes.)
+    /// Half-closes. (async-io's own `poll_close` only flushes.)
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.half_close())
     }
@@ -137,11 +181,11 @@ impl AsyncWrite for Stream {
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Acceptor(Arc<TcpListener>);
+pub(crate) struct Acceptor(Arc<Async<TcpListener>>);
 
 /// Dropped, it ends the listening at once, although the task that accepts may go only a little later.
 #[derive(Debug)]
-pub(crate) struct Shutter(Weak<TcpListener>);
+pub(crate) struct Shutter(Weak<Async<TcpListener>>);
 
 impl Drop for Shutter {
     fn drop(&mut self) {
@@ -158,22 +202,25 @@ impl Drop for Acceptor {
     }
 }
 
-fn end_listening(listener: &TcpListener) {
+fn end_listening(listener: &Async<TcpListener>) {
     // Where the system cannot do this, the port is free when the descriptor is closed.
-    let _ = SockRef::from(listener).shutdown(Shutdown::Read);
+    let _ = SockRef::from(listener.get_ref()).shutdown(Shutdown::Read);
 }
 
 impl Acceptor {
+    /// Listens on the first address of the name that the system has. It is an error if that is taken: to listen on another
+    /// one instead would look like success to whoever binds, and like a listener that is missing to whoever dials.
     pub(crate) async fn bind(address: &Address) -> Result<(Self, SocketAddr), Error> {
         let failed = |source| Error::Bind { address: address.clone(), source };
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for addr in resolve(address, Purpose::Listen).await.map_err(failed)? {
             match listen(addr) {
                 Ok(socket) => {
-                    let local = socket.local_addr().map_err(failed)?;
-                    return Ok((Self(Arc::new(socket.into())), local));
+                    let local = socket.get_ref().local_addr().map(plain).map_err(failed)?;
+                    return Ok((Self(Arc::new(socket)), local));
                 }
-                Err(error) => last = error,
+                Err(error) if is_missing(&error) => last = error,
+                Err(error) => return Err(failed(error)),
             }
         }
         Err(failed(last))
@@ -186,11 +233,20 @@ impl Acceptor {
     /// Waits for the next connection. Dropping the future loses none.
     pub(crate) async fn accept(&self, config: &Config) -> io::Result<(Stream, SocketAddr)> {
         let (stream, addr) = self.0.accept().await?;
-        Ok((Stream::new(stream, config), addr))
+        Ok((Stream::new(stream, config), plain(addr)))
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Whether the system has no such address: it may be without IPv6, or without this interface.
+fn is_missing(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    const NO_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    #[cfg(not(unix))]
+    const NO_FAMILY: i32 = 10_047;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(NO_FAMILY)
+}
+
+fn listen(addr: SocketAddr) -> io::Result<Async<TcpListener>> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // So that a restarted program gets its port back at once.
     #[cfg(unix)]
@@ -200,8 +256,7 @@ fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Async::new(socket.into())
 }
 
 /// Connects to the first address of the name that answers. Each gets an equal share of the time that is left.
@@ -218,9 +273,9 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
     };
     let mut last = failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
     for (i, addr) in addrs.iter().enumerate() {
-        match within(left(addrs.len() - i), TcpStream::connect(addr)).await {
+        match within(left(addrs.len() - i), Async::<TcpStream>::connect(*addr)).await {
             // Where nobody listens on a port that the system also chooses for those who dial, it may be our own.
-            Some(Ok(stream)) if is_itself(&stream) => last = failed(io::ErrorKind::ConnectionRefused.into()),
+            Some(Ok(stream)) if is_itself(stream.get_ref()) => last = failed(io::ErrorKind::ConnectionRefused.into()),
             Some(Ok(stream)) => return Ok(Stream::new(stream, config)),
             Some(Err(error)) => last = failed(error),
             None => last = timed_out(config.dial_timeout.unwrap_or_default()),
@@ -241,14 +296,15 @@ enum Purpose {
 }
 
 async fn resolve(address: &Address, purpose: Purpose) -> io::Result<Vec<SocketAddr>> {
-    let text = address.as_str();
-    let Some(port) = text.strip_prefix(':') else {
-        return Ok(text.to_socket_addrs().await?.collect());
-    };
-    let port: u16 = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the port is no number"))?;
-    Ok(match purpose {
-        Purpose::Listen => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
-        Purpose::Dial => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    Ok(match address.target().map_err(invalid)? {
+        Target::Addr(addr) => vec![addr],
+        Target::Name(host, port) => (host, port).to_socket_addrs().await?.collect(),
+        Target::Port(port) => match purpose {
+            // The first takes what comes over IPv4 as well.
+            Purpose::Listen => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
+            Purpose::Dial => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+        },
     })
 }
 

@@ -1,7 +1,7 @@
 //! Who a message came from ([`Peer`]), and where a connection goes to ([`Address`]).
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// The sender of a message: a small `Copy` value to answer to, to count by, or to print.
@@ -38,7 +38,8 @@ impl fmt::Display for Peer {
 
 /// Where to dial or to listen: `host:port`, an IP address with a port, or Go's `:port`.
 ///
-/// It is text until the moment it is used, so a name is resolved again on each dial. A host left out means every
+/// An IPv6 address is in brackets: `[::1]:5031`. It is text until the moment it is used, so a name is resolved again on each
+/// dial, and what cannot be an address is an error there, of the kind `InvalidInput`. A host left out means every
 /// interface when listening, and this machine when dialing. A clone shares the text, so an address beside every
 /// message of a [`ManagerSink`](crate::ManagerSink) costs a reference count, not a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +50,63 @@ impl Address {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What it says.
+    pub(crate) fn target(&self) -> Result<Target<'_>, InvalidAddress> {
+        if let Ok(addr) = self.0.parse() {
+            return Ok(Target::Addr(addr));
+        }
+        if self.0.contains(char::is_whitespace) {
+            return Err(InvalidAddress::WhiteSpace);
+        }
+        let (host, port) = self.0.rsplit_once(':').ok_or(InvalidAddress::NoPort)?;
+        if host.starts_with('[') {
+            let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            inner.and_then(|inner| inner.parse::<Ipv6Addr>().ok()).ok_or(InvalidAddress::InBrackets)?;
+        } else if host.contains(':') {
+            return Err(InvalidAddress::NoBrackets);
+        }
+        let port = port_of(port)?;
+        // In brackets it is an address with a port that is none, or it would have been read above.
+        Ok(if host.is_empty() { Target::Port(port) } else { Target::Name(host, port) })
+    }
+}
+
+/// What an [`Address`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    Addr(SocketAddr),
+    Name(&'a str, u16),
+    /// No host: that is for whoever uses it to say.
+    Port(u16),
+}
+
+/// An address that cannot be one, whatever the network knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidAddress {
+    #[error("there is no port: an address is host:port, or :port")]
+    NoPort,
+    #[error("the port is no number")]
+    PortIsNoNumber,
+    #[error("the port is out of range: it is 65535 at the most")]
+    PortOutOfRange,
+    #[error("an IPv6 address needs brackets: [::1]:5031")]
+    NoBrackets,
+    #[error("what is in brackets is no IPv6 address")]
+    InBrackets,
+    #[error("there is white space in it")]
+    WhiteSpace,
+}
+
+fn port_of(text: &str) -> Result<u16, InvalidAddress> {
+    if text.is_empty() {
+        return Err(InvalidAddress::NoPort);
+    }
+    // `parse` would take a sign.
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(InvalidAddress::PortIsNoNumber);
+    }
+    text.parse().map_err(|_| InvalidAddress::PortOutOfRange)
 }
 
 impl fmt::Display for Address {
@@ -84,5 +142,45 @@ impl From<SocketAddr> for Address {
 impl From<&Address> for Address {
     fn from(address: &Address) -> Self {
         address.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept here because a name that is resolved differs from one machine to the next.
+    #[test]
+    fn an_address_that_cannot_be_one_says_why() {
+        use InvalidAddress::{InBrackets, NoBrackets, NoPort, PortIsNoNumber, PortOutOfRange, WhiteSpace};
+        for (text, invalid) in [
+            ("", NoPort),
+            (":", NoPort),
+            ("host", NoPort),
+            ("host:", NoPort),
+            ("[::1]:", NoPort),
+            ("[::1]", InBrackets),
+            (":http", PortIsNoNumber),
+            (":+80", PortIsNoNumber),
+            (":-1", PortIsNoNumber),
+            ("[::1]:x", PortIsNoNumber),
+            ("127.0.0.1:0x50", PortIsNoNumber),
+            (":99999", PortOutOfRange),
+            ("host:65536", PortOutOfRange),
+            ("[::1]:65536", PortOutOfRange),
+            ("::1:5031", NoBrackets),
+            ("fe80::1:5031", NoBrackets),
+            ("[host]:80", InBrackets),
+            ("[::1:80", InBrackets),
+            (" :80", WhiteSpace),
+            ("host :80", WhiteSpace),
+            ("127.0.0.1:80 ", WhiteSpace),
+        ] {
+            assert_eq!(Address::from(text).target(), Err(invalid), "{text:?}");
+        }
+        assert_eq!(Address::from(":0").target(), Ok(Target::Port(0)));
+        assert_eq!(Address::from(":65535").target(), Ok(Target::Port(65_535)));
+        assert_eq!(Address::from("localhost:80").target(), Ok(Target::Name("localhost", 80)));
+        assert_eq!(Address::from("[::1]:80").target(), Ok(Target::Addr("[::1]:80".parse().unwrap())));
     }
 }

@@ -33,6 +33,8 @@ mod reconnect_limits;
 mod reopen;
 mod samples;
 mod script;
+mod sigpipe;
+mod sockets;
 mod tidy;
 mod wire;
 mod writer;

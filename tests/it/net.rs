@@ -4,6 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::Location;
 use std::process::Command;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use buffstreams::{Bytes, Config, Event, Events, Listener, Peer, Reason, WireFormat};
 use futures::stream::Stream;
 use futures::{FutureExt, StreamExt};
+use socket2::SockRef;
 
 /// Much longer than anything here takes: a wait that is over has failed.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -138,6 +140,24 @@ pub(crate) fn rest(stream: &mut TcpStream) -> Vec<u8> {
         Err(error) => panic!("the other end stays: {error}"),
     }
     received
+}
+
+/// Shows the socket of this process that goes from `local` to `peer`. The library lends its own to nobody.
+#[allow(unsafe_code)]
+#[track_caller]
+pub(crate) fn with_socket<T>(local: SocketAddr, peer: SocketAddr, visit: impl FnOnce(SockRef<'_>) -> T) -> T {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
+    for descriptor in descriptors.collect::<Vec<_>>() {
+        let number = descriptor.to_str().unwrap().parse().unwrap();
+        // SAFETY: it is asked for its name, which one that was closed in between has none of; the one looked for is open.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let socket = SockRef::from(&descriptor);
+        let ends = [socket.local_addr(), socket.peer_addr()].map(|addr| addr.ok().and_then(|addr| addr.as_socket()));
+        if ends == [Some(local), Some(peer)] {
+            return visit(socket);
+        }
+    }
+    panic!("no socket goes from {local} to {peer}");
 }
 
 // ---- numbered messages

@@ -138,7 +138,9 @@ fn each_file_imports_only_what_the_table_allows() {
 fn one_file_names_the_runtime_and_one_the_channel() {
     for file in files() {
         let code = code(&source(&file));
-        assert_eq!(code.contains("async_std"), file == "net.rs", "{file}: only net.rs names async-std");
+        for runtime in ["async_std", "async_io"] {
+            assert_eq!(code.contains(runtime), file == "net.rs", "{file}: only net.rs names {runtime}");
+        }
         assert_eq!(code.contains("flume"), file == "inbox.rs", "{file}: only inbox.rs names flume");
     }
 }
