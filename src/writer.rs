@@ -38,12 +38,13 @@ const MAX_SLICES: usize = 32;
 pub struct Writer<W> {
     state: State<W>,
     output: Output,
+    /// What a wait for room failed with, until that is told.
+    untold: Option<io::Error>,
 }
 
 enum State<W> {
     Open(W),
-    /// With what a wait for room failed with, until that is told.
-    Closed(Option<io::Error>),
+    Closed,
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
@@ -54,7 +55,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     /// Goes on, on a new transport, with what an old one did not take.
     pub(crate) fn with(io: W, output: Output) -> Self {
-        Self { state: State::Open(io), output }
+        Self { state: State::Open(io), output, untold: None }
     }
 
     /// The messages that were accepted and that the transport has not taken whole, the oldest first.
@@ -80,7 +81,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(crate) fn io(&self) -> Option<&W> {
         match &self.state {
             State::Open(io) => Some(io),
-            State::Closed(_) => None,
+            State::Closed => None,
         }
     }
 
@@ -98,17 +99,17 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
         match self.state {
             State::Open(_) => self.output.push(message),
-            State::Closed(_) => Err(self.refuse(message)),
+            State::Closed => Err(Error::Closed { message: Some(message.into()) }),
         }
     }
 
-    /// Gives a message back. It is apart from the way of most messages.
+    /// Gives a message back, as the sink. It is apart from the way of most messages.
     #[cold]
-    fn refuse(&mut self, message: Bytes) -> Error {
-        match self.open() {
-            Err(Error::Write(source)) => Error::NotWritten { message: message.into(), source },
-            Ok(_) | Err(_) => Error::Closed { message: Some(message.into()) },
-        }
+    fn refuse(&mut self, message: Bytes) -> Result<(), Error> {
+        Err(match self.untold.take() {
+            Some(source) => Error::NotWritten { message: message.into(), source },
+            None => Error::Closed { message: Some(message.into()) },
+        })
     }
 
     /// Waits until the transport has taken everything.
@@ -120,12 +121,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     /// Flushes, then closes the transport; ready at once when it is closed.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if matches!(self.state, State::Closed(None)) && self.output.is_empty() {
+        if matches!(self.state, State::Closed) && self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_drain(cx))?;
         let closed = ready!(Pin::new(self.open()?).poll_close(cx));
-        self.state = State::Closed(None);
+        self.state = State::Closed;
         Poll::Ready(closed.map_err(Error::Write))
     }
 
@@ -133,7 +134,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     fn open(&mut self) -> Result<&mut W, Error> {
         match &mut self.state {
             State::Open(io) => Ok(io),
-            State::Closed(untold) => Err(untold.take().map_or(Error::Closed { message: None }, Error::Write)),
+            State::Closed => Err(self.untold.take().map_or(Error::Closed { message: None }, Error::Write)),
         }
     }
 
@@ -154,7 +155,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Closes after an error: a transport that failed halfway has lost its place.
     fn check(&mut self, polled: Poll<io::Result<()>>) -> Poll<Result<(), Error>> {
         if let Poll::Ready(Err(_)) = polled {
-            self.state = State::Closed(None);
+            self.state = State::Closed;
         }
         polled.map_err(Error::Write)
     }
@@ -183,13 +184,17 @@ impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
             return Poll::Ready(Ok(()));
         }
         if let Err(Error::Write(error)) = ready!(this.poll_write_below(HIGH_WATER, cx)) {
-            this.state = State::Closed(Some(error));
+            this.untold = Some(error);
         }
         Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
-        self.get_mut().push(message)
+        let this = self.get_mut();
+        match this.state {
+            State::Open(_) => this.output.push(message),
+            State::Closed => this.refuse(message),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -205,7 +210,7 @@ impl<W> fmt::Debug for Writer<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Open(_) => "open",
-            State::Closed(_) => "closed",
+            State::Closed => "closed",
         };
         f.debug_struct("Writer").field("state", &state).field("pending", &self.output.len()).finish_non_exhaustive()
     }
