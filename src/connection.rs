@@ -49,7 +49,7 @@ use crate::write_half::WriteHalf;
 /// written, held, or in the error ([`Error::into_unsent`]).
 ///
 /// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
-/// before can still be read. (In the middle of a write that had to wait, it is an [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end
+/// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end
 /// may arrive too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it.
 /// On other systems than Linux and Android, any reply that was not read hides it.
 ///

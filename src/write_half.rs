@@ -138,10 +138,9 @@ impl WriteHalf {
                 WriteState::Dialing(output, dial) => {
                     let dialed = ready!(dial.get_mut().as_mut().poll(cx));
                     let output = mem::replace(output, Output::new(self.shared.codec));
-                    match dialed {
+                    match dialed.and_then(|stream| self.take_over(stream)) {
                         Ok(stream) => {
                             self.retries.get_mut().opened();
-                            self.shared.socket().replace(stream.clone());
                             self.state = WriteState::Open(Writer::with(stream, output));
                             self.at_rest = true;
                         }
@@ -159,6 +158,19 @@ impl WriteHalf {
         }
     }
 
+    /// A socket that was opened. The peer may have closed it again before somebody asked: then it is as good as none, but for
+    /// what can be read.
+    fn take_over(&self, stream: net::Stream) -> Result<net::Stream, Error> {
+        let mut socket = self.shared.socket();
+        socket.replace(stream.clone());
+        if !stream.is_closed_by_peer() {
+            return Ok(stream);
+        }
+        stream.shut_down();
+        socket.end = Some(Reason::Closed);
+        Err(why_closed(&stream))
+    }
+
     /// Before the first write after a rest: gives up a socket that the peer has closed, which would take what is
     /// written and lose it. To accept a message is no write, and no reason to trust the socket from then on. An error is
     /// that the peer closed in the middle of a write.
@@ -173,10 +185,7 @@ impl WriteHalf {
         let late = self.poll_patience(cx);
         let error = match late {
             Poll::Ready(error) => error,
-            Poll::Pending => {
-                let known = self.shared.socket().stream.take_error();
-                Error::Write(known.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
-            }
+            Poll::Pending => why_closed(&self.stream()),
         };
         self.lose(Reason::from(&error));
         if !self.shared.reconnects() {
@@ -316,6 +325,11 @@ impl WriteHalf {
         self.lose(Reason::from(&error));
         Poll::Ready(Err(error))
     }
+}
+
+/// What there is to say of a peer that has closed before it took what is to be written.
+fn why_closed(stream: &net::Stream) -> Error {
+    Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
 }
 
 impl Sink<Bytes> for WriteHalf {

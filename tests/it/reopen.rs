@@ -374,6 +374,36 @@ fn a_dial_that_nobody_waits_for_takes_messages_and_holds_nobody_up() {
     });
 }
 
+/// Somebody gave up waiting for the dial; it succeeds in the kernel, and by the next flush the peer has closed again.
+#[test]
+fn a_peer_that_closes_while_nobody_waits_for_the_dial_costs_no_message() {
+    run(async {
+        let site = Site::new();
+        let often = Backoff::from_fn(|| std::iter::repeat(Duration::from_millis(1)));
+        for (config, patient) in [(config(), false), (config().reconnect(often), true)] {
+            let (made, far) = futures::join!(Connection::dial(site.addr, config), site.accept());
+            let mut connection = made.unwrap();
+            let local = connection.local_addr().unwrap();
+            drop(far);
+            until("the end to arrive", || is_closed_by_peer(local)).await;
+            assert!(connection.send(numbered(0, 8)).now_or_never().is_none(), "it is dialing");
+            let far = within(SOON, "the connection", site.accept()).await;
+            let local = far.0.peer_addr().unwrap();
+            drop(far);
+            until("the end to arrive", || is_closed_by_peer(local)).await;
+            if !patient {
+                let error = within(SOON, "an error", connection.flush()).await.expect_err("it was closed already");
+                assert!(matches!(error, Error::Write(_)), "{error:?}");
+                assert_eq!(held(&connection), 1);
+            }
+            let both = async { futures::join!(connection.flush(), async { site.accept().await.message().await }) };
+            let (flushed, message) = within(SOON, "the message on a new connection", both).await;
+            flushed.unwrap();
+            assert_eq!(message, numbered(0, 8));
+        }
+    });
+}
+
 #[test]
 fn what_cannot_be_sent_can_be_taken_back() {
     run(async {
