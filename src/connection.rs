@@ -49,9 +49,10 @@ use crate::write_half::WriteHalf;
 /// written, held, or in the error ([`Error::into_unsent`]).
 ///
 /// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
-/// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end
-/// may arrive too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it.
-/// On other systems than Linux and Android, any reply that was not read hides it.
+/// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an
+/// [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end may arrive
+/// too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it. On other
+/// systems than Linux and Android, any reply that was not read hides it.
 ///
 /// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
 /// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
