@@ -5,6 +5,8 @@ use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::foreign;
+
 /// How long a connection must have lived before a break of it counts as a new outage. Longer than a peer takes that
 /// accepts and closes at once, and shorter than any outage that somebody would notice.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
@@ -12,14 +14,19 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// The policy of [`Config::reconnect`](crate::Config::reconnect): the delays between the attempts to open a connection
 /// again.
 ///
-/// In each outage the first attempt is made at once, the next after the first delay, and so on. It gives up when there
-/// are no more delays, or when [`max_elapsed`](Self::max_elapsed) is over. The delays start over with the next outage; a
-/// connection that breaks before it was [stable](Self::stable_after) belongs to the outage before it, or a peer that
-/// accepts and closes would be dialed without a pause. If a manager's connection was of use before it broke, its outage does
-/// not end there without an attempt: where nothing would be left of it, a new one begins.
+/// In each outage the first attempt is made at once, the next after the first delay, and so on. The outage ends in one of
+/// two ways: with a connection that was [stable](Self::stable_after), or when it gives up, because there are no more delays or
+/// [`max_elapsed`](Self::max_elapsed) is over. Then the delays start over. A connection that breaks before it was stable
+/// belongs to the outage before it, even if it took messages: a peer that accepts and closes, or dies of each message, is
+/// dialed with delays that grow, and given up.
 ///
-/// A peer that refuses a message, closing the connection each time, is sent it again until the outage ends so: without an end
-/// if there is none, or if the peer takes longer to refuse than `stable_after`. Then [`Config::message_ttl`] is the bound.
+/// When it gives up, what is held comes back. Where nothing is held, nothing does; either way the next message is the first of
+/// a new outage.
+///
+/// A peer that takes longer than `stable_after` to refuse a message, closing the connection each time, is sent it again without
+/// an end: then [`Config::message_ttl`] is the bound.
+///
+/// The iterator may panic, and whatever makes it: then it gives up, with [`Error::Panicked`](crate::Error::Panicked).
 ///
 /// [`Config::message_ttl`]: crate::Config::message_ttl
 ///
@@ -35,13 +42,24 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// ```
 #[derive(Clone)]
 pub struct Backoff {
-    delays: Arc<dyn Fn() -> Delays + Send + Sync>,
+    delays: Maker,
     pub(crate) max_elapsed: Option<Duration>,
     pub(crate) stable_after: Duration,
 }
 
 /// The delays of one outage.
 pub(crate) type Delays = Box<dyn Iterator<Item = Duration> + Send>;
+
+/// What makes the delays. It is the program's, and may panic when its last clone is dropped, which may be in a drop of ours.
+#[derive(Clone)]
+struct Maker(Option<Arc<dyn Fn() -> Delays + Send + Sync>>);
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = foreign::dispose(self.0.take());
+    }
+}
 
 impl Backoff {
     /// Delays that double from `first` to `longest`, without an end. Each is jittered: drawn from the upper half, so that
@@ -54,9 +72,9 @@ impl Backoff {
         })
     }
 
-    /// The delays of whatever iterator `delays` makes, anew for each outage; it gives up at their end. They are used as
-    /// they are, but for those below 1 ms, which last that long: jitter them where many clients share a peer. The builders of the `backon` crate fit in:
-    /// `Backoff::from_fn(move || builder.build())`.
+    /// The delays of whatever iterator `delays` makes, anew for each outage whose first attempt fails; it gives up at their
+    /// end. They are used as they are, but for those below 1 ms, which last that long: jitter them where many clients share a
+    /// peer. The builders of the `backon` crate fit in: `Backoff::from_fn(move || builder.build())`.
     pub fn from_fn<I>(delays: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
         I: IntoIterator<Item = Duration>,
@@ -64,25 +82,34 @@ impl Backoff {
     {
         // It is asked again after its end.
         let delays = move || Box::new(delays().into_iter().fuse()) as Delays;
-        Self { delays: Arc::new(delays), max_elapsed: None, stable_after: STABLE_AFTER }
+        Self { delays: Maker(Some(Arc::new(delays))), max_elapsed: None, stable_after: STABLE_AFTER }
     }
 
-    /// Gives up rather than make an attempt when the peer has been away for longer than this. Default: no limit.
+    /// Gives up rather than make an attempt when the outage has lasted for longer than this. Default: no limit.
+    ///
+    /// It lasts from its first break, or from the first message after that if nothing was held, and goes on while a connection
+    /// is open that is not stable yet.
     #[must_use]
     pub fn max_elapsed(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.max_elapsed = limit.into();
         self
     }
 
-    /// How long a connection must have lived for its break to be a new outage. Default: 5 s.
+    /// How long a connection must have lived to end the outage: its break is a new one. Default: 5 s.
     #[must_use]
     pub fn stable_after(mut self, age: Duration) -> Self {
         self.stable_after = age;
         self
     }
 
+    /// Calls the program.
     pub(crate) fn delays(&self) -> Delays {
-        (self.delays)()
+        self.delays.0.as_ref().map_or_else(Self::none, |make| make())
+    }
+
+    /// No delays at all.
+    pub(crate) fn none() -> Delays {
+        Box::new(iter::empty())
     }
 }
 

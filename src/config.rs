@@ -134,8 +134,9 @@ impl Config {
     ///
     /// With a [`Backoff`], what was accepted is held while the peer is away, [`queue_bytes`](Self::queue_bytes) of it, and
     /// nobody sees an error until the backoff gives up; then a manager's messages become dead letters with
-    /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. Without
-    /// one, the first attempt that fails says so. Either way, a connection is opened again only when there is something
+    /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. A peer that
+    /// accepts and closes again and again is one outage, whatever it takes in between. Without a backoff, the first attempt
+    /// that fails says so. Either way, a connection is opened again only when there is something
     /// to write, and a first dial is not repeated.
     #[must_use]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {

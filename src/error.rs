@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::foreign::PanicSource;
 use crate::peer::Address;
 
 /// An error of a callback: whatever the program's own error is.
@@ -305,6 +306,14 @@ pub enum Error {
     QueueFull {
         /// The `queue_bytes` in force.
         max: usize,
+    },
+
+    /// Something panicked, and was caught: why a manager's messages came back, or its connection broke. A
+    /// [`ManagerEvent::Panicked`](crate::ManagerEvent::Panicked) has what it said.
+    #[error("{what} panicked")]
+    Panicked {
+        /// What panicked.
+        what: PanicSource,
     },
 
     /// The sink, the connection or the listener was closed. A message given to it comes back.

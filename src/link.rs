@@ -22,6 +22,7 @@ use crate::dead_letters::{DeadLetter, DeadLetterBox};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{ManagerEvent, Reporter};
+use crate::foreign::{Panic, PanicHook, PanicSource};
 use crate::ledger::{Outcome, Verdict};
 use crate::net::{self, Task};
 use crate::outbox::{Outbox, Rules};
@@ -85,7 +86,7 @@ impl Link {
         };
         let outbox = Outbox::new(stream.clone(), codec, rules);
         let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0), attempts: AtomicU32::new(0) });
-        let retries = Retries::new(common.config.reconnect.clone());
+        let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&link.address)), net::now());
         let stalled = Deadline::default();
         let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries, burying: None };
         (link, net::spawn(task.run()))
@@ -116,6 +117,16 @@ impl Link {
 }
 
 impl Common {
+    /// Tells of a panic that was caught.
+    pub(crate) fn panicked(&self, address: &Address, source: PanicSource, Panic { message }: Panic) {
+        self.reporter.report(ManagerEvent::Panicked { address: Some(address.clone()), source, message });
+    }
+
+    fn hook(self: &Arc<Self>, address: &Address) -> PanicHook {
+        let (common, address) = (self.clone(), address.clone());
+        Arc::new(move |source, panic| common.panicked(&address, source, panic))
+    }
+
     /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
     /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
     /// the background.
@@ -219,9 +230,9 @@ impl LinkTask {
             let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
             if books.held > 0 && books.written == written {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
-                self.retries.broke_in_vain();
+                self.retries.broke_in_vain(net::now());
             } else {
-                self.retries.broke_after_use();
+                self.retries.broke(net::now());
             }
             written = books.written;
             if !self.open_again(why).await {
@@ -235,18 +246,19 @@ impl LinkTask {
     /// more.
     async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
         loop {
-            let began = net::now();
+            if self.link.outbox.books().held == 0 {
+                self.retries.rests();
+            }
             if !poll_fn(|cx| self.poll_wanted(cx)).await {
                 return false;
             }
-            self.retries.rested(net::now().saturating_duration_since(began));
             match self.redial(why.clone()).await {
                 // Everything has grown too old: the next message goes on.
                 Ok(None) => {}
                 Ok(Some(stream)) => {
                     self.stream = stream.clone();
                     self.half_closed = false;
-                    self.retries.opened();
+                    self.retries.opened(net::now());
                     self.link.attempts.store(0, Ordering::Relaxed);
                     self.link.outbox.resume(stream);
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -266,11 +278,14 @@ impl LinkTask {
     async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<net::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
         loop {
-            let delay = match self.retries.next() {
-                Some(delay) => delay,
-                None if self.is_free(Duration::ZERO).await => return Err(why),
-                // Nothing can come back before the letters are taken that came back last.
-                None => {
+            let delay = match self.retries.next(net::now()) {
+                Ok(Some(delay)) => delay,
+                ended => {
+                    why = ended.err().map_or(why, Arc::new);
+                    if self.is_free(Duration::ZERO).await {
+                        return Err(why);
+                    }
+                    // Nothing can come back before the letters are taken that came back last.
                     self.retries.once_more();
                     BETWEEN
                 }

@@ -1,11 +1,11 @@
 //! How often a connection that broke was dialed again, and whether and when it is dialed once more.
 
-use std::iter;
 use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Delays};
-use crate::net;
+use crate::error::Error;
+use crate::foreign::{self, Panic, PanicHook, PanicSource};
 
 /// The shortest delay: without one, a peer that refuses would keep a core busy.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -18,73 +18,69 @@ const BREAKS_IN_VAIN: u32 = 3;
 pub(crate) struct Retries {
     /// Without one, each outage has one attempt.
     backoff: Option<Backoff>,
+    /// Told of what panics in the backoff.
+    hook: Option<PanicHook>,
     /// The outage that goes on, or has hardly ended.
     outage: Option<Outage>,
     /// When the connection was opened.
     opened: Instant,
 }
 
+/// It ends with a connection that was stable, or when all is given up.
 struct Outage {
+    /// When the first attempt was made: at the first break, or when there was something to send after it.
     began: Instant,
-    delays: Delays,
+    /// Made when the first attempt has failed.
+    delays: Option<Delays>,
     attempts: u32,
-    /// The connection that the last attempt made was of use, and has broken.
-    was_of_use: bool,
+    /// The peer refused a message, and without a backoff it is tried again at once.
+    once_more: bool,
+    /// Since the last attempt there was a time in which nothing was held.
+    idle: bool,
 }
 
 impl Retries {
-    /// Of a connection that is open.
-    pub(crate) fn new(backoff: Option<Backoff>) -> Self {
-        Self { backoff, outage: None, opened: net::now() }
+    /// Of a connection that is open since `now`.
+    pub(crate) fn new(backoff: Option<Backoff>, hook: Option<PanicHook>, now: Instant) -> Self {
+        Self { backoff, hook, outage: None, opened: now }
     }
 
     /// The connection was opened again.
-    pub(crate) fn opened(&mut self) {
-        self.opened = net::now();
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.opened = now;
     }
 
-    /// The connection broke. If it was stable, that is a new outage; if not, the outage goes on from where it was, without
-    /// the time that the connection was open.
-    pub(crate) fn broke(&mut self) {
+    /// The connection broke. If it was stable, the next attempt is the first of a new outage; if not, the outage goes on,
+    /// whether or not it took messages, or a peer that dies of each would be dialed without a pause.
+    pub(crate) fn broke(&mut self, now: Instant) {
         let stable_after = self.backoff.as_ref().map_or(Duration::ZERO, |backoff| backoff.stable_after);
-        let open = net::now().saturating_duration_since(self.opened);
+        if now.saturating_duration_since(self.opened) >= stable_after {
+            self.start_over();
+        }
+    }
+
+    /// As [`broke`](Self::broke), where the connection had taken no whole message, and had one to take: a peer that refuses
+    /// a message does that. Without a backoff, a few more attempts are made at once.
+    pub(crate) fn broke_in_vain(&mut self, now: Instant) {
         match &mut self.outage {
-            Some(outage) if open < stable_after => outage.began += open,
-            _ => self.outage = None,
+            Some(outage) if self.backoff.is_none() => outage.once_more = outage.attempts < BREAKS_IN_VAIN - 1,
+            _ => self.broke(now),
         }
     }
 
-    /// As [`broke`](Self::broke), where it is known whether the connection had taken a whole message, or had none to take. If
-    /// so, the outage goes on as well, but does not come to its end with this break.
-    pub(crate) fn broke_after_use(&mut self) {
-        self.broke();
+    /// Nothing is held, and so nothing dialed for. Where the outage comes to its end meanwhile, there is nothing to give
+    /// back, and the next message begins another.
+    pub(crate) fn rests(&mut self) {
         if let Some(outage) = &mut self.outage {
-            outage.was_of_use = true;
-        }
-    }
-
-    /// It had not: a peer that refuses a message does that. Without a backoff, a few more attempts are made at once.
-    pub(crate) fn broke_in_vain(&mut self) {
-        match &mut self.outage {
-            Some(outage) if self.backoff.is_none() => {
-                if outage.attempts < BREAKS_IN_VAIN - 1 {
-                    outage.delays = Box::new(iter::once(Duration::ZERO));
-                }
-            }
-            _ => self.broke(),
-        }
-    }
-
-    /// For so long there was nothing to dial for: it is no part of the outage.
-    pub(crate) fn rested(&mut self, time: Duration) {
-        if let Some(outage) = &mut self.outage {
-            outage.began += time;
+            outage.idle = true;
         }
     }
 
     /// All was given up; the next attempt is the first of a new outage.
     pub(crate) fn start_over(&mut self) {
-        self.outage = None;
+        if let Some(outage) = self.outage.take() {
+            self.drop_delays(outage.delays);
+        }
     }
 
     /// All attempts were in vain, and one more is made all the same.
@@ -99,26 +95,65 @@ impl Retries {
         self.outage.as_ref().map_or(0, |outage| outage.attempts)
     }
 
-    /// How long to wait before the next attempt; `None` to give up.
-    pub(crate) fn next(&mut self) -> Option<Duration> {
-        let now = net::now();
-        let limit = self.backoff.as_ref().and_then(|backoff| backoff.max_elapsed);
+    /// How long to wait before the next attempt; `None` to give up. So does the error: the backoff panicked.
+    pub(crate) fn next(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
         if let Some(outage) = &mut self.outage {
-            let was_of_use = mem::take(&mut outage.was_of_use);
-            let delay = outage.delays.next().map(|delay| delay.max(SHORTEST));
-            let over = |delay| limit.is_some_and(|limit| (now - outage.began).saturating_add(delay) > limit);
-            match delay {
-                Some(delay) if !over(delay) => {
-                    outage.attempts = outage.attempts.saturating_add(1);
-                    return Some(delay);
+            let elapsed = now.saturating_duration_since(outage.began);
+            let limit = self.backoff.as_ref().and_then(|backoff| backoff.max_elapsed);
+            let idle = mem::take(&mut outage.idle);
+            if !idle || limit.is_none_or(|limit| elapsed <= limit) {
+                match self.delay()? {
+                    Some(delay) if limit.is_none_or(|limit| elapsed.saturating_add(delay) <= limit) => {
+                        self.once_more();
+                        return Ok(Some(delay));
+                    }
+                    // It was over when nothing was held.
+                    None if idle => {}
+                    _ => return Ok(None),
                 }
-                // Nobody has tried since it was there.
-                _ if was_of_use => {}
-                _ => return None,
             }
         }
-        let delays = self.backoff.as_ref().map_or_else(|| Box::new(iter::empty()) as Delays, Backoff::delays);
-        self.outage = Some(Outage { began: now, delays, attempts: 1, was_of_use: false });
-        Some(Duration::ZERO)
+        self.start_over();
+        self.outage = Some(Outage { began: now, delays: None, attempts: 1, once_more: false, idle: false });
+        Ok(Some(Duration::ZERO))
+    }
+
+    /// The next delay of the outage that goes on.
+    fn delay(&mut self) -> Result<Option<Duration>, Error> {
+        let Some(outage) = &mut self.outage else { return Ok(None) };
+        let Some(backoff) = &self.backoff else {
+            return Ok(mem::take(&mut outage.once_more).then_some(SHORTEST));
+        };
+        let next = match &mut outage.delays {
+            Some(delays) => foreign::call(|| delays.next()),
+            none => foreign::call(|| none.insert(backoff.delays()).next()),
+        };
+        let panic = match next {
+            Ok(delay) => return Ok(delay.map(|delay| delay.max(SHORTEST))),
+            Err(panic) => panic,
+        };
+        // It is not asked again.
+        let delays = outage.delays.replace(Backoff::none());
+        self.drop_delays(delays);
+        self.tell(PanicSource::Backoff, panic);
+        Err(Error::Panicked { what: PanicSource::Backoff })
+    }
+
+    fn drop_delays(&self, delays: Option<Delays>) {
+        if let Err(panic) = foreign::dispose(delays) {
+            self.tell(PanicSource::Drop, panic);
+        }
+    }
+
+    fn tell(&self, source: PanicSource, panic: Panic) {
+        if let Some(hook) = &self.hook {
+            hook(source, panic);
+        }
+    }
+}
+
+impl Drop for Retries {
+    fn drop(&mut self) {
+        self.start_over();
     }
 }

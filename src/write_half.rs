@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::net;
 use crate::peer::Peer;
 use crate::retries::Retries;
 use crate::socket::{Origin, Shared};
+use crate::sync::Lock;
 use crate::wire::Output;
 use crate::writer::{HIGH_WATER, Writer};
 
@@ -25,7 +26,8 @@ use crate::writer::{HIGH_WATER, Writer};
 pub struct WriteHalf {
     shared: Arc<Shared>,
     state: WriteState,
-    retries: Exclusive<Retries>,
+    /// Under a lock that is never taken, because the program's delays are not `Sync`.
+    retries: Lock<Retries>,
     /// Why it broke, or could not be opened again.
     why: Option<Error>,
     /// What a wait for room failed with: it is told with the message that there is no room for.
@@ -46,30 +48,17 @@ enum WriteState {
     /// It broke; what is held.
     Down(Output),
     /// It is being opened again.
-    Dialing(Output, Exclusive<Dial>),
+    Dialing(Output, Lock<Dial>),
     Closed,
 }
 
 type Dial = Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>;
 
-/// What is only `Send`, in what is `Sync` as well: whoever shares it does not get at it, and the lock is never taken.
-struct Exclusive<T>(Mutex<T>);
-
-impl<T> Exclusive<T> {
-    fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-
-    fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl WriteHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let writer = Writer::with(shared.socket().stream.clone(), Output::new(shared.codec));
         Self {
-            retries: Exclusive::new(Retries::new(shared.config.reconnect.clone())),
+            retries: Lock::new(Retries::new(shared.config.reconnect.clone(), None, net::now())),
             shared,
             state: WriteState::Open(writer),
             why: None,
@@ -121,9 +110,13 @@ impl WriteHalf {
                         return Poll::Ready(Err(Error::Closed { message: None }));
                     };
                     let retries = self.retries.get_mut();
-                    let Some(delay) = retries.next() else {
-                        retries.start_over();
-                        return Poll::Ready(Err(self.why.take().unwrap_or(Error::Closed { message: None })));
+                    let delay = match retries.next(net::now()) {
+                        Ok(Some(delay)) => delay,
+                        ended => {
+                            retries.start_over();
+                            let why = ended.err().or_else(|| self.why.take());
+                            return Poll::Ready(Err(why.unwrap_or(Error::Closed { message: None })));
+                        }
                     };
                     let (address, config) = (address.clone(), self.shared.config.clone());
                     let output = mem::replace(output, Output::new(self.shared.codec));
@@ -133,14 +126,14 @@ impl WriteHalf {
                         }
                         net::dial(&address, &config).await
                     });
-                    self.state = WriteState::Dialing(output, Exclusive::new(dial));
+                    self.state = WriteState::Dialing(output, Lock::new(dial));
                 }
                 WriteState::Dialing(output, dial) => {
                     let dialed = ready!(dial.get_mut().as_mut().poll(cx));
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     match dialed.and_then(|stream| self.take_over(stream)) {
                         Ok(stream) => {
-                            self.retries.get_mut().opened();
+                            self.retries.get_mut().opened(net::now());
                             self.state = WriteState::Open(Writer::with(stream, output));
                             self.at_rest = true;
                         }
@@ -299,7 +292,7 @@ impl WriteHalf {
 
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
-        self.retries.get_mut().broke();
+        self.retries.get_mut().broke(net::now());
         self.stalled.clear();
         self.midway = false;
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {
@@ -307,6 +300,11 @@ impl WriteHalf {
             WriteState::Dialing(output, _) => WriteState::Down(output),
             other => other,
         };
+        if let WriteState::Down(output) = &self.state
+            && output.is_empty()
+        {
+            self.retries.rests();
+        }
         let mut socket = self.shared.socket();
         socket.stream.shut_down();
         socket.end.get_or_insert(reason);

@@ -1,5 +1,6 @@
 //! The whole library in the network of memory: what must hold wherever a connection is cut, and when exactly.
 
+mod attempts;
 mod attention;
 mod audit;
 mod cuts;

@@ -109,9 +109,9 @@ fn when_everything_has_grown_too_old_nothing_is_dialed() {
     });
 }
 
-/// Its second outage begins before the first is forgotten. The time in between was none.
+/// Its connection was not stable, and the outage is over before it breaks: with nothing to give back.
 #[test]
-fn the_time_that_a_connection_is_open_is_no_part_of_max_elapsed() {
+fn an_outage_that_is_over_while_nothing_is_held_costs_no_message() {
     Sim::default().run(async {
         let backoff = every(SECOND / 10).max_elapsed(SECOND);
         let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
@@ -181,9 +181,9 @@ fn a_message_that_its_peer_refuses_comes_back_with_the_number_of_attempts() {
     }
 }
 
-/// Nobody dials while there is nothing to send: that is no time that the peer was away.
+/// Nobody dials while there is nothing to send.
 #[test]
-fn the_time_in_which_nothing_is_held_is_no_part_of_max_elapsed() {
+fn an_outage_that_is_over_while_the_connection_is_down_and_nothing_is_held_costs_no_message() {
     Sim::default().run(async {
         let backoff = every(SECOND / 10).max_elapsed(SECOND);
         let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
