@@ -1,6 +1,5 @@
 //! One address of a manager: the queue of its messages, and the task that keeps a connection under it.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::iter::Sum;
@@ -13,12 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::{OptionFuture, select};
 use futures::io::AsyncRead;
 
 use crate::config::Config;
-use crate::dead_letters::{DeadLetter, DeadLetterBox};
+use crate::dead_letters::DeadLetterBox;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{ManagerEvent, Reporter};
@@ -127,64 +125,9 @@ impl Common {
         Arc::new(move |source, panic| common.panicked(&address, source, panic))
     }
 
-    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
-    /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
-    /// the background.
+    /// Makes dead letters of the messages: see [`DeadLetterBox::bury`].
     pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        if messages.is_empty() {
-            return;
-        }
-        let Some(place) = self.dead_letters.place(&messages) else {
-            return self.dead_letters.lose(address, messages.len());
-        };
-        let mut burying = Box::pin(async move {
-            let _place = place;
-            let mut lost = 0;
-            for message in messages {
-                let letter = DeadLetter::new(&address, message, &verdict);
-                if self.dead_letters.send(letter).await.is_err() {
-                    lost += 1;
-                }
-            }
-            if lost > 0 {
-                self.dead_letters.lose(address, lost);
-            }
-        });
-        // Mostly there is room, and no task is needed.
-        if futures::poll!(&mut burying).is_pending() {
-            net::finish(burying).await;
-        }
-    }
-
-    /// As [`bury`](Self::bury), for an address that buries no more until these are taken, however many others do: its queue is
-    /// the bound. When this is dropped, what is left goes the other way.
-    async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        let mut burial = Burial { common: self, address, messages: messages.into(), verdict };
-        while let Some(message) = burial.messages.front() {
-            let letter = DeadLetter::new(&burial.address, message.clone(), &burial.verdict);
-            if burial.common.dead_letters.send(letter).await.is_err() {
-                // Nobody takes them.
-                return;
-            }
-            burial.messages.pop_front();
-        }
-    }
-}
-
-/// Messages on their way to whoever takes the dead letters.
-struct Burial {
-    common: Arc<Common>,
-    address: Address,
-    messages: VecDeque<Bytes>,
-    verdict: Verdict,
-}
-
-impl Drop for Burial {
-    fn drop(&mut self) {
-        let left = mem::take(&mut self.messages).into();
-        let burying = self.common.clone().bury(self.address.clone(), left, self.verdict.clone());
-        // It goes on in the background.
-        let _ = burying.now_or_never();
+        self.dead_letters.clone().bury(address, messages, verdict).await;
     }
 }
 
@@ -351,7 +294,8 @@ impl LinkTask {
 
     fn bury(&mut self, messages: Vec<Bytes>, verdict: Verdict) {
         if !messages.is_empty() {
-            self.burying = Some(Box::pin(self.common.clone().bury_in_turn(self.address(), messages, verdict)));
+            let letters = self.common.dead_letters.clone();
+            self.burying = Some(Box::pin(letters.bury_in_turn(self.address(), messages, verdict)));
         }
     }
 

@@ -227,7 +227,8 @@ impl Manager {
     }
 
     /// The messages, from now on, that were accepted and could not be sent, for the program's own failover. There is one
-    /// such stream: a second takes the place of the first. Without one they are lost, with a [`ManagerEvent::Lost`].
+    /// such stream: a second takes the place of the first, which ends when what is in it was taken, and gets what waits for
+    /// room there. Without one they are lost, with a [`ManagerEvent::Lost`].
     ///
     /// ```no_run
     /// use buffstreams::{Config, Manager};

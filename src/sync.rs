@@ -63,6 +63,17 @@ impl Waiters {
         self.waiting.remove(&place.take()?.0).flatten()
     }
 
+    /// Whether nobody has waited longer than whoever has this place, or none yet.
+    pub(crate) fn is_first(&self, place: Option<Key>) -> bool {
+        self.waiting.keys().next().is_none_or(|first| place == Some(Key(*first)))
+    }
+
+    /// Takes the waker of whoever has waited longest, to be woken without the lock; they keep their place.
+    #[must_use]
+    pub(crate) fn take_first(&mut self) -> Option<Waker> {
+        self.waiting.values_mut().next()?.take()
+    }
+
     /// Takes the wakers of all, to be woken without the lock; they keep their places.
     #[must_use]
     pub(crate) fn take_all(&mut self) -> Vec<Waker> {

@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("writer.rs", &["config", "error", "wire"]),
     ("ledger.rs", &["error", "net"]),
     ("retries.rs", &["backoff", "error", "foreign"]),
-    ("dead_letters.rs", &["error", "events", "inbox", "ledger", "peer"]),
+    ("dead_letters.rs", &["error", "events", "foreign", "ledger", "net", "peer", "sync"]),
     ("backlog.rs", &["error", "ledger", "wire", "writer"]),
     ("outbox.rs", &["backlog", "error", "ledger", "wire", "writer"]),
     ("socket.rs", &["config", "events", "net", "peer", "wire"]),

@@ -263,3 +263,45 @@ fn a_letter_of_a_close_says_how_often_its_address_was_dialed() {
         assert_eq!((letter.outcome, letter.attempts), (Outcome::Closed, 5));
     });
 }
+
+/// The first is full, and nobody reads it.
+#[test]
+fn a_second_taker_of_dead_letters_gets_what_waits_for_room_in_the_first() {
+    Sim::default().run(async {
+        let config = config().queue_bytes(4 << 10).close_timeout(SECOND);
+        let (manager, address, acceptor, far) = dialed(config).await;
+        let mut first = manager.dead_letters();
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let send = |from: u8| {
+            let (mut sink, address) = (manager.sink(), address.clone());
+            async move {
+                for n in from..from + 15 {
+                    sink.feed((address.clone(), Bytes::from(vec![n; 1000]))).await.unwrap();
+                }
+                sink.flush().await
+            }
+        };
+        send(0).await.unwrap_err();
+        let mut second = manager.dead_letters();
+        let mut taken: Vec<u8> = Vec::new();
+        for _ in 0..10 {
+            let letter = net::within(Some(SECOND), second.next()).await.expect("a letter");
+            taken.push(letter.unwrap().message[0]);
+        }
+        // The first has what was in it, and ends.
+        let had: Vec<u8> = first.by_ref().map(|letter| letter.message[0]).collect().await;
+        for _ in had.len() + taken.len()..15 {
+            taken.push(second.next().await.unwrap().message[0]);
+        }
+        assert_eq!(had.into_iter().chain(taken).collect::<Vec<_>>(), (0..15).collect::<Vec<_>>());
+        assert!(first.next().await.is_none());
+        // The same where they wait in the background, after a close.
+        send(15).await.unwrap_err();
+        let _ = manager.close(&address).await;
+        let third = manager.dead_letters();
+        let rest = net::within(Some(SECOND), third.take(13).collect::<Vec<_>>()).await.expect("the rest");
+        assert!(rest.iter().map(|letter| letter.message[0]).eq(17..30));
+        assert_eq!(manager.stats().lost, 0);
+    });
+}

@@ -6,6 +6,7 @@ mod audit;
 mod cuts;
 mod ends;
 mod fairness;
+mod foreign;
 mod letters;
 mod loans;
 mod outages;
