@@ -13,7 +13,7 @@ use futures::sink::Sink;
 
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::ledger::{Fate, Ticket, Verdict};
+use crate::ledger::{Fate, Outcome, Ticket, Verdict};
 use crate::link::Link;
 use crate::peer::Address;
 use crate::wire::Output;
@@ -31,7 +31,8 @@ const PRUNE_FROM: usize = 64;
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
 ///   sink. If messages that did since the last flush were not sent, it tells, once for each address: [`Error::NotSent`], or
-///   [`Error::NotOpen`] where the address was closed before they were handed over. They are dead letters.
+///   [`Error::NotOpen`] where the address was closed before they were handed over, and not dialed again. They are dead
+///   letters.
 /// - `poll_close` flushes and ends this sink, not the connections.
 ///
 /// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
@@ -83,10 +84,7 @@ impl ManagerSink {
         let at = match known {
             // Once for each batch: the address may have been closed, and opened again.
             Some(at) if self.producers[at].messages == 0 && self.producers[at].link.outbox.is_closed() => {
-                self.producers[at].link = self.directory.open(address)?;
-                // Everything is over that went through the link before, and written down in the fate.
-                self.producers[at].ticket = None;
-                at
+                self.producers[at].follow(&self.directory).then_some(at)?
             }
             Some(at) => at,
             None => self.add(address)?,
@@ -112,23 +110,38 @@ impl ManagerSink {
 }
 
 impl Producer {
-    /// Waits for room, and hands over what there is. If the address was closed, it becomes dead letters.
+    /// Waits for room, and hands over what there is. If the address was closed, and not dialed again, it becomes dead letters.
     fn poll_hand_over(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<()> {
         if self.messages == 0 {
             return Poll::Ready(());
         }
-        let batch = (&mut self.local, self.messages, &self.fate);
-        match ready!(self.link.outbox.poll_append(batch, HIGH_WATER, cx)) {
-            Some(ticket) => {
-                self.messages = 0;
-                self.ticket = Some(ticket);
+        loop {
+            let batch = (&mut self.local, self.messages, &self.fate);
+            match ready!(self.link.outbox.poll_append(batch, HIGH_WATER, cx)) {
+                Some(ticket) => {
+                    self.messages = 0;
+                    self.ticket = Some(ticket);
+                }
+                None if self.follow(directory) => continue,
+                None => {
+                    self.shut = true;
+                    self.bury(directory, Verdict::closed());
+                }
             }
-            None => {
-                self.shut = true;
-                self.bury(directory, Verdict::closed());
-            }
+            return Poll::Ready(());
         }
-        Poll::Ready(())
+    }
+
+    /// The address was closed. If it has been dialed again since, what comes through here goes there from now on, and so does
+    /// what is here.
+    fn follow(&mut self, directory: &Directory) -> bool {
+        let Some(link) = directory.open(&self.link.address).filter(|link| !Arc::ptr_eq(link, &self.link)) else {
+            return false;
+        };
+        self.link = link;
+        // Everything is over that went through the link before, and written down in the fate.
+        self.ticket = None;
+        true
     }
 
     /// Waits until what came through here is written.
@@ -218,8 +231,11 @@ impl Drop for ManagerSink {
     fn drop(&mut self) {
         let max = self.directory.common.config.queue_bytes;
         for producer in &mut self.producers {
-            if let Err(verdict) = producer.link.outbox.leave(&mut producer.local, producer.messages, max) {
-                producer.bury(&self.directory, verdict);
+            while let Err(verdict) = producer.link.outbox.leave(&mut producer.local, producer.messages, max) {
+                if verdict.outcome != Outcome::Closed || !producer.follow(&self.directory) {
+                    producer.bury(&self.directory, verdict);
+                    break;
+                }
             }
         }
     }

@@ -298,3 +298,30 @@ fn a_close_tells_of_each_message_that_it_did_not_deliver() {
         assert_eq!((balanced(&manager).written, balanced(&manager).dead_lettered), (2, 1));
     });
 }
+
+/// The sink has a message for the old connection yet, which is handed over with it; or it is dropped.
+#[test]
+fn a_message_that_comes_after_its_address_was_dialed_again_goes_there() {
+    for dropped in [false, true] {
+        Sim::default().run(async {
+            let (manager, address, acceptor, far) = dialed(config()).await;
+            let mut letters = manager.dead_letters();
+            let mut sink = manager.sink();
+            sink.feed((address.clone(), Bytes::from_static(b"1"))).await.unwrap();
+            drop(far);
+            manager.close(&address).await.unwrap();
+            manager.dial(&address).await.unwrap();
+            let (mut far, _) = acceptor.accept(&config()).await.unwrap();
+            sink.feed((address.clone(), Bytes::from_static(b"2"))).await.unwrap();
+            if !dropped {
+                sink.flush().await.unwrap();
+            }
+            drop(sink);
+            let mut frames = [0; 10];
+            net::within(Some(SECOND), far.read_exact(&mut frames)).await.expect("both").unwrap();
+            assert_eq!(frames, [0, 0, 0, 1, b'1', 0, 0, 0, 1, b'2']);
+            assert_eq!((balanced(&manager).written, balanced(&manager).dead_lettered), (2, 0));
+            assert!(letters.next().now_or_never().is_none());
+        });
+    }
+}
