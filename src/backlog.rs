@@ -30,6 +30,8 @@ pub(crate) struct Backlog<W> {
     pub(crate) lost: bool,
     /// Nothing more is accepted.
     pub(crate) closed: bool,
+    /// There is to be no other transport.
+    pub(crate) ended: bool,
     /// Producers that wait for room, or for their batch to be over.
     pub(crate) waiting: Vec<Waker>,
     pub(crate) driver: Option<Waker>,
@@ -81,6 +83,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             broken: None,
             lost: false,
             closed: false,
+            ended: false,
             waiting: Vec::new(),
             driver: None,
         }

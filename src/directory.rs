@@ -4,20 +4,27 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::OptionFuture;
 
 use crate::error::Error;
+use crate::foreign::{self, PanicSource};
 use crate::link::{Common, Link, LinkStats};
 use crate::net::{self, Task};
 use crate::peer::Address;
+use crate::sync::Lock;
+use crate::wire::Codec;
+
+/// How long a close whose time is over waits for the task to go: not for one that cannot run, because callbacks keep all
+/// threads of the runtime.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// What the clones of a manager and its sinks share.
 pub(crate) struct Directory {
     pub(crate) common: Arc<Common>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 #[derive(Default)]
@@ -36,22 +43,29 @@ enum Slot {
 }
 
 impl Slot {
+    fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::Open(link, _) | Self::Closing(link) => Some(link),
+            Self::Dialing => None,
+        }
+    }
+
     fn close(&mut self, directory: &Arc<Directory>) -> Option<Closing> {
         let Self::Open(link, _) = self else { return None };
         let link = link.clone();
         let Self::Open(_, task) = mem::replace(self, Self::Closing(link.clone())) else { return None };
-        Some(Closing { directory: directory.clone(), link, task: Some(task) })
+        Some(Closing { directory: directory.clone(), link, task: Some(task), ended: false })
     }
 }
 
 impl Directory {
     pub(crate) fn new(common: Common) -> Self {
-        Self { common: Arc::new(common), state: Mutex::default() }
+        Self { common: Arc::new(common), state: Lock::default() }
     }
 
     /// Takes the address for whoever opens it.
-    pub(crate) fn reserve(&self, address: &Address) -> Result<Reserved<'_>, Error> {
-        let mut state = self.state();
+    pub(crate) fn reserve(self: &Arc<Self>, address: &Address) -> Result<Reserved<'_>, Error> {
+        let mut state = self.state.lock();
         if state.shut_down {
             return Err(Error::Closed { message: None });
         }
@@ -66,7 +80,7 @@ impl Directory {
 
     /// The address, while it is open.
     pub(crate) fn open(&self, address: &Address) -> Option<Arc<Link>> {
-        match self.state().links.get(address)? {
+        match self.state.lock().links.get(address)? {
             Slot::Open(link, _) => Some(link.clone()),
             Slot::Dialing | Slot::Closing(_) => None,
         }
@@ -74,107 +88,164 @@ impl Directory {
 
     /// Takes the address, if it is open, for whoever closes it.
     pub(crate) fn close(self: &Arc<Self>, address: &Address) -> Option<Closing> {
-        self.state().links.get_mut(address)?.close(self)
+        self.state.lock().links.get_mut(address)?.close(self)
     }
 
     /// Takes all addresses that are open, for whoever closes them, and opens no more.
     pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.shut_down = true;
         state.links.values_mut().filter_map(|slot| slot.close(self)).collect()
     }
 
     /// All addresses, sorted.
     pub(crate) fn addresses(&self) -> Vec<Address> {
-        let mut addresses: Vec<_> = self.state().links.keys().cloned().collect();
+        let mut addresses: Vec<_> = self.state.lock().links.keys().cloned().collect();
         addresses.sort();
         addresses
     }
 
     /// The books of each address that is open or closing, and the sum of those that are closed.
     pub(crate) fn stats(&self) -> (Vec<(Address, LinkStats)>, LinkStats) {
-        let state = self.state();
-        let links = state.links.iter().filter_map(|(address, slot)| match slot {
-            Slot::Open(link, _) | Slot::Closing(link) => Some((address.clone(), link.stats())),
-            Slot::Dialing => None,
-        });
+        let state = self.state.lock();
+        let links = state.links.iter().filter_map(|(address, slot)| Some((address.clone(), slot.link()?.stats())));
         (links.collect(), state.retired)
     }
 
     /// Enters messages that a sink had accepted for an address and not handed over before that was closed.
     pub(crate) fn never_handed_over(&self, messages: usize) {
         let messages = messages as u64;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.retired =
             state.retired + LinkStats { accepted: messages, dead_lettered: messages, ..LinkStats::default() };
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No code of the program runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes this link, if it is open, for whoever closes it.
+    fn close_link(self: &Arc<Self>, link: &Arc<Link>) -> Option<Closing> {
+        let mut state = self.state.lock();
+        let slot =
+            state.links.get_mut(&link.address).filter(|slot| slot.link().is_some_and(|it| Arc::ptr_eq(it, link)))?;
+        slot.close(self)
+    }
+
+    /// Forgets an address that is closed, but for its counters.
+    fn forget(&self, link: &Link) {
+        let mut state = self.state.lock();
+        let closed = state.links.remove(&link.address);
+        state.retired = state.retired + link.stats();
+        drop(state);
+        self.dispose(link, closed);
+    }
+
+    /// What is dropped here may be the last of a message, and what the program made it of.
+    fn dispose(&self, link: &Link, last: Option<Slot>) {
+        if let Err(panic) = foreign::dispose(last) {
+            self.common.panicked(&link.address, PanicSource::Drop, panic);
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let slots = mem::take(&mut self.state.get_mut().links);
+        // At once: the tasks may not run for a while.
+        slots.values().filter_map(Slot::link).for_each(|link| link.socket.shut());
+        for (address, slot) in slots {
+            if let Err(panic) = foreign::dispose(slot) {
+                self.common.panicked(&address, PanicSource::Drop, panic);
+            }
+        }
+        self.common.reporter.end();
     }
 }
 
 /// An address that is being opened. Dropped, it is forgotten.
 pub(crate) struct Reserved<'a> {
-    directory: &'a Directory,
+    directory: &'a Arc<Directory>,
     address: Address,
 }
 
 impl Reserved<'_> {
-    /// It is open, unless all is closed by now.
-    pub(crate) fn keep(self, link: Arc<Link>, task: Task) -> Result<(), Error> {
-        let mut state = self.directory.state();
+    /// It is open, on this connection, unless all is closed by now.
+    pub(crate) fn keep(self, stream: net::Stream, codec: Codec) -> Result<(), Error> {
+        let (link, running) = Link::new(self.directory.common.clone(), self.address.clone(), stream, codec);
+        let watched = watch(running, link.clone(), Arc::downgrade(self.directory));
+        let mut state = self.directory.state.lock();
         if state.shut_down {
+            drop(state);
+            link.socket.shut();
             return Err(Error::Closed { message: None });
         }
-        state.links.insert(self.address.clone(), Slot::Open(link, task));
+        // Under the lock, so that the task finds itself there, however soon it ends.
+        let dialing = state.links.insert(self.address.clone(), Slot::Open(link, net::spawn(watched)));
+        drop(state);
+        drop(dialing);
         Ok(())
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        let mut state = self.directory.state();
+        let mut state = self.directory.state.lock();
         if let Some(Slot::Dialing) = state.links.get(&self.address) {
             state.links.remove(&self.address);
         }
     }
 }
 
-/// An address that is being closed. Dropped before its end, it ends in the background.
+/// Runs the task of a link. A panic that ends it is a defect of this crate: then the address is closed in order.
+async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, directory: Weak<Directory>) {
+    let Err(panic) = foreign::run(running).await else { return };
+    let Some(directory) = directory.upgrade() else { return };
+    directory.common.panicked(&link.address, PanicSource::Task, panic);
+    let why = Error::Panicked { what: PanicSource::Task };
+    match directory.close_link(&link) {
+        Some(mut closing) => {
+            // It is this one.
+            closing.task.take().map(Task::detach);
+            closing.end(Some(why)).await;
+        }
+        // Whoever closes it already has it come back now, and forgets it.
+        None => give_back(&directory, &link, Some(why)).await,
+    }
+}
+
+/// An address that is being closed. Dropped before its end, it ends at once, and what it holds comes back in the background.
 pub(crate) struct Closing {
     directory: Arc<Directory>,
     pub(crate) link: Arc<Link>,
     pub(crate) task: Option<Task>,
+    ended: bool,
 }
 
 impl Closing {
-    /// Ends it, in the background also when this is not waited for.
-    pub(crate) fn end(&mut self) -> impl Future<Output = ()> + use<> {
-        let ending = self.task.take().map(|task| net::finish(end(self.directory.clone(), self.link.clone(), task)));
-        OptionFuture::from(ending).map(drop)
+    /// Ends the connection, takes back what it holds, and forgets its address. An error says why, if that is no close.
+    pub(crate) async fn end(mut self, why: Option<Error>) {
+        self.link.socket.shut();
+        if let Some(task) = self.task.take() {
+            net::within(Some(GRACE), task.stop()).await;
+        }
+        give_back(&self.directory, &self.link, why).await;
+        self.directory.forget(&self.link);
+        self.ended = true;
     }
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        drop(self.end());
+        if self.ended {
+            return;
+        }
+        self.link.socket.shut();
+        let (directory, link, task) = (self.directory.clone(), self.link.clone(), self.task.take());
+        drop(net::finish(async move { Self { directory, link, task, ended: false }.end(None).await }));
     }
 }
 
-/// Ends a connection that is being closed, takes back what it holds, and forgets its address.
-async fn end(directory: Arc<Directory>, link: Arc<Link>, task: Task) {
-    task.stop().await;
-    let given_back = link.give_back().await;
-    {
-        let mut state = directory.state();
-        state.links.remove(&link.address);
-        state.retired = state.retired + link.stats();
-    }
-    // A close does not wait for whoever takes the dead letters: they may be the one who closes.
-    for (messages, verdict) in given_back {
-        let burying = directory.common.clone().bury(link.address.clone(), messages, verdict);
-        let _ = burying.now_or_never();
+/// Ends a link, and makes dead letters of what it holds.
+async fn give_back(directory: &Directory, link: &Link, why: Option<Error>) {
+    for (messages, verdict) in link.end(why.map(Arc::new)).await {
+        // A close does not wait for whoever takes the dead letters: they may be the one who closes.
+        let _ = directory.common.clone().bury(link.address.clone(), messages, verdict).now_or_never();
     }
 }

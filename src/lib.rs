@@ -142,6 +142,7 @@ mod write_half;
 mod dead_letters;
 mod directory;
 mod link;
+mod link_socket;
 mod manager;
 mod manager_sink;
 

@@ -22,7 +22,8 @@ use crate::error::Error;
 use crate::events::{ManagerEvent, Reporter};
 use crate::foreign::{Panic, PanicHook, PanicSource};
 use crate::ledger::{Outcome, Verdict};
-use crate::net::{self, Task};
+use crate::link_socket::LinkSocket;
+use crate::net;
 use crate::outbox::{Outbox, Rules};
 use crate::peer::Address;
 use crate::retries::Retries;
@@ -44,6 +45,7 @@ pub(crate) struct Link {
     pub(crate) reconnects: AtomicU64,
     /// How often the address has been dialed in the outage that goes on; 0 while there is none.
     attempts: AtomicU32,
+    pub(crate) socket: LinkSocket,
 }
 
 /// What was counted of one address: `accepted = written + dead_lettered + held`, at every moment.
@@ -75,19 +77,31 @@ pub(crate) struct Common {
 }
 
 impl Link {
-    /// Starts on a connection that has been made.
-    pub(crate) fn start(common: Arc<Common>, address: Address, stream: net::Stream, codec: Codec) -> (Arc<Self>, Task) {
+    /// An address whose connection has been made, and the task that keeps one under it.
+    pub(crate) fn new(
+        common: Arc<Common>,
+        address: Address,
+        stream: net::Stream,
+        codec: Codec,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
         let rules = Rules {
             is_dead: net::Stream::is_closed_by_peer,
             room_while_down: common.config.room_while_down(),
             ttl: common.config.message_ttl,
         };
         let outbox = Outbox::new(stream.clone(), codec, rules);
-        let link = Arc::new(Self { address, outbox, reconnects: AtomicU64::new(0), attempts: AtomicU32::new(0) });
-        let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&link.address)), net::now());
+        let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&address)), net::now());
+        let socket = LinkSocket::new(stream.clone());
+        let (reconnects, attempts) = (AtomicU64::new(0), AtomicU32::new(0));
+        let link = Arc::new(Self { address, outbox, reconnects, attempts, socket });
         let stalled = Deadline::default();
         let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries, burying: None };
-        (link, net::spawn(task.run()))
+        (link, task.run())
+    }
+
+    /// Goes on with a new connection; `false` if it has been ended meanwhile.
+    fn resume(&self, stream: net::Stream) -> bool {
+        self.outbox.resume(stream.clone()) && self.socket.keep(stream)
     }
 
     /// Its books.
@@ -104,17 +118,27 @@ impl Link {
         }
     }
 
-    /// Takes back all that is held, when its task has ended: what is too old, and what was closed.
-    pub(crate) async fn give_back(&self) -> [(Vec<Bytes>, Verdict); 2] {
+    /// Ends it, and takes back all that is held: what is too old, and what was closed, or why else that is.
+    pub(crate) async fn end(&self, why: Option<Arc<Error>>) -> [(Vec<Bytes>, Verdict); 2] {
+        self.outbox.close();
+        // So that the queue gets no other connection while what it holds is taken back.
+        self.outbox.end();
+        self.socket.shut();
         poll_fn(|cx| self.outbox.poll_lose(cx)).await;
         let attempts = self.attempts.load(Ordering::Relaxed);
         let expired = self.outbox.take_expired(attempts);
         let closed = Verdict { attempts, ..Verdict::closed() };
+        let closed = Verdict { error: why.unwrap_or(closed.error), ..closed };
         [expired, (self.outbox.give_back(&closed), closed)]
     }
 }
 
 impl Common {
+    /// Makes dead letters of the messages: see [`DeadLetterBox::bury`].
+    pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+        self.dead_letters.clone().bury(address, messages, verdict).await;
+    }
+
     /// Tells of a panic that was caught.
     pub(crate) fn panicked(&self, address: &Address, source: PanicSource, Panic { message }: Panic) {
         self.reporter.report(ManagerEvent::Panicked { address: Some(address.clone()), source, message });
@@ -123,11 +147,6 @@ impl Common {
     fn hook(self: &Arc<Self>, address: &Address) -> PanicHook {
         let (common, address) = (self.clone(), address.clone());
         Arc::new(move |source, panic| common.panicked(&address, source, panic))
-    }
-
-    /// Makes dead letters of the messages: see [`DeadLetterBox::bury`].
-    pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        self.dead_letters.clone().bury(address, messages, verdict).await;
     }
 }
 
@@ -163,8 +182,11 @@ impl LinkTask {
                 }
                 Turn::Broken(error) => error,
             };
-            self.stream.shut_down();
+            self.link.socket.let_go();
             poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
+            if self.link.socket.is_shut() {
+                return;
+            }
             let books = self.link.outbox.books();
             let done = self.link.outbox.is_closed() && books.held == 0;
             if !done || error.is_some() {
@@ -203,7 +225,9 @@ impl LinkTask {
                     self.half_closed = false;
                     self.retries.opened(net::now());
                     self.link.attempts.store(0, Ordering::Relaxed);
-                    self.link.outbox.resume(stream);
+                    if !self.link.resume(stream) {
+                        return false;
+                    }
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
                     return true;
@@ -243,7 +267,7 @@ impl LinkTask {
                 return Ok(None);
             }
             link.attempts.store(self.retries.attempts(), Ordering::Relaxed);
-            match self.expiring(net::dial(&link.address, &common.config)).await {
+            match self.expiring(link.socket.dial(self.address(), common.config.clone())).await {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) => {
                     why = Arc::new(error);

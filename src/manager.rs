@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -11,12 +12,14 @@ use crate::dead_letters::{DeadLetterBox, DeadLetters};
 use crate::directory::{Closing, Directory};
 use crate::error::Error;
 use crate::events::{Events, ManagerEvent, Reporter};
+use crate::foreign;
 use crate::ledger::Ticket;
 use crate::link::{Common, Link, LinkStats};
 use crate::listener::{Closer, Listener};
 use crate::manager_sink::ManagerSink;
 use crate::net;
 use crate::peer::Address;
+use crate::sync::Lock;
 use crate::writer::HIGH_WATER;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -48,7 +51,7 @@ use futures::future::join_all;
 #[derive(Clone)]
 pub struct Manager {
     directory: Arc<Directory>,
-    listeners: Arc<Mutex<Vec<(Address, Closer)>>>,
+    listeners: Arc<Lock<Vec<(Address, Closer)>>>,
 }
 
 /// What a manager has counted so far.
@@ -93,8 +96,7 @@ impl Manager {
         let codec = common.config.codec()?;
         let reserved = self.directory.reserve(&address)?;
         let stream = net::dial(&address, &common.config).await?;
-        let (link, task) = Link::start(common.clone(), address.clone(), stream, codec);
-        reserved.keep(link, task)?;
+        reserved.keep(stream, codec)?;
         common.reporter.report(ManagerEvent::Opened { address });
         Ok(())
     }
@@ -134,10 +136,14 @@ impl Manager {
     pub async fn listen(&self, address: impl Into<Address>) -> Result<Listener, Error> {
         let address = address.into();
         let listener = Listener::bind(&address, self.directory.common.config.clone()).await?;
-        let mut listeners = self.listeners();
-        listeners.retain(|(_, closer)| !closer.is_stopped());
+        let mut listeners = self.listeners.lock();
+        let known = mem::take(&mut *listeners);
+        let (stopped, open): (Vec<_>, _) = known.into_iter().partition(|(_, closer)| closer.is_stopped());
+        *listeners = open;
         listeners.push((address, listener.closer()));
         drop(listeners);
+        // It may be the last of a listener, and of what the program gave it.
+        let _ = foreign::dispose(stopped);
         Ok(listener)
     }
 
@@ -196,7 +202,7 @@ impl Manager {
     pub async fn close_listener(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
         let known = {
-            let mut listeners = self.listeners();
+            let mut listeners = self.listeners.lock();
             let is_it = |(given, closer): &(Address, Closer)| {
                 !closer.is_stopped() && (*given == address || Address::from(closer.local_addr()) == address)
             };
@@ -247,11 +253,6 @@ impl Manager {
     pub fn dead_letters(&self) -> DeadLetters {
         self.directory.common.dead_letters.subscribe()
     }
-
-    fn listeners(&self) -> MutexGuard<'_, Vec<(Address, Closer)>> {
-        // No code of the program runs under this lock.
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Delivers what a connection that is being closed has accepted, half-closes it, waits for the peer to close, and ends it.
@@ -271,7 +272,7 @@ async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(),
         written
     });
     let delivered = delivered.await;
-    closing.end().await;
+    closing.end(None).await;
     delivered
 }
 

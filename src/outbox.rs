@@ -15,6 +15,7 @@ use futures::io::AsyncWrite;
 
 use crate::backlog::{Backlog, Books, Load, Transport};
 use crate::error::Error;
+use crate::foreign::{self, PanicSource};
 use crate::ledger::{Fate, Ticket, Verdict};
 use crate::wire::{Codec, Output};
 use crate::writer::Writer;
@@ -287,14 +288,23 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         Poll::Pending
     }
 
-    /// Goes on with a new transport where the old one is gone.
-    pub(crate) fn resume(&self, io: W) {
+    /// Goes on with a new transport where the old one is gone; `false` where there is to be none any more.
+    pub(crate) fn resume(&self, io: W) -> bool {
         let mut state = self.lock();
+        if state.ended {
+            return false;
+        }
         state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
             other => other,
         };
         state.broken = None;
+        true
+    }
+
+    /// There is to be no other transport.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
     }
 
     /// Whether nothing more is accepted.
@@ -387,7 +397,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             return Step::Gone;
         }
         let before = writer.output().len();
-        let drained = writer.poll_drain(cx);
+        // A panic in there would leave the transport taken for ever.
+        let drained = foreign::call(|| writer.poll_drain(cx));
+        let defect = |_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task }));
+        let drained = drained.unwrap_or_else(defect);
         // After an error the frame that was cut counts as unwritten again.
         let taken_bytes = before.saturating_sub(writer.output().len());
 

@@ -17,6 +17,13 @@ pub(crate) enum Fault {
     Stall,
 }
 
+/// Where a defect of the library is planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    Read,
+    Write,
+}
+
 /// An end of a connection, and the lane that it writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -60,6 +67,8 @@ struct End {
     shut: bool,
     /// This end has been reset.
     reset: bool,
+    /// A defect of the library: whoever does this at this end panics.
+    bug: Option<Bug>,
     /// Those who wait at this end, to read and to write.
     waiting: Vec<Waker>,
 }
@@ -73,6 +82,16 @@ impl Cable {
     pub(crate) fn plan(&mut self, side: Side, after: usize, fault: Fault) {
         self.ends[side as usize].fault = Some((after, fault));
         self.fail_if_due(side);
+    }
+
+    /// Plants a defect at this end, and calls whoever waits there.
+    pub(crate) fn plant(&mut self, side: Side, bug: Bug) {
+        self.ends[side as usize].bug = Some(bug);
+        self.wake(side);
+    }
+
+    pub(crate) fn has(&self, side: Side, bug: Bug) -> bool {
+        self.ends[side as usize].bug == Some(bug)
     }
 
     /// Every byte that `side` has written, and how many of them have been read.

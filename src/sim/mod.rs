@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::foreign;
 use crate::peer::Address;
-use cable::{Cable, Side};
+use cable::{Bug, Cable, Side};
 use network::Backlog;
 use world::{Sleep, trace, with};
 
@@ -59,6 +59,13 @@ impl Stream {
         self.cable().0.reset();
     }
 
+    fn panic_if_planted(&self, bug: Bug) {
+        let (cable, side) = self.cable();
+        let planted = cable.has(side, bug);
+        drop(cable);
+        assert!(!planted, "a defect was planted here");
+    }
+
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
         let (cable, side) = self.cable();
         if cable.is_reset(side) { Err(io::ErrorKind::NotConnected.into()) } else { Ok(self.0.peer) }
@@ -92,6 +99,7 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.panic_if_planted(Bug::Read);
         let (mut cable, side) = self.cable();
         let polled = cable.poll_read(side, cx, buf);
         trace(|| format!("{} reads {polled:?}", self.0.local));
@@ -109,6 +117,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.panic_if_planted(Bug::Write);
         let (mut cable, side) = self.cable();
         let polled = cable.poll_write(side, cx, bufs);
         trace(|| format!("{} writes {polled:?}", self.0.local));

@@ -1,6 +1,7 @@
 //! Every integration test, in one binary: it links once.
 
 mod alloc;
+mod blocked;
 mod callback;
 mod cancel;
 mod clean_close;

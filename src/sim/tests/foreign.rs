@@ -1,4 +1,4 @@
-//! The program's code that a manager calls and drops: it may panic, and it may come back to the manager.
+//! The wakers and messages of the program, which a manager wakes and drops: they may panic, and they may come back to it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -109,7 +109,7 @@ fn memory(dropped: impl Fn() + Send + 'static) -> Bytes {
 }
 
 /// A manager of one address that nobody answers at any more.
-async fn away(config: Config) -> (Manager, Address) {
+pub(super) async fn away(config: Config) -> (Manager, Address) {
     let (manager, address, acceptor, far) = dialed(config).await;
     drop((far, acceptor));
     net::sleep(SECOND).await;
@@ -125,7 +125,7 @@ async fn bury(manager: &Manager, address: &Address, messages: usize) {
     sink.flush().await.unwrap_err();
 }
 
-fn panics(events: &mut Events<ManagerEvent>) -> Vec<(Option<Address>, PanicSource, String)> {
+pub(super) fn panics(events: &mut Events<ManagerEvent>) -> Vec<(Option<Address>, PanicSource, String)> {
     let mut panics = Vec::new();
     while let Some(Some(event)) = events.next().now_or_never() {
         if let ManagerEvent::Panicked { address, source, message } = event {

@@ -305,3 +305,27 @@ fn a_second_taker_of_dead_letters_gets_what_waits_for_room_in_the_first() {
         assert_eq!(manager.stats().lost, 0);
     });
 }
+
+/// They wait in the background for whoever takes them, who does not.
+#[test]
+fn the_events_of_a_manager_end_with_it_though_its_letters_wait() {
+    Sim::default().run(async {
+        let config = config().queue_bytes(4 << 10).close_timeout(SECOND);
+        let (manager, address, acceptor, far) = dialed(config).await;
+        let (letters, events) = (manager.dead_letters(), manager.events());
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let mut sink = manager.sink();
+        for _ in 0..30 {
+            sink.feed((address.clone(), Bytes::from_static(MESSAGE))).await.unwrap();
+        }
+        sink.flush().await.unwrap_err();
+        manager.close(&address).await.unwrap_err();
+        drop(manager);
+        let mut ended = events.count();
+        assert!(net::within(Some(SECOND), &mut ended).await.is_none(), "the sink has it yet");
+        drop(sink);
+        net::within(Some(SECOND), ended).await.expect("they end");
+        assert_eq!(letters.count().await, 30);
+    });
+}

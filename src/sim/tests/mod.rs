@@ -4,6 +4,7 @@ mod attempts;
 mod attention;
 mod audit;
 mod cuts;
+mod defects;
 mod ends;
 mod fairness;
 mod foreign;

@@ -1,0 +1,89 @@
+//! The socket of one address of a manager, where whoever ends it reaches it: its task may not run for a while.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Poll, ready};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::net;
+use crate::peer::Address;
+use crate::sync::Lock;
+
+/// The socket, and the one that is to take its place.
+#[derive(Default)]
+pub(crate) struct LinkSocket(Lock<State>);
+
+#[derive(Default)]
+struct State {
+    /// `None` while the connection is down.
+    stream: Option<net::Stream>,
+    dial: Option<Dial>,
+    /// There is to be no other.
+    ended: bool,
+}
+
+/// A connection that is being made.
+type Dial = Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>;
+
+impl LinkSocket {
+    pub(crate) fn new(stream: net::Stream) -> Self {
+        Self(Lock::new(State { stream: Some(stream), ..State::default() }))
+    }
+
+    /// Makes a new connection. It never comes to an end where that is given up by [`shut`](Self::shut).
+    pub(crate) async fn dial(&self, address: Address, config: Config) -> Result<net::Stream, Error> {
+        let dial: Dial = Box::pin(async move { net::dial(&address, &config).await });
+        self.begin(dial);
+        poll_fn(|cx| {
+            let mut state = self.0.lock();
+            let Some(dial) = &mut state.dial else { return Poll::Pending };
+            let dialed = ready!(dial.as_mut().poll(cx));
+            let over = state.dial.take();
+            drop(state);
+            drop(over);
+            Poll::Ready(dialed)
+        })
+        .await
+    }
+
+    fn begin(&self, dial: Dial) {
+        let mut state = self.0.lock();
+        if !state.ended {
+            state.dial = Some(dial);
+        }
+    }
+
+    /// Goes on with a new connection; `false` if it has been shut meanwhile.
+    pub(crate) fn keep(&self, stream: net::Stream) -> bool {
+        let mut state = self.0.lock();
+        if !state.ended {
+            state.stream = Some(stream);
+            return true;
+        }
+        drop(state);
+        stream.shut_down();
+        false
+    }
+
+    /// Closes the connection.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.0.lock();
+        let (stream, dial) = (state.stream.take(), state.dial.take());
+        drop(state);
+        drop(dial);
+        if let Some(stream) = stream {
+            stream.shut_down();
+        }
+    }
+
+    /// Closes the connection, or gives up the one that is being made, at once and for good.
+    pub(crate) fn shut(&self) {
+        self.0.lock().ended = true;
+        self.let_go();
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.lock().ended
+    }
+}

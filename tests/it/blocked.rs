@@ -1,0 +1,180 @@
+//! Callbacks keep all threads of the runtime: a manager still closes its sockets, and its closes still come to an end.
+
+use std::future::Future;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use async_std::task::block_on;
+use buffstreams::{Bytes, Config, Error, Listener, Manager, Outcome, Serving};
+use futures::{FutureExt, SinkExt, StreamExt};
+
+use crate::net::{SOON, alone, config, descriptors, put, raw, until};
+use crate::peers::BlackHole;
+
+/// How many threads the runtime has here.
+const THREADS: usize = 2;
+/// Long before the threads are free again.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// Callbacks that wait for the end of a test.
+struct Blocked {
+    release: mpsc::Sender<()>,
+    _peers: Vec<TcpStream>,
+    _serving: Serving,
+}
+
+impl Blocked {
+    /// As many as there are threads.
+    fn all_threads() -> Self {
+        let (entered, entering) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let listener = block_on(Listener::bind("127.0.0.1:0", config())).unwrap();
+        let mut peers: Vec<_> = (0..THREADS).map(|_| raw(listener.local_addr())).collect();
+        let entered = Mutex::new(entered);
+        let serving = listener.serve_in_background(move |_, _| {
+            entered.lock().unwrap().send(()).unwrap();
+            // Until the sender is dropped: the first that waits has the lock, and the others wait for it.
+            let _ = released.lock().unwrap().recv_timeout(SOON);
+            Ok(())
+        });
+        peers.iter_mut().for_each(|peer| put(peer, b"block"));
+        for _ in 0..THREADS {
+            entering.recv_timeout(SOON).expect("a callback is called");
+        }
+        Self { release, _peers: peers, _serving: serving }
+    }
+
+    fn release(self) {
+        drop(self.release);
+    }
+}
+
+/// Runs the test in a process whose runtime has so many threads.
+#[track_caller]
+fn with_few_threads(name: &str, test: impl FnOnce()) {
+    alone(name, &format!("export ASYNC_STD_THREAD_COUNT={THREADS}"), test);
+}
+
+/// A manager of one address, and the other end of its connection.
+fn dialed(config: Config) -> (Manager, TcpStream, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manager = Manager::new(config);
+    block_on(manager.dial(listener.local_addr().unwrap())).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    (manager, far, listener)
+}
+
+/// Reads what came, and the end of the connection behind it.
+#[track_caller]
+fn assert_ended(mut far: TcpStream) -> usize {
+    far.set_read_timeout(Some(AT_ONCE)).unwrap();
+    let mut received = Vec::new();
+    match far.read_to_end(&mut received) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the connection is open yet: {error}"),
+    }
+    received.len()
+}
+
+/// Waits for what does not need the runtime's threads.
+#[track_caller]
+fn soon<F: Future>(future: F) -> F::Output {
+    let start = Instant::now();
+    let output = block_on(async_std::future::timeout(SOON, future)).expect("it should not wait for the threads");
+    assert!(start.elapsed() < 2 * AT_ONCE, "{:?}", start.elapsed());
+    output
+}
+
+#[test]
+fn dropping_a_manager_closes_its_sockets() {
+    with_few_threads("blocked::dropping_a_manager_closes_its_sockets", || {
+        let (manager, far, listener) = dialed(config());
+        let second = TcpListener::bind("127.0.0.1:0").unwrap();
+        block_on(manager.dial(second.local_addr().unwrap())).unwrap();
+        let (other, _) = second.accept().unwrap();
+        let events = manager.events();
+        let mut sink = manager.sink();
+        block_on(sink.feed((listener.local_addr().unwrap().into(), Bytes::from_static(b"held")))).unwrap();
+        let blocked = Blocked::all_threads();
+        drop(manager);
+        drop(sink);
+        assert_ended(far);
+        assert_ended(other);
+        soon(events.count());
+        blocked.release();
+    });
+}
+
+#[test]
+fn a_close_ends_at_its_deadline() {
+    with_few_threads("blocked::a_close_ends_at_its_deadline", || {
+        let limit = Duration::from_millis(100);
+        let (manager, far, listener) = dialed(config().max_message_size(32 << 20).close_timeout(limit));
+        let address = listener.local_addr().unwrap();
+        let (mut letters, mut sink) = (manager.dead_letters(), manager.sink());
+        // More than the sockets hold.
+        block_on(sink.feed((address.into(), Bytes::from(vec![7; 32 << 20])))).unwrap();
+        assert!(sink.flush().now_or_never().is_none());
+        let blocked = Blocked::all_threads();
+        let closed = soon(manager.close(address));
+        assert!(matches!(closed, Err(Error::Timeout { what: "close_timeout", .. })), "{closed:?}");
+        // Its threads are free no earlier, and what it held has come back.
+        assert_eq!(soon(letters.next()).unwrap().outcome, Outcome::Closed);
+        assert!(assert_ended(far) > 0);
+        soon(manager.dial(address)).expect("it is free");
+        assert_eq!(manager.stats().total.dead_lettered, 1);
+        blocked.release();
+    });
+}
+
+#[test]
+fn a_shutdown_ends_at_its_deadline() {
+    with_few_threads("blocked::a_shutdown_ends_at_its_deadline", || {
+        let (manager, far, _listener) = dialed(config());
+        let blocked = Blocked::all_threads();
+        let report = soon(manager.shutdown(Duration::from_millis(100)));
+        assert!(report.values().all(|ending| ending.cut), "{report:?}");
+        assert_ended(far);
+        blocked.release();
+    });
+}
+
+#[test]
+fn dropping_the_future_of_a_close_closes_its_socket() {
+    with_few_threads("blocked::dropping_the_future_of_a_close_closes_its_socket", || {
+        let (manager, far, listener) = dialed(config());
+        let blocked = Blocked::all_threads();
+        assert!(manager.close(listener.local_addr().unwrap()).now_or_never().is_none());
+        assert_ended(far);
+        blocked.release();
+        until(SOON, || manager.addresses().is_empty());
+    });
+}
+
+/// Its connection broke, and nobody answers: the socket of a dial that goes on.
+#[test]
+fn dropping_a_manager_gives_up_a_dial() {
+    with_few_threads("blocked::dropping_a_manager_gives_up_a_dial", || {
+        let mut hole = BlackHole::opening();
+        let manager = Manager::new(config());
+        block_on(manager.dial(hole.addr)).unwrap();
+        let mut events = manager.events();
+        drop(hole.accept());
+        hole.fill();
+        block_on(events.next()).unwrap();
+        let mut sink = manager.sink();
+        let before = descriptors();
+        block_on(sink.feed((hole.addr.into(), Bytes::from_static(b"held")))).unwrap();
+        assert!(sink.flush().now_or_never().is_none());
+        until(SOON, || descriptors() == before + 1);
+        let blocked = Blocked::all_threads();
+        let before = descriptors();
+        drop((manager, sink));
+        assert_eq!(descriptors(), before - 1);
+        blocked.release();
+    });
+}
