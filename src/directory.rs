@@ -202,7 +202,9 @@ async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, directory: We
     match directory.close_link(&link) {
         Some(mut closing) => {
             // It is this one.
-            closing.task.take().map(Task::detach);
+            if let Some(task) = closing.task.take() {
+                task.detach();
+            }
             closing.end(Some(why)).await;
         }
         // Whoever closes it already has it come back now, and forgets it.

@@ -164,7 +164,7 @@ pub enum ManagerEvent {
     Broken {
         /// Where to.
         address: Address,
-        /// Why; `None` if the peer closed it between two messages.
+        /// Why; `None` if the peer closed it.
         error: Option<Arc<Error>>,
     },
     /// A connection could not be opened again.

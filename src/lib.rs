@@ -83,7 +83,8 @@
 //! - A frame that was handed whole to the kernel is not sent again. TCP cannot tell whether the peer's program got it: when
 //!   a connection is reset, what the kernels of both ends still held is lost without a trace. A peer that closes, rather than
 //!   resets, after it has read everything loses nothing.
-//! - Whoever dialed notices before the next write that the peer has closed, so that this is not written to a dead socket.
+//! - Whoever dialed notices before each write, also of what is left of a batch, that the peer has closed, so that this is not
+//!   written to a dead socket.
 //!   An end that has not arrived cannot be noticed by anybody: that of a peer that closes in the same moment, or one behind
 //!   more unread replies than the kernel has room for. Elsewhere than on Linux and Android, any reply that a [`Connection`]
 //!   has not read hides it.

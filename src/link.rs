@@ -263,6 +263,10 @@ impl LinkTask {
                 let closing = poll_fn(|cx| if was_closed { Poll::Pending } else { link.outbox.poll_closed(cx) });
                 self.expiring(select(pin!(net::sleep(delay)), pin!(closing))).await;
             }
+            if self.is_free(Duration::ZERO).await {
+                // Some may have been with a connection until it broke.
+                self.bury_expired();
+            }
             if link.outbox.books().held == 0 {
                 return Ok(None);
             }

@@ -28,7 +28,7 @@ pub(crate) struct Outbox<W> {
 
 /// How a queue treats what it holds.
 pub(crate) struct Rules<W> {
-    /// Looks, before each batch, whether a transport would take it and lose it.
+    /// Looks, before each write, whether a transport would take it and lose it.
     pub(crate) is_dead: fn(&W) -> bool,
     /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
     pub(crate) room_while_down: Option<usize>,
@@ -295,7 +295,12 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             return false;
         }
         state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
-            Transport::Gone(output) => Transport::Idle(Writer::with(io, output)),
+            Transport::Gone(mut output) => {
+                // It begins anew: what has grown too old meanwhile is not given to this one.
+                output.append(&mut state.pending);
+                mem::swap(&mut output, &mut state.pending);
+                Transport::Idle(Writer::with(io, output))
+            }
             other => other,
         };
         state.broken = None;
@@ -390,7 +395,8 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.transport = Transport::Taken(Load::of(writer.output()));
         drop(state);
 
-        if begins && writer.io().is_some_and(self.rules.is_dead) {
+        // Also a batch that waits in the middle goes on only where somebody is left to take it.
+        if writer.io().is_some_and(self.rules.is_dead) {
             let mut state = self.lock();
             state.lost = true;
             state.put_back(writer);

@@ -2,16 +2,17 @@
 
 use std::future::Future;
 use std::io::{ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use async_std::task::block_on;
 use buffstreams::{Bytes, Config, Error, Listener, Manager, Outcome, Serving};
 use futures::{FutureExt, SinkExt, StreamExt};
+use socket2::{Domain, Socket, Type};
 
-use crate::net::{SOON, alone, config, descriptors, put, raw, until};
-use crate::peers::BlackHole;
+use crate::net::{SOON, alone, config, descriptors, number, numbered, put, raw, until};
+use crate::peers::{BlackHole, is_closed_by_peer};
 
 /// How many threads the runtime has here.
 const THREADS: usize = 2;
@@ -152,6 +153,49 @@ fn dropping_the_future_of_a_close_closes_its_socket() {
         assert_ended(far);
         blocked.release();
         until(SOON, || manager.addresses().is_empty());
+    });
+}
+
+/// Nobody drives a batch that waits in the middle, while its peer reads everything and closes.
+#[test]
+fn a_batch_that_goes_on_late_loses_nothing() {
+    with_few_threads("blocked::a_batch_that_goes_on_late_loses_nothing", || {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.set_recv_buffer_size(8 * 1024).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(16).unwrap();
+        let listener = TcpListener::from(listener);
+        let address = listener.local_addr().unwrap();
+        let manager = Manager::new(config());
+        block_on(manager.dial(address)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let mut sink = manager.sink();
+        let mut accepted = 0;
+        while sink.feed((address.into(), numbered(0, accepted))).now_or_never().is_some() {
+            accepted += 1;
+        }
+        let mut flush = sink.flush();
+        assert!((&mut flush).now_or_never().is_none());
+        let blocked = Blocked::all_threads();
+        let mut received = vec![0; manager.stats().total.bytes as usize];
+        far.set_read_timeout(Some(SOON)).unwrap();
+        far.read_exact(&mut received).unwrap();
+        let ours = far.peer_addr().unwrap();
+        drop(far);
+        until(SOON, || is_closed_by_peer(ours));
+        blocked.release();
+        block_on(async_std::future::timeout(SOON, flush)).expect("the next connection takes it").unwrap();
+        assert_eq!(manager.stats().total.reconnects, 1, "what was left is lost");
+        let (mut far, _) = listener.accept().unwrap();
+        let numbers = |wire: &[u8]| wire.chunks_exact(20).map(|frame| number(&frame[4..]).1).collect::<Vec<_>>();
+        // Of the frame that was cut, the first connection has a part, which its receiver discards.
+        let mut all = numbers(&received);
+        drop((manager, sink));
+        far.set_read_timeout(Some(SOON)).unwrap();
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).unwrap();
+        all.extend(numbers(&rest));
+        assert!(all.into_iter().eq(0..accepted), "some are missing, or came twice");
     });
 }
 

@@ -174,6 +174,36 @@ fn what_grows_too_old_while_its_address_is_down_waits_for_the_letters_before_it(
     });
 }
 
+/// It was cut on a connection that broke. Letters before it are not taken, so it is held; and not given to the next connection.
+#[test]
+fn what_was_cut_and_has_grown_too_old_is_not_sent_again() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let config = config().message_ttl(SECOND).queue_bytes(4 << 10).reconnect(every(SECOND));
+        let (manager, address, acceptor, mut far) = dialed(config.clone()).await;
+        let mut letters = manager.dead_letters();
+        let mut sink = manager.sink();
+        assert!(sink.send((address.clone(), Bytes::from(vec![7; 2000]))).now_or_never().is_none());
+        for _ in 0..10 {
+            sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
+        }
+        assert!(sink.flush().now_or_never().is_none());
+        net::sleep(2 * SECOND).await;
+        far.read_exact(&mut [0; 2004]).await.unwrap();
+        sink.flush().await.unwrap_err();
+        assert!(sink.send((address.clone(), Bytes::from(vec![8; 2000]))).now_or_never().is_none());
+        net::sleep(2 * SECOND).await;
+        far.read_exact(&mut [0; 1024]).await.unwrap();
+        drop(far);
+        let (mut far, _) = acceptor.accept(&config).await.unwrap();
+        assert!(net::within(Some(60 * SECOND), far.read(&mut [0; 1])).await.is_none(), "it is too old");
+        for n in 0..11 {
+            let letter = letters.next().await.unwrap();
+            assert_eq!((letter.message.len(), letter.outcome), (if n < 10 { 1000 } else { 2000 }, Outcome::Expired));
+        }
+        assert_eq!((manager.stats().total.written, manager.stats().total.dead_lettered), (1, 11));
+    });
+}
+
 /// The task ends with letters on its hands, and as many as there is room for are on their way already.
 #[test]
 fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {

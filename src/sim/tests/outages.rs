@@ -58,7 +58,40 @@ fn a_connection_that_is_fed_while_its_peer_takes_nothing_is_ended_at_write_timeo
     });
 }
 
-/// A message that is too old is set aside for the task; in the same moment the connection breaks, or is closed.
+/// Its task goes on when the peer has read everything and closed: what is left of the batch is for the next connection.
+#[test]
+fn a_batch_that_waits_in_the_middle_goes_on_only_where_somebody_takes_it() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, acceptor, mut far) = dialed(config()).await;
+        let mut sink = manager.sink();
+        for n in 0..19 {
+            sink.feed((address.clone(), Bytes::from(vec![n; 100]))).await.unwrap();
+        }
+        let mut flush = sink.flush();
+        assert!((&mut flush).now_or_never().is_none());
+        let mut frames = vec![0; 1024];
+        far.read_exact(&mut frames).await.unwrap();
+        drop(far);
+        let config = config();
+        let receiving = async {
+            let (mut far, _) = acceptor.accept(&config).await.unwrap();
+            let mut rest = vec![0; 10 * 104];
+            far.read_exact(&mut rest).await.unwrap();
+            (far, rest)
+        };
+        let receiving = net::within(Some(SECOND), receiving);
+        let (flushed, received) = futures::join!(flush, receiving);
+        flushed.unwrap();
+        let (_far, rest) = received.expect("what was not taken whole");
+        // Nine frames were whole.
+        let received = [&frames[..9 * 104], &rest[..]].concat();
+        assert!(received.chunks(104).map(|frame| frame[4]).eq(0..19));
+        assert_eq!((manager.stats().total.written, manager.stats().total.reconnects), (19, 1));
+    });
+}
+
+/// Messages are too old, one in the middle of a write; in the moment in which the task could go on, the connection breaks, or
+/// is closed.
 fn too_old_in_the_moment_of_the_end(closes: bool) {
     Sim { capacity: 1024, ..Sim::default() }.run(async {
         let (manager, address, _acceptor, mut far) =
@@ -70,16 +103,18 @@ fn too_old_in_the_moment_of_the_end(closes: bool) {
         sink.feed((address.clone(), Bytes::from_static(b"behind it"))).await.unwrap();
         assert!(sink.flush().now_or_never().is_none());
         net::sleep(3 * SECOND).await;
-        // It takes a part, which makes room for the rest of the batch, and is gone.
+        // It takes a part, which makes room for the rest of the batch, and is gone: that is not given it any more.
         far.read_exact(&mut [0; 1024]).await.unwrap();
         let closing = closes.then(|| manager.close(&address));
         drop(far);
         if let Some(closing) = closing {
             closing.await.unwrap_err();
         }
-        let letter = net::within(Some(60 * SECOND), letters.next()).await.expect("a letter").unwrap();
-        assert_eq!((letter.message, letter.outcome), (Bytes::from_static(b"behind it"), Outcome::Expired));
-        assert_eq!(manager.stats().total.dead_lettered, 1);
+        for message in [Bytes::from(vec![7; 2000]), Bytes::from_static(b"behind it")] {
+            let letter = net::within(Some(60 * SECOND), letters.next()).await.expect("a letter").unwrap();
+            assert_eq!((letter.message, letter.outcome), (message, Outcome::Expired));
+        }
+        assert_eq!((manager.stats().total.written, manager.stats().total.dead_lettered), (0, 2));
     });
 }
 

@@ -8,6 +8,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{SinkExt, StreamExt};
 
 use super::audit::dead_lettered;
+use super::outages::{SECOND, every};
 use crate::events::{Event, Events, ManagerEvent, Reason};
 use crate::net::cable::{Fault, Side};
 use crate::net::network::{Cut, black_hole, plan};
@@ -323,6 +324,48 @@ fn a_flush_looks_for_the_end_though_one_before_it_was_dropped() {
             let (flushed, ()) = futures::join!(connection.flush(), receiving);
             flushed.unwrap();
             assert_eq!(frame[4..], messages[1]);
+        });
+    }
+}
+
+/// The same where the flush is still waited for, and goes on late.
+#[test]
+fn a_flush_that_waits_looks_for_the_end_before_it_goes_on() {
+    for patient in [false, true] {
+        small().run(async {
+            let config = if patient { config().reconnect(every(SECOND)) } else { config() };
+            let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+            let mut connection = Connection::dial(addr, config.clone()).await.unwrap();
+            let (mut peer, _) = acceptor.accept(&config).await.unwrap();
+            for n in 0..20 {
+                connection.feed(Bytes::from(vec![n; 100])).await.unwrap();
+            }
+            let mut frames = vec![0; 1024];
+            {
+                let mut flush = connection.flush();
+                assert!(futures::poll!(&mut flush).is_pending());
+                // It may go on, and does so when the peer is gone.
+                peer.read_exact(&mut frames).await.unwrap();
+                drop(peer);
+                if !patient {
+                    let error = flush.await.unwrap_err();
+                    assert!(
+                        matches!(&error, Error::Write(error) if error.kind() == ErrorKind::BrokenPipe),
+                        "{error:?}"
+                    );
+                }
+            }
+            let receiving = async {
+                let (mut peer, _) = acceptor.accept(&config).await.unwrap();
+                // Nine frames were whole.
+                let mut rest = vec![0; 11 * 104];
+                peer.read_exact(&mut rest).await.unwrap();
+                rest
+            };
+            let (flushed, rest) = futures::join!(connection.flush(), receiving);
+            flushed.unwrap();
+            let received = [&frames[..9 * 104], &rest[..]].concat();
+            assert!(received.chunks(104).map(|frame| frame[4]).eq(0..20));
         });
     }
 }
