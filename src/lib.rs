@@ -93,6 +93,9 @@
 //! - Dead letters that nobody has asked for are counted ([`ManagerStats::lost`]), with an event. Whoever asks for them and
 //!   is slow makes the address that they come from hold on to its next ones, not others, and within a bound.
 //! - Closing delivers what was accepted within its deadline, and what it could not deliver comes back. Dropping does not.
+//! - A process that ends with something unread resets its connections, and what the kernel had not delivered yet is lost. So
+//!   before that, close, and read to the end: the peer closes when it has read everything. [`Manager::close`] and
+//!   [`Manager::shutdown`] do, and after the `close` of a [`Connection`] it is the program that reads.
 //!
 //! # Runtime
 //!

@@ -8,7 +8,7 @@ use std::ops::Add;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::dead_letters::DeadLetterBox;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{ManagerEvent, Reporter};
-use crate::foreign::{Panic, PanicHook, PanicSource};
+use crate::foreign::{self, Panic, PanicHook, PanicSource};
 use crate::ledger::{Outcome, Verdict};
 use crate::link_socket::LinkSocket;
 use crate::net;
@@ -55,7 +55,8 @@ pub struct LinkStats {
     /// How many messages were put into the queue. What a [`ManagerSink`](crate::ManagerSink) has collected and not handed
     /// over is not counted yet.
     pub accepted: u64,
-    /// How many were handed whole to the kernel.
+    /// How many were handed whole to the kernel. Whether the peer took them is another matter: of one that takes 1,000 of 5,000
+    /// and quits, all 5,000 may be written.
     pub written: u64,
     /// How many came back: as dead letters, or to a `write` that waited, in its error.
     pub dead_lettered: u64,
@@ -130,6 +131,16 @@ impl Link {
         let closed = Verdict { attempts, ..Verdict::closed() };
         let closed = Verdict { error: why.unwrap_or(closed.error), ..closed };
         [expired, (self.outbox.give_back(&closed), closed)]
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Two messages that panic when they are dropped would end the process, if that was in one go. Nobody is left to be told.
+        let _ = foreign::call(|| self.outbox.poll_lose(&mut Context::from_waker(Waker::noop())));
+        for message in self.outbox.give_back(&Verdict::closed()) {
+            let _ = foreign::dispose(message);
+        }
     }
 }
 

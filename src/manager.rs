@@ -31,6 +31,9 @@ use futures::future::join_all;
 /// or through a [`sink`](Self::sink) of their own; each one's messages keep their order. Addresses do not wait for each
 /// other: a dead one holds up only those who write to it.
 ///
+/// A manager has no stream of replies: what a peer sends is read and thrown away. To have replies, use a
+/// [`Connection`](crate::Connection).
+///
 /// # When a connection breaks
 ///
 /// It is opened again, at once if messages are held, or else with the next message. A peer that closes is noticed while
@@ -43,11 +46,14 @@ use futures::future::join_all;
 /// that refuses a message does that). Messages of `write` come back in its error, those of sinks as
 /// [`dead_letters`](Self::dead_letters). The next message tries again.
 ///
+/// Order is that of one connection. What the kernel had taken of the old one may still arrive beside the newer messages of the
+/// next: after a `write_timeout`, say, when a peer that had stopped reads on.
+///
 /// # The end
 ///
 /// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
-/// Dropping the last clone, and the last sink, ends all connections at once, without waiting. Listeners belong to whoever
-/// has them.
+/// Dropping the last clone, and the last sink, ends all connections at once, without waiting, and so does the end of the
+/// process: what is pending then is gone, and nobody is told. Listeners belong to whoever has them.
 #[derive(Clone)]
 pub struct Manager {
     directory: Arc<Directory>,
@@ -150,7 +156,7 @@ impl Manager {
     /// Closes a connection: accepts no more messages for it, delivers what was accepted, ends the sending direction, waits
     /// for the peer to close, and forgets the address, which can then be dialed again.
     ///
-    /// It takes `close_timeout` at the most. What could not be delivered becomes dead letters; then the error is
+    /// It takes `close_timeout` at the most, and a tenth of a second where callbacks keep all threads of the runtime. What could not be delivered becomes dead letters; then the error is
     /// [`Error::Timeout`], or [`Error::NotSent`]. [`Error::NotOpen`] is for an address that is not open. Dropping the
     /// future ends the connection at once.
     pub async fn close(&self, address: impl Into<Address>) -> Result<(), Error> {

@@ -270,3 +270,28 @@ fn messages_that_panic_when_they_are_dropped_are_counted_all_the_same() {
         bury(&manager, &address, 1).await;
     });
 }
+
+/// Some are with the connection, some behind them; the manager is the last of them, or a sink.
+#[test]
+fn a_manager_may_be_dropped_with_messages_that_panic() {
+    for sink_last in [false, true] {
+        Sim { capacity: 1024, ..Sim::default() }.run(async {
+            let (manager, address, _acceptor, _far) = dialed(config()).await;
+            let mut sink = manager.sink();
+            for _ in 0..2 {
+                for _ in 0..3 {
+                    sink.feed((address.clone(), memory(|| panic!("dropped")))).await.unwrap();
+                }
+                assert!(sink.flush().now_or_never().is_none());
+            }
+            if sink_last {
+                drop(manager);
+                drop(sink);
+            } else {
+                drop(sink);
+                drop(manager);
+            }
+            net::sleep(SECOND).await;
+        });
+    }
+}
