@@ -156,9 +156,9 @@ impl Manager {
     /// Closes a connection: accepts no more messages for it, delivers what was accepted, ends the sending direction, waits
     /// for the peer to close, and forgets the address, which can then be dialed again.
     ///
-    /// It takes `close_timeout` at the most, and a tenth of a second where callbacks keep all threads of the runtime. What could not be delivered becomes dead letters; then the error is
-    /// [`Error::Timeout`], or [`Error::NotSent`]. [`Error::NotOpen`] is for an address that is not open. Dropping the
-    /// future ends the connection at once.
+    /// It takes `close_timeout` at the most, and a tenth of a second more where callbacks keep all threads of the runtime. What
+    /// could not be delivered becomes dead letters; then the error is [`Error::Timeout`], or [`Error::NotSent`].
+    /// [`Error::NotOpen`] is for an address that is not open. Dropping the future ends the connection at once.
     pub async fn close(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
         let Some(closing) = self.directory.close(&address) else {
