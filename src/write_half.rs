@@ -303,7 +303,7 @@ impl WriteHalf {
         if let WriteState::Down(output) = &self.state
             && output.is_empty()
         {
-            self.retries.rests();
+            self.retries.get_mut().rests();
         }
         let mut socket = self.shared.socket();
         socket.stream.shut_down();
