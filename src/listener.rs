@@ -113,8 +113,12 @@ struct Batch {
 }
 
 impl Listener {
-    /// Listens on `address`: `host:port`, a `SocketAddr`, or Go's `:port` for all interfaces. Port 0 lets the system
-    /// choose; [`local_addr`](Self::local_addr) tells.
+    /// Listens on `address`: `host:port`, a `SocketAddr`, or Go's `:port` for all interfaces, of IPv6 and IPv4. Port 0 lets
+    /// the system choose; [`local_addr`](Self::local_addr) tells.
+    ///
+    /// It is one socket, at one address. `:port` that is taken on one side only, be it IPv6 or IPv4, is an error; where the
+    /// system has no IPv6, it is all of IPv4. Of a name, it is the first of its addresses that this machine has, in the
+    /// system's order; if that one is taken, it is an error, although another may be free.
     ///
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {

@@ -35,6 +35,10 @@ const MAX_SLICES: usize = 32;
 /// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. `poll_ready` does not fail: a
 /// break that it meets is told by `start_send`, in [`Error::NotWritten`] with the message that there was no room for, or by
 /// the next flush. Dropping a future that waits loses nothing.
+///
+/// Large messages, and several at once, are written by `poll_write_vectored`. A socket of std, of async-std or of async-io
+/// raises SIGPIPE there when its peer is gone: in a program that has restored the default action, that ends the process. A
+/// [`Connection`](crate::Connection) never does.
 pub struct Writer<W> {
     state: State<W>,
     output: Output,

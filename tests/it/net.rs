@@ -177,11 +177,16 @@ pub(crate) fn number(message: &[u8]) -> (u64, u64) {
 
 const ALONE: &str = "BUFFSTREAMS_TEST_ALONE";
 
+/// Whether this is the process that [`alone`] has started.
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
 /// Runs the rest of the test `name` in a process of its own, which `setup`, a piece of shell, may limit: where open
 /// descriptors, memory or processor time are counted, other tests would count too.
 #[track_caller]
 pub(crate) fn alone(name: &str, setup: &str, test: impl FnOnce()) {
-    if std::env::var_os(ALONE).is_some() {
+    if is_alone() {
         return test();
     }
     let program = std::env::current_exe().unwrap();
