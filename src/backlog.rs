@@ -1,28 +1,31 @@
 //! What the queue of a peer holds: messages, the transport or what it left behind, the books, and who waits.
 //!
-//! Changes of one moment, under the lock of the outbox. Nothing in here writes.
+//! Changes of one moment, under the lock of the outbox. Nothing in here writes, and nothing in here wakes: whoever is to be
+//! woken is put aside until the lock is released.
 
 use std::mem;
 use std::task::Waker;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use crate::error::Error;
 use crate::ledger::{Fate, Ledger, Ticket, Verdict};
+use crate::line::{Batch, Line, Offer, Turn};
+use crate::sync::{Key, Later, Waiters, Wakes};
 use crate::wire::{Codec, Output};
-use crate::writer::Writer;
+use crate::writer::{HIGH_WATER, Writer};
 
 /// What one queue holds, and who waits for it.
 pub(crate) struct Backlog<W> {
+    codec: Codec,
     /// What was accepted and is not with the transport yet.
     pub(crate) pending: Output,
     pub(crate) transport: Transport<W>,
     pub(crate) ledger: Ledger,
     /// How many bytes transports have taken.
     pub(crate) progress: u64,
-    /// The transport takes no more, or there is none: the driver has to act.
+    /// The transport takes no more, or there is none, or its producers do not write: the driver has to act.
     pub(crate) stalled: bool,
     /// Why the transport broke, for the driver to tell.
     pub(crate) broken: Option<Error>,
@@ -32,9 +35,50 @@ pub(crate) struct Backlog<W> {
     pub(crate) closed: bool,
     /// There is to be no other transport.
     pub(crate) ended: bool,
-    /// Producers that wait for room, or for their batch to be over.
-    pub(crate) waiting: Vec<Waker>,
-    pub(crate) driver: Option<Waker>,
+    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
+    room_while_down: Option<usize>,
+    /// What is to be accepted when there is room.
+    pub(crate) line: Line,
+    waiters: Waiters<Wait>,
+    driver: Option<Waker>,
+    /// The driver is to be called when there is room.
+    pub(crate) driver_wants_room: bool,
+    /// The driver is to be called when nobody else writes.
+    pub(crate) driver_wants_turn: bool,
+    later: Later,
+}
+
+/// What somebody waits for at a queue. The first of them need somebody who writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wait {
+    /// The message of this ticket is over.
+    Over(Ticket),
+    /// What waits in the line is accepted.
+    Accepted(Turn),
+    /// There is room.
+    Room,
+    /// Nobody writes.
+    PutBack,
+    /// Nothing more is accepted.
+    Closed,
+}
+
+/// Where a producer is with what it has handed over, and where it waits.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) stage: Stage,
+    pub(crate) waiting: Option<Key<Wait>>,
+}
+
+/// How far the messages that were handed over last have come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Stage {
+    /// There are none, or they are over.
+    #[default]
+    Nothing,
+    /// They wait for room.
+    InLine(Turn),
+    Accepted(Ticket),
 }
 
 /// Where the messages go.
@@ -71,41 +115,175 @@ pub(crate) struct Books {
     pub(crate) bytes: u64,
 }
 
+impl<W> Wakes for Backlog<W> {
+    fn later(&mut self) -> &mut Later {
+        &mut self.later
+    }
+}
+
 impl<W: AsyncWrite + Unpin> Backlog<W> {
-    /// Nothing yet, for this transport. With a `ttl`, older messages are to be given back.
-    pub(crate) fn new(io: W, codec: Codec, ttl: Option<Duration>) -> Self {
+    /// Nothing yet, for this transport.
+    pub(crate) fn new(io: W, codec: Codec, ledger: Ledger, room_while_down: Option<usize>) -> Self {
         Self {
+            codec,
             pending: Output::new(codec),
             transport: Transport::Idle(Writer::with(io, Output::new(codec))),
-            ledger: Ledger::new(ttl),
+            ledger,
             progress: 0,
             stalled: false,
             broken: None,
             lost: false,
             closed: false,
             ended: false,
-            waiting: Vec::new(),
+            room_while_down,
+            line: Line::default(),
+            waiters: Waiters::default(),
             driver: None,
+            driver_wants_room: false,
+            driver_wants_turn: false,
+            later: Later::default(),
         }
     }
 
-    pub(crate) fn push(&mut self, message: Bytes) -> Result<Ticket, Error> {
+    // ---- what comes in
+
+    /// Accepts a message, and leaves what it was copied from to its owner.
+    pub(crate) fn push(&mut self, message: &mut Bytes) -> Result<Ticket, Error> {
         if self.closed {
-            return Err(Error::Closed { message: Some(message.into()) });
+            return Err(Error::Closed { message: Some(mem::take(message).into()) });
         }
-        self.pending.push(message)?;
+        self.pending.push_from(message)?;
         Ok(self.ledger.accept(1, None))
     }
 
-    /// Accepts all `messages` messages that one producer has put together, which may want to know their fate.
-    pub(crate) fn append(&mut self, output: &mut Output, messages: usize, fate: Option<&Fate>) -> Ticket {
-        self.pending.append(output);
-        let ticket = self.ledger.accept(messages as u64, fate);
+    /// Accepts a message of which its producer has a copy, when there is room.
+    pub(crate) fn offer(&mut self, message: Bytes) -> Result<Stage, Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        let offer = Offer::Message(self.pending.check(message)?);
+        let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
+        Ok(if has_turn { Stage::Accepted(self.accept(offer)) } else { Stage::InLine(self.line.join(offer)) })
+    }
+
+    /// Accepts a batch, when there is room; it is empty then. `None` if nothing more is accepted.
+    pub(crate) fn offer_batch(&mut self, batch: &mut Batch) -> Option<Stage> {
+        if self.closed {
+            return None;
+        }
+        let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
+        Some(match has_turn {
+            true => Stage::Accepted(self.accept_batch(batch, true)),
+            false => Stage::InLine(self.line.join_with(batch, self.codec)),
+        })
+    }
+
+    fn accept(&mut self, offer: Offer) -> Ticket {
+        match offer {
+            Offer::Message(message) => {
+                // It was checked; and it is not the last owner of what is dropped here.
+                let _ = self.pending.push(message);
+                let ticket = self.ledger.accept(1, None);
+                self.ledger.claim(ticket);
+                self.call_for_transport();
+                ticket
+            }
+            Offer::Batch(mut batch) => {
+                let ticket = self.accept_batch(&mut batch, true);
+                self.line.keep(batch);
+                ticket
+            }
+        }
+    }
+
+    /// Accepts all that one producer has put together. It may want to know their fate.
+    pub(crate) fn accept_batch(&mut self, batch: &mut Batch, tells: bool) -> Ticket {
+        self.pending.append(&mut batch.output);
+        let fate: Option<&Fate> = tells.then_some(&batch.fate);
+        let ticket = self.ledger.accept(mem::take(&mut batch.messages) as u64, fate);
+        self.call_for_transport();
+        ticket
+    }
+
+    /// Where there is no transport, the driver opens one: a producer that has found room may not look again.
+    fn call_for_transport(&mut self) {
         if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
-            // Its producer may find room, and not look after it.
             self.stall();
         }
-        ticket
+    }
+
+    /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
+    pub(crate) fn has_room(&self, mark: usize) -> bool {
+        match (&self.transport, self.room_while_down) {
+            (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
+            _ => self.pending.len() < mark,
+        }
+    }
+
+    /// There may be more room than there was: lets in whoever waits for it, in turn.
+    pub(crate) fn let_in(&mut self) {
+        while !self.closed
+            && self.has_room(HIGH_WATER)
+            && let Some((turn, offer)) = self.line.next()
+        {
+            let ticket = self.accept(offer);
+            self.line.let_in(turn, ticket);
+            self.wake(Wait::Accepted(turn), Wait::Accepted(turn));
+        }
+        self.wake_for_room();
+    }
+
+    /// Whether what was handed over is accepted; `None` where it waits in the line of a queue that was closed.
+    pub(crate) fn is_accepted(&mut self, place: &mut Place) -> Option<Result<(), Wait>> {
+        if let Stage::InLine(turn) = place.stage {
+            if self.line.is_waiting(turn) {
+                return if self.closed { None } else { Some(Err(Wait::Accepted(turn))) };
+            }
+            place.stage = self.line.accepted(turn).map_or(Stage::Nothing, Stage::Accepted);
+        }
+        Some(Ok(()))
+    }
+
+    // ---- what goes out
+
+    /// Gives the next batch to a writer that has none.
+    pub(crate) fn begin_batch(&mut self, writer: &mut Writer<W>) {
+        writer.output_mut().append(&mut self.pending);
+        self.ledger.begin_batch();
+        self.let_in();
+    }
+
+    pub(crate) fn batch_written(&mut self) {
+        self.ledger.batch_written();
+        self.wake_over();
+    }
+
+    /// Ends a turn of writing. What is returned is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn put_back(&mut self, writer: Writer<W>) -> Option<W> {
+        let io = if mem::take(&mut self.lost) {
+            let io = self.lose(writer);
+            self.stall();
+            io
+        } else {
+            self.transport = Transport::Idle(writer);
+            None
+        };
+        self.wake(Wait::PutBack, Wait::PutBack);
+        if mem::take(&mut self.driver_wants_turn) {
+            self.call_driver();
+        }
+        io
+    }
+
+    /// The transport is gone. What is returned is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
+        let (io, output) = writer.into_parts();
+        self.transport = Transport::Gone(output);
+        // There may be more room while it is down than there was.
+        self.let_in();
+        io
     }
 
     /// Gives back the `count` oldest of what is held and not with a transport.
@@ -117,7 +295,8 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         };
         messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
         let unclaimed = self.ledger.give_back(held, messages, verdict);
-        self.wake_waiting();
+        self.wake_over();
+        self.let_in();
         unclaimed
     }
 
@@ -152,39 +331,12 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         with_transport + self.pending.len()
     }
 
-    /// Ends a turn of writing.
-    pub(crate) fn put_back(&mut self, writer: Writer<W>) {
-        if mem::take(&mut self.lost) {
-            self.transport = Transport::Gone(writer.into_output());
-            self.stall();
-            self.wake_waiting();
-        } else {
-            self.transport = Transport::Idle(writer);
-        }
-    }
-
-    /// Leaves it to the driver to go on.
-    pub(crate) fn stall(&mut self) {
-        self.stalled = true;
-        self.call_driver();
-    }
-
-    pub(crate) fn call_driver(&self) {
-        if let Some(driver) = &self.driver {
-            driver.wake_by_ref();
-        }
-    }
-
-    pub(crate) fn wait(&mut self, waker: &Waker) {
-        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
-            self.waiting.push(waker.clone());
-        }
-    }
-
-    pub(crate) fn wake_waiting(&mut self) {
-        for waker in self.waiting.drain(..) {
-            waker.wake();
-        }
+    /// Accepts nothing more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.wake(Wait::Accepted(Turn::FIRST), Wait::Accepted(Turn::LAST));
+        self.wake(Wait::Closed, Wait::Closed);
+        self.wake_for_room();
     }
 
     pub(crate) fn books(&self) -> Books {
@@ -197,5 +349,64 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             held_bytes: self.held_bytes(),
             bytes: self.progress,
         }
+    }
+
+    // ---- who waits
+
+    pub(crate) fn wait(&mut self, what: Wait, place: &mut Place, waker: &Waker) {
+        let replaced = self.waiters.wait_for(what, &mut place.waiting, waker);
+        self.later.drop(replaced);
+    }
+
+    pub(crate) fn leave(&mut self, place: &mut Place) {
+        let left = self.waiters.leave(&mut place.waiting);
+        self.later.drop(left);
+    }
+
+    fn wake(&mut self, first: Wait, last: Wait) {
+        self.waiters.wake(first..=last, &mut self.later);
+    }
+
+    fn wake_over(&mut self) {
+        self.wake(Wait::Over(Ticket::FIRST), Wait::Over(self.ledger.over()));
+    }
+
+    fn wake_for_room(&mut self) {
+        self.wake(Wait::Room, Wait::Room);
+        if mem::take(&mut self.driver_wants_room) {
+            self.call_driver();
+        }
+    }
+
+    /// A producer stops writing: if others wait for what is left, the driver goes on.
+    pub(crate) fn pass_on(&mut self) {
+        let Transport::Idle(writer) = &self.transport else { return };
+        let is_left = !writer.output().is_empty() || !self.pending.is_empty();
+        if is_left && !self.stalled && self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room) {
+            self.stall();
+        }
+    }
+
+    /// Leaves it to the driver to go on.
+    pub(crate) fn stall(&mut self) {
+        self.stalled = true;
+        self.call_driver();
+    }
+
+    /// The driver is called once for each time that it registers.
+    pub(crate) fn call_driver(&mut self) {
+        self.later.wake(self.driver.take());
+    }
+
+    pub(crate) fn set_driver(&mut self, waker: &Waker) {
+        if self.driver.as_ref().is_none_or(|driver| !driver.will_wake(waker)) {
+            let replaced = self.driver.replace(waker.clone());
+            self.later.drop(replaced);
+        }
+    }
+
+    /// There is nothing more to drive.
+    pub(crate) fn forget_driver(&mut self) {
+        self.later.drop(self.driver.take());
     }
 }

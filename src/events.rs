@@ -14,7 +14,7 @@ use futures::stream::Stream;
 use log::Level;
 
 use crate::error::{BoxError, Error, FrameError};
-use crate::foreign::{self, Panic, PanicSource};
+use crate::foreign::{self, Panic, PanicHook, PanicSource};
 use crate::peer::{Address, Peer};
 use crate::sync::Lock;
 
@@ -359,6 +359,18 @@ impl<E: Report> Reporter<E> {
                 telling.push_back(E::panicked(PanicSource::Drop, panic));
             }
         }
+    }
+}
+
+impl<E: Report + Send + 'static> Reporter<E> {
+    /// Tells of panics that belong to no peer or address, as long as there is a reporter.
+    pub(crate) fn panic_hook(self: &Arc<Self>) -> PanicHook {
+        let reporter = Arc::downgrade(self);
+        Arc::new(move |source, panic| {
+            if let Some(reporter) = reporter.upgrade() {
+                reporter.report(E::panicked(source, panic));
+            }
+        })
     }
 }
 

@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::{BoxFuture, Shared, poll_fn};
+use futures::future::{BoxFuture, Shared};
 
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{BoxError, Error};
 use crate::events::{Event, Reason, Reporter};
+use crate::foreign::PanicHook;
 use crate::ledger::Verdict;
 use crate::loan::{Lent, Loan};
 use crate::net::{self, Task};
@@ -93,7 +93,7 @@ impl Member {
 
     /// Whether it takes its replies: if not, it gets no more of them.
     pub(crate) fn may_be_read(&self) -> bool {
-        self.outbox.poll_room(HIGH_WATER, &mut Context::from_waker(Waker::noop())).is_ready()
+        self.outbox.try_room(HIGH_WATER)
     }
 }
 
@@ -105,7 +105,9 @@ pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) codec: Codec,
     pub(crate) local_addr: SocketAddr,
-    pub(crate) reporter: Reporter<Event>,
+    pub(crate) reporter: Arc<Reporter<Event>>,
+    /// Tells of wakers that panic.
+    pub(crate) panicked: PanicHook,
     pub(crate) counters: Counters,
     /// Whether there is a sink of replies.
     pub(crate) replies: AtomicBool,
@@ -148,11 +150,13 @@ impl Hub {
         let (close, closing) = oneshot::channel();
         let (ended, closed) = oneshot::channel();
         let members = Members { connected: HashMap::new(), last_id: 0, stopped: false };
+        let reporter = Arc::new(Reporter::new());
         let hub = Arc::new(Self {
             config,
             codec,
             local_addr,
-            reporter: Reporter::new(),
+            panicked: reporter.panic_hook(),
+            reporter,
             counters: Counters::default(),
             replies: AtomicBool::new(false),
             last: AtomicU64::new(0),
@@ -220,7 +224,7 @@ impl Hub {
         let all_closed = async {
             let _ = self.closed.clone().await;
             for member in self.members() {
-                poll_fn(|cx| member.outbox.poll_closed(cx)).await;
+                member.outbox.closed().await;
             }
         };
         match (net::within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
@@ -312,7 +316,7 @@ impl Hub {
     /// Accepts no more replies to a peer. Those that it will not get are counted, and nobody waits for them.
     pub(crate) async fn end_replies(&self, member: &Member) {
         member.outbox.close();
-        poll_fn(|cx| member.outbox.poll_lose(cx)).await;
+        member.outbox.lose().await;
         let messages = member.outbox.give_back(&Verdict::closed()).len();
         if messages > 0 {
             self.reporter.report(Event::Undelivered { peer: member.peer, messages });
@@ -358,7 +362,8 @@ impl Hub {
         let peer = Peer::new(id, addr);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::Connected { peer });
-        let outbox = Outbox::new(stream.clone(), self.codec, Rules::default());
+        let rules = Rules { panicked: Some(self.panicked.clone()), ..Rules::default() };
+        let outbox = Outbox::new(stream.clone(), self.codec, rules);
         let (in_flight, waits_for_consumer) = (AtomicUsize::new(0), AtomicBool::new(false));
         let member = Arc::new(Member { peer, outbox, in_flight, waits_for_consumer, loan: Loan::default() });
         let mut members = lock(&self.members);

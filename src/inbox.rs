@@ -4,27 +4,27 @@
 //! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing. Nobody waits in the channel
 //! itself, which would allocate for each wait: who sends has a place already, and who receives leaves a waker here.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use flume::TryRecvError;
 use futures::stream::{FusedStream, Stream};
-use futures::task::AtomicWaker;
+
+use crate::foreign::PanicHook;
+use crate::sync::{Held, Key, Later, Lock, Waiters, Wakes};
 
 /// What an item costs beside its bytes: its place in the queue, twice that while the queue grows, and what the allocator
 /// keeps around both.
 pub(crate) const ITEM: usize = 512;
 
-/// An inbox for `budget` bytes.
-pub(crate) fn inbox<T: Send + 'static>(budget: usize) -> (Sender<T>, Receiver<T>) {
+/// An inbox for `budget` bytes. `panicked` is told where the waker of somebody who waits panics.
+pub(crate) fn inbox<T: Send + 'static>(budget: usize, panicked: Option<PanicHook>) -> (Sender<T>, Receiver<T>) {
     // Every item costs at least ITEM, so the budget is always full before the channel is.
     let (tx, rx) = flume::bounded(budget / ITEM + 1);
-    let state = State { used: 0, ended: false, next_ticket: 0, waiting: VecDeque::new() };
-    let budget = Arc::new(Budget { total: budget, state: Mutex::new(state), consumer: AtomicWaker::new() });
+    let budget = Arc::new(Budget { total: budget, state: Lock::default(), panicked });
     let receiver = Receiver { items: rx, budget: budget.clone(), ended: false };
-    (Sender { tx: Some(tx), budget, ticket: None }, receiver)
+    (Sender { tx: Some(tx), budget, place: None }, receiver)
 }
 
 /// One reader's end. A clone waits in the queue for itself.
@@ -32,7 +32,7 @@ pub(crate) struct Sender<T> {
     /// `None` when it is dropped.
     tx: Option<flume::Sender<Parcel<T>>>,
     budget: Arc<Budget>,
-    ticket: Option<u64>,
+    place: Option<Key>,
 }
 
 /// An item with its share of the budget, which is free again when this is dropped.
@@ -48,16 +48,14 @@ impl<T> Sender<T> {
     /// Waits, in turn, until `bytes` fit in the budget. They always fit when nothing else is held.
     pub(crate) fn poll_reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Share> {
         let mut state = self.budget.lock();
-        let in_turn = state.waiting.front().is_none_or(|(first, _)| Some(*first) == self.ticket);
+        let in_turn = state.waiting.is_first(self.place);
         let granted = state.ended || (in_turn && state.fits(bytes, self.budget.total));
         if !granted {
-            let ticket = *self.ticket.get_or_insert_with(|| state.new_ticket());
-            state.wait(ticket, cx.waker());
+            let replaced = state.waiting.wait(&mut self.place, cx.waker());
+            state.later.drop(replaced);
             return Poll::Pending;
         }
-        if let Some(ticket) = self.ticket.take() {
-            state.leave(ticket);
-        }
+        state.leave(&mut self.place);
         state.used += bytes;
         drop(state);
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
@@ -65,31 +63,34 @@ impl<T> Sender<T> {
 
     /// Puts an item into the queue. There is room: the share is the place.
     pub(crate) fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
-        if self.budget.lock().ended {
-            return Err(Disconnected);
-        }
         let tx = self.tx.as_ref().ok_or(Disconnected)?;
-        tx.try_send(Parcel { item, share }).map_err(|_| Disconnected)?;
-        self.budget.consumer.wake();
-        Ok(())
+        // What cannot be sent is dropped without the lock.
+        let sent = {
+            let mut state = self.budget.lock();
+            if state.ended {
+                return Err(Disconnected);
+            }
+            let sent = tx.try_send(Parcel { item, share });
+            state.call_consumer();
+            sent
+        };
+        sent.map_err(|_| Disconnected)
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { tx: self.tx.clone(), budget: self.budget.clone(), ticket: None }
+        Self { tx: self.tx.clone(), budget: self.budget.clone(), place: None }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            let mut state = self.budget.lock();
-            state.leave(ticket);
-        }
         // The last one ends the queue.
         self.tx = None;
-        self.budget.consumer.wake();
+        let mut state = self.budget.lock();
+        state.leave(&mut self.place);
+        state.call_consumer();
     }
 }
 
@@ -109,7 +110,7 @@ impl<T> Receiver<T> {
     /// A part of the budget for the consumer itself, if `bytes` fit and nobody waits for them.
     pub(crate) fn reserve(&self, bytes: usize) -> Option<Share> {
         let mut state = self.budget.lock();
-        if !state.waiting.is_empty() || !state.fits(bytes, self.budget.total) {
+        if !state.waiting.is_first(None) || !state.fits(bytes, self.budget.total) {
             return None;
         }
         state.used += bytes;
@@ -117,12 +118,12 @@ impl<T> Receiver<T> {
         Some(Share { budget: self.budget.clone(), bytes })
     }
 
-    fn take(&mut self) -> Poll<Option<Parcel<T>>> {
-        match self.items.try_recv() {
+    fn take(items: &flume::Receiver<Parcel<T>>, ended: &mut bool) -> Poll<Option<Parcel<T>>> {
+        match items.try_recv() {
             Ok(parcel) => Poll::Ready(Some(parcel)),
             Err(TryRecvError::Empty) => Poll::Pending,
             Err(TryRecvError::Disconnected) => {
-                self.ended = true;
+                *ended = true;
                 Poll::Ready(None)
             }
         }
@@ -132,13 +133,19 @@ impl<T> Receiver<T> {
 impl<T> Stream for Receiver<T> {
     type Item = Parcel<T>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Poll::Ready(taken) = self.take() {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { items, budget, ended } = self.get_mut();
+        if let Poll::Ready(taken) = Self::take(items, ended) {
             return Poll::Ready(taken);
         }
-        // What came between the look and the waker has woken nobody.
-        self.budget.consumer.register(cx.waker());
-        self.take()
+        let mut state = budget.lock();
+        // What came before the waker has woken nobody; under the lock, nothing comes.
+        let taken = Self::take(items, ended);
+        if taken.is_pending() && state.consumer.as_ref().is_none_or(|consumer| !consumer.will_wake(cx.waker())) {
+            let replaced = state.consumer.replace(cx.waker().clone());
+            state.later.drop(replaced);
+        }
+        taken
     }
 }
 
@@ -189,38 +196,46 @@ impl Drop for Share {
 
 struct Budget {
     total: usize,
-    state: Mutex<State>,
-    /// Who takes the items, when it waits for one.
-    consumer: AtomicWaker,
+    state: Lock<State>,
+    panicked: Option<PanicHook>,
 }
 
+#[derive(Default)]
 struct State {
     used: usize,
     /// The consumer is gone: nobody has to wait for it.
     ended: bool,
-    next_ticket: u64,
-    /// Those who wait, by ticket: the first has waited longest, and only it is woken.
-    waiting: VecDeque<(u64, Waker)>,
+    /// The first has waited longest, and only it is woken.
+    waiting: Waiters,
+    /// Who takes the items, when it waits for one.
+    consumer: Option<Waker>,
+    later: Later,
+}
+
+impl Wakes for State {
+    fn later(&mut self) -> &mut Later {
+        &mut self.later
+    }
 }
 
 impl Budget {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_, State> {
+        self.state.hold(self.panicked.as_ref())
     }
 
     fn end(&self) {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         state.ended = true;
-        for (_, waker) in &state.waiting {
-            waker.wake_by_ref();
-        }
+        state.waiting.wake(()..=(), &mut state.later);
+        state.later.drop(state.consumer.take());
     }
 
     fn release(&self, bytes: usize) {
         if bytes > 0 {
             let mut state = self.lock();
             state.used -= bytes;
-            state.wake_first();
+            state.call_first();
         }
     }
 }
@@ -230,29 +245,21 @@ impl State {
         self.used == 0 || self.used + bytes <= total
     }
 
-    fn new_ticket(&mut self) -> u64 {
-        self.next_ticket += 1;
-        self.next_ticket
-    }
-
-    fn wait(&mut self, ticket: u64, waker: &Waker) {
-        match self.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting) {
-            Ok(at) => self.waiting[at].1.clone_from(waker),
-            Err(at) => self.waiting.insert(at, (ticket, waker.clone())),
-        }
-    }
-
     /// Ends a wait; the next in the queue may fit as well.
-    fn leave(&mut self, ticket: u64) {
-        if let Ok(at) = self.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting) {
-            self.waiting.remove(at);
+    fn leave(&mut self, place: &mut Option<Key>) {
+        if place.is_some() {
+            let left = self.waiting.leave(place);
+            self.later.drop(left);
+            self.call_first();
         }
-        self.wake_first();
     }
 
-    fn wake_first(&self) {
-        if let Some((_, waker)) = self.waiting.front() {
-            waker.wake_by_ref();
-        }
+    fn call_first(&mut self) {
+        let first = self.waiting.take_first();
+        self.later.wake(first);
+    }
+
+    fn call_consumer(&mut self) {
+        self.later.wake(self.consumer.take());
     }
 }

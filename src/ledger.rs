@@ -118,8 +118,13 @@ struct Mark {
 }
 
 /// A producer's place in the queue: the number of its last message.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    /// Before that of any message.
+    pub(crate) const FIRST: Self = Self(0);
+}
 
 impl Ledger {
     /// Empty books. With a `ttl`, messages that are older are to be given back.
@@ -184,16 +189,13 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
-        self.over >= ticket.0
+    /// Up to this one all are over.
+    pub(crate) fn over(&self) -> Ticket {
+        Ticket(self.over)
     }
 
-    /// How a claimed message that is over ended: the error is why it was given back.
-    pub(crate) fn outcome(&self, ticket: Ticket) -> Result<(), Arc<Error>> {
-        match self.claimed.get(&ticket.0) {
-            Some(Some(given_back)) => Err(given_back.error.clone()),
-            Some(None) | None => Ok(()),
-        }
+    pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
+        self.over >= ticket.0
     }
 
     /// Why the last messages were given back, if that was after `given_back` of them had been.
@@ -229,6 +231,7 @@ impl Ledger {
         let mut unclaimed = Vec::with_capacity(messages.len());
         for (number, message) in (first..).zip(messages) {
             match self.claimed.get_mut(&number) {
+                // It is not the last owner of what is dropped here: the producer has a copy.
                 Some(given_back) => *given_back = Some(verdict.clone()),
                 None => unclaimed.push(message),
             }

@@ -125,8 +125,10 @@ mod reader;
 mod writer;
 
 mod backlog;
+mod driver;
 mod inbox;
 mod ledger;
+mod line;
 mod outbox;
 mod retries;
 

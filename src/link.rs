@@ -1,6 +1,6 @@
 //! One address of a manager: the queue of its messages, and the task that keeps a connection under it.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::iter::Sum;
 use std::mem;
@@ -8,10 +8,11 @@ use std::ops::Add;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::{OptionFuture, select};
 use futures::io::AsyncRead;
 
@@ -89,6 +90,7 @@ impl Link {
             is_dead: net::Stream::is_closed_by_peer,
             room_while_down: common.config.room_while_down(),
             ttl: common.config.message_ttl,
+            panicked: Some(common.reporter.panic_hook()),
         };
         let outbox = Outbox::new(stream.clone(), codec, rules);
         let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&address)), net::now());
@@ -125,7 +127,7 @@ impl Link {
         // So that the queue gets no other connection while what it holds is taken back.
         self.outbox.end();
         self.socket.shut();
-        poll_fn(|cx| self.outbox.poll_lose(cx)).await;
+        self.outbox.lose().await;
         let attempts = self.attempts.load(Ordering::Relaxed);
         let expired = self.outbox.take_expired(attempts);
         let closed = Verdict { attempts, ..Verdict::closed() };
@@ -137,7 +139,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         // Two messages that panic when they are dropped would end the process, if that was in one go. Nobody is left to be told.
-        let _ = foreign::call(|| self.outbox.poll_lose(&mut Context::from_waker(Waker::noop())));
+        let _ = foreign::call(|| self.outbox.lose().now_or_never());
         for message in self.outbox.give_back(&Verdict::closed()) {
             let _ = foreign::dispose(message);
         }
@@ -194,7 +196,7 @@ impl LinkTask {
                 Turn::Broken(error) => error,
             };
             self.link.socket.let_go();
-            poll_fn(|cx| self.link.outbox.poll_lose(cx)).await;
+            self.link.outbox.lose().await;
             if self.link.socket.is_shut() {
                 return;
             }
@@ -271,7 +273,7 @@ impl LinkTask {
             if !delay.is_zero() {
                 // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
                 let was_closed = link.outbox.is_closed();
-                let closing = poll_fn(|cx| if was_closed { Poll::Pending } else { link.outbox.poll_closed(cx) });
+                let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
                 self.expiring(select(pin!(net::sleep(delay)), pin!(closing))).await;
             }
             if self.is_free(Duration::ZERO).await {

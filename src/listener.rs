@@ -125,8 +125,8 @@ impl Listener {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address).await?;
         let _shutter = acceptor.shutter();
-        let (sender, inbox) = inbox::inbox(config.inbox_bytes);
         let (hub, ended) = Hub::new(local_addr, config, codec);
+        let (sender, inbox) = inbox::inbox(hub.config.inbox_bytes, Some(hub.panicked.clone()));
         let _accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
         Ok(Self {
             incoming: Incoming { arrivals: Arrivals { hub, inbox, _shutter, _accept }, batch: None, borrowed: None },

@@ -7,20 +7,19 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backlog::Place;
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterBox, DeadLetters};
 use crate::directory::{Closing, Directory};
 use crate::error::Error;
 use crate::events::{Events, ManagerEvent, Reporter};
 use crate::foreign;
-use crate::ledger::Ticket;
 use crate::link::{Common, Link, LinkStats};
 use crate::listener::{Closer, Listener};
 use crate::manager_sink::ManagerSink;
 use crate::net;
 use crate::peer::Address;
 use crate::sync::Lock;
-use crate::writer::HIGH_WATER;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
@@ -121,16 +120,20 @@ impl Manager {
         let Some(link) = self.directory.open(&address) else {
             return Err(Error::NotOpen { address, message: Some(message.into()) });
         };
-        poll_fn(|cx| link.outbox.poll_room(HIGH_WATER, cx)).await;
-        let ticket = match link.outbox.push_claimed(message.clone()) {
-            Ok(ticket) => ticket,
+        let mut claim = Claim { common: &self.directory.common, link: &link, place: Place::default(), message: None };
+        match link.outbox.offer(message.clone(), &mut claim.place) {
+            Ok(()) => claim.message = Some(message),
             Err(Error::Closed { message }) => return Err(Error::NotOpen { address, message }),
             Err(error) => return Err(error),
-        };
-        let mut claim = Claim { common: &self.directory.common, link: &link, ticket, message: Some(message) };
-        let written = poll_fn(|cx| link.outbox.poll_written(ticket, cx)).await;
+        }
+        let is_accepted = poll_fn(|cx| link.outbox.poll_accepted(&mut claim.place, cx)).await;
+        let written = poll_fn(|cx| link.outbox.poll_over(&mut claim.place, cx)).await;
         let message = claim.message.take().map(Into::into);
-        written.map_err(|source| Error::NotSent { address, message, source })
+        match written {
+            _ if !is_accepted => Err(Error::NotOpen { address, message }),
+            Ok(()) => Ok(()),
+            Err(source) => Err(Error::NotSent { address, message, source }),
+        }
     }
 
     /// A sink into this manager, one for each producer.
@@ -269,7 +272,7 @@ async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(),
     link.outbox.call_driver();
     let delivered = net::within(limit, async {
         let written = match rest {
-            Some(rest) => poll_fn(|cx| link.outbox.poll_delivered(&rest, cx)).await,
+            Some(rest) => link.outbox.delivered(rest).await,
             None => Ok(()),
         };
         if let Some(task) = &mut closing.task {
@@ -286,13 +289,13 @@ async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(),
 struct Claim<'a> {
     common: &'a Arc<Common>,
     link: &'a Link,
-    ticket: Ticket,
+    place: Place,
     message: Option<Bytes>,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let given_back = self.link.outbox.unclaim(self.ticket);
+        let given_back = self.link.outbox.abandon(&mut self.place);
         if let (Some(verdict), Some(message)) = (given_back, self.message.take()) {
             let burying = self.common.clone().bury(self.link.address.clone(), vec![message], verdict);
             let _ = burying.now_or_never();

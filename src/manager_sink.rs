@@ -11,16 +11,20 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::sink::Sink;
 
+use crate::backlog::Place;
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::ledger::{Fate, Outcome, Ticket, Verdict};
+use crate::ledger::{Outcome, Verdict};
+use crate::line::{Batch, Offer};
 use crate::link::Link;
 use crate::peer::Address;
-use crate::wire::Output;
 use crate::writer::HIGH_WATER;
 
 /// From how many addresses on a sink forgets those that were closed. Never more often than they double.
 const PRUNE_FROM: usize = 64;
+/// After how many batches a sink lets other tasks run: one that writes all by itself, as long as the socket takes it, would
+/// keep a thread for itself, and those that share it would have nothing of the connection.
+const BATCHES_IN_A_ROW: u32 = 4;
 
 /// A producer: a `Sink` of `(Address, Bytes)` into a [`Manager`](crate::Manager).
 ///
@@ -49,6 +53,8 @@ pub struct ManagerSink {
     by_address: HashMap<Address, usize>,
     /// The one that was written to last: mostly the next one, too.
     last: usize,
+    /// How many batches it has handed over.
+    batches: u32,
     /// From so many producers on, those are forgotten that are of no use any more.
     prune_at: usize,
     closed: bool,
@@ -57,13 +63,10 @@ pub struct ManagerSink {
 /// One sink's messages to one address.
 struct Producer {
     link: Arc<Link>,
-    /// Accepted, and not handed over.
-    local: Output,
-    messages: usize,
-    /// The last that was handed over and not flushed.
-    ticket: Option<Ticket>,
-    /// Whether any were given back, for the next flush to tell.
-    fate: Fate,
+    /// Accepted, and not handed over. Whether any are given back is in its fate, for the next flush to tell.
+    local: Batch,
+    /// What was handed over and not flushed.
+    place: Place,
     /// The address was closed while there were messages here, for the next flush to tell.
     shut: bool,
 }
@@ -72,7 +75,7 @@ impl ManagerSink {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
         let batch = directory.common.config.room_while_down().map_or(HIGH_WATER, |room| room.min(HIGH_WATER));
         let (producers, by_address) = (Vec::new(), HashMap::new());
-        Self { directory, batch, producers, by_address, last: 0, prune_at: PRUNE_FROM, closed: false }
+        Self { directory, batch, producers, by_address, last: 0, batches: 0, prune_at: PRUNE_FROM, closed: false }
     }
 
     /// The address's producer, if the address is open.
@@ -83,7 +86,7 @@ impl ManagerSink {
         };
         let at = match known {
             // Once for each batch: the address may have been closed, and opened again.
-            Some(at) if self.producers[at].messages == 0 && self.producers[at].link.outbox.is_closed() => {
+            Some(at) if self.producers[at].local.messages == 0 && self.producers[at].link.outbox.is_closed() => {
                 self.producers[at].follow(&self.directory).then_some(at)?
             }
             Some(at) => at,
@@ -95,38 +98,37 @@ impl ManagerSink {
 
     fn add(&mut self, address: &Address) -> Option<usize> {
         let link = self.directory.open(address)?;
-        let local = Output::new(self.directory.common.config.codec().ok()?);
+        let local = Batch::new(self.directory.common.config.codec().ok()?);
         if self.producers.len() >= self.prune_at {
-            self.producers.retain(|producer| !producer.is_over());
+            self.producers.retain_mut(|producer| !producer.is_over());
             let kept = self.producers.iter().enumerate();
             self.by_address = kept.map(|(at, producer)| (producer.link.address.clone(), at)).collect();
             self.prune_at = PRUNE_FROM.max(2 * self.producers.len());
         }
         let at = self.producers.len();
         self.by_address.insert(address.clone(), at);
-        self.producers.push(Producer { link, local, messages: 0, ticket: None, fate: Fate::default(), shut: false });
+        self.producers.push(Producer { link, local, place: Place::default(), shut: false });
         Some(at)
     }
 }
 
 impl Producer {
-    /// Waits for room, and hands over what there is. If the address was closed, and not dialed again, it becomes dead letters.
+    /// Hands over what there is, and waits until it is accepted. If the address was closed, and not dialed again, it becomes
+    /// dead letters.
     fn poll_hand_over(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<()> {
-        if self.messages == 0 {
-            return Poll::Ready(());
-        }
         loop {
-            let batch = (&mut self.local, self.messages, &self.fate);
-            match ready!(self.link.outbox.poll_append(batch, HIGH_WATER, cx)) {
-                Some(ticket) => {
-                    self.messages = 0;
-                    self.ticket = Some(ticket);
+            // One after the other: a sink has one place in the line.
+            while ready!(self.link.outbox.poll_accepted(&mut self.place, cx)) {
+                if self.local.messages == 0 {
+                    return Poll::Ready(());
                 }
-                None if self.follow(directory) => continue,
-                None => {
-                    self.shut = true;
-                    self.bury(directory, Verdict::closed());
+                if !self.link.outbox.offer_batch(&mut self.local, &mut self.place) {
+                    break;
                 }
+            }
+            if !self.follow(directory) {
+                self.withdraw(directory);
+                return Poll::Ready(());
             }
             return Poll::Ready(());
         }
@@ -138,9 +140,10 @@ impl Producer {
         let Some(link) = directory.open(&self.link.address).filter(|link| !Arc::ptr_eq(link, &self.link)) else {
             return false;
         };
+        self.take_back();
         self.link = link;
         // Everything is over that went through the link before, and written down in the fate.
-        self.ticket = None;
+        self.place = Place::default();
         true
     }
 
@@ -151,30 +154,42 @@ impl Producer {
         if mem::take(&mut self.shut) {
             return Poll::Ready(Err(Error::NotOpen { address: address.clone(), message: None }));
         }
-        if let Some(ticket) = self.ticket {
-            // Its fate says how it ended, and those before it.
-            let _ = ready!(self.link.outbox.poll_written(ticket, cx));
-            self.ticket = None;
-        }
-        Poll::Ready(match self.fate.take() {
+        // Its fate says how it ended, and those before it.
+        let _ = ready!(self.link.outbox.poll_over(&mut self.place, cx));
+        Poll::Ready(match self.local.fate.take() {
             Some(source) => Err(Error::NotSent { address: address.clone(), message: None, source }),
             None => Ok(()),
         })
     }
 
     /// The address was closed, and there is nothing left to tell of it.
-    fn is_over(&self) -> bool {
+    fn is_over(&mut self) -> bool {
         let outbox = &self.link.outbox;
-        let handed_over = self.messages == 0 && !self.shut && outbox.is_closed();
-        handed_over && self.ticket.is_none_or(|ticket| outbox.is_over(ticket)) && self.fate.is_clear()
+        let handed_over = self.local.messages == 0 && !self.shut && outbox.is_closed();
+        handed_over && outbox.is_over(&mut self.place) && self.local.fate.is_clear()
     }
 
-    /// What was not handed over has nowhere to go.
+    /// The address was closed: what it has not accepted has nowhere to go.
+    fn withdraw(&mut self, directory: &Directory) {
+        self.take_back();
+        if self.local.messages > 0 {
+            self.shut = true;
+            self.bury(directory, Verdict::closed());
+        }
+    }
+
+    /// Takes back what waits for room.
+    fn take_back(&mut self) {
+        if let Some(Offer::Batch(batch)) = self.link.outbox.withdraw(&mut self.place) {
+            self.local.prepend(*batch);
+        }
+    }
+
     fn bury(&mut self, directory: &Directory, verdict: Verdict) {
-        directory.never_handed_over(mem::take(&mut self.messages));
+        directory.never_handed_over(mem::take(&mut self.local.messages));
         let (common, address) = (directory.common.clone(), self.link.address.clone());
         // Where the letters wait for room, they go on in the background.
-        let _ = common.bury(address, self.local.take_messages(), verdict).now_or_never();
+        let _ = common.bury(address, self.local.output.take_messages(), verdict).now_or_never();
     }
 }
 
@@ -187,8 +202,14 @@ impl Sink<(Address, Bytes)> for ManagerSink {
             // `start_send` gives the message back.
             _ if this.closed => Poll::Ready(Ok(())),
             // No other can be full: it was the last when its last message came.
-            Some(producer) if producer.local.len() >= this.batch => {
-                producer.poll_hand_over(&this.directory, cx).map(Ok)
+            Some(producer) if producer.local.output.len() >= this.batch => {
+                ready!(producer.poll_hand_over(&this.directory, cx));
+                this.batches = this.batches.wrapping_add(1);
+                if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(()))
             }
             _ => Poll::Ready(Ok(())),
         }
@@ -202,9 +223,7 @@ impl Sink<(Address, Bytes)> for ManagerSink {
         let Some(producer) = this.producer(&address) else {
             return Err(Error::NotOpen { address, message: Some(message.into()) });
         };
-        producer.local.push(message)?;
-        producer.messages += 1;
-        Ok(())
+        producer.local.push(message)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -231,7 +250,8 @@ impl Drop for ManagerSink {
     fn drop(&mut self) {
         let max = self.directory.common.config.queue_bytes;
         for producer in &mut self.producers {
-            while let Err(verdict) = producer.link.outbox.leave(&mut producer.local, producer.messages, max) {
+            producer.take_back();
+            while let Err(verdict) = producer.link.outbox.part(&mut producer.local, max) {
                 if verdict.outcome != Outcome::Closed || !producer.follow(&self.directory) {
                     producer.bury(&self.directory, verdict);
                     break;
@@ -243,7 +263,7 @@ impl Drop for ManagerSink {
 
 impl fmt::Debug for ManagerSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pending: usize = self.producers.iter().map(|producer| producer.local.len()).sum();
+        let pending: usize = self.producers.iter().map(|producer| producer.local.output.len()).sum();
         f.debug_struct("ManagerSink").field("pending", &pending).finish_non_exhaustive()
     }
 }

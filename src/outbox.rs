@@ -4,26 +4,39 @@
 //! puts it back: no task stands between a producer and a socket that takes what it is given. When the socket does not,
 //! the queue is *stalled*, and its driver, the task that owns the peer, goes on as the socket allows. Only the driver
 //! opens a new transport where the old one broke.
+//!
+//! # Who waits, and who wakes them
+//!
+//! A full queue has a [line](crate::line) in front of it. Who waits to be written waits by ticket, and is woken when that is
+//! over, and nobody else is. Each has a [`Place`], and leaves with it. Nobody waits in vain:
+//! - Where a condition comes true, those who wait for it are taken out in the same moment: room in `let_in`, a ticket in
+//!   `wake_over`. So those who are left wait for somebody to write.
+//! - While somebody writes, they look again before they leave, in `write_until`: what they do not finish for others they leave
+//!   to the driver (`stall`, `pass_on`). To the driver, and not to one of those who wait: nobody can tell whether that one is
+//!   still polled, and all the others would wait for it.
+//! - Once called, the driver writes until nothing is left. It registers before it looks, so no call is lost on the way.
 
+use std::future::{Future, poll_fn};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use crate::backlog::{Backlog, Books, Load, Transport};
+use crate::backlog::{Backlog, Books, Load, Place, Stage, Transport, Wait};
 use crate::error::Error;
-use crate::foreign::{self, PanicSource};
-use crate::ledger::{Fate, Ticket, Verdict};
-use crate::wire::{Codec, Output};
-use crate::writer::Writer;
+use crate::foreign::{self, PanicHook, PanicSource};
+use crate::ledger::{Ledger, Ticket, Verdict};
+use crate::line::{Batch, Offer};
+use crate::sync::{Held, Lock};
+use crate::wire::Codec;
 
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
-    state: Mutex<Backlog<W>>,
-    rules: Rules<W>,
+    state: Lock<Backlog<W>>,
+    pub(crate) rules: Rules<W>,
 }
 
 /// How a queue treats what it holds.
@@ -34,11 +47,13 @@ pub(crate) struct Rules<W> {
     pub(crate) room_while_down: Option<usize>,
     /// How old a message may be when it is given to a transport.
     pub(crate) ttl: Option<Duration>,
+    /// Is told where the waker of somebody who waits panics.
+    pub(crate) panicked: Option<PanicHook>,
 }
 
 impl<W> Default for Rules<W> {
     fn default() -> Self {
-        Self { is_dead: |_| false, room_while_down: None, ttl: None }
+        Self { is_dead: |_| false, room_while_down: None, ttl: None, panicked: None }
     }
 }
 
@@ -50,12 +65,13 @@ pub(crate) struct Rest {
 }
 
 /// What an attempt to write did.
-enum Step {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
     /// The transport took a batch.
     Wrote,
     /// There is nothing to write.
     Idle,
-    /// Somebody else is writing, and wakes the waiting when they are done.
+    /// Somebody else is writing, and looks after the others.
     Busy,
     /// The transport takes no more for now.
     Full,
@@ -65,103 +81,119 @@ enum Step {
     Gone,
 }
 
+pub(crate) type State<'a, W> = Held<'a, Backlog<W>>;
+
 impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn new(io: W, codec: Codec, rules: Rules<W>) -> Self {
-        Self { state: Mutex::new(Backlog::new(io, codec, rules.ttl)), rules }
+        let backlog = Backlog::new(io, codec, Ledger::new(rules.ttl), rules.room_while_down);
+        Self { state: Lock::new(backlog), rules }
     }
 
     // ---- producers
 
     /// Accepts a message. It never waits.
-    pub(crate) fn push(&self, message: Bytes) -> Result<Ticket, Error> {
-        self.lock().push(message)
+    pub(crate) fn push(&self, mut message: Bytes) -> Result<Ticket, Error> {
+        self.lock().push(&mut message)
     }
 
-    /// Accepts a message of which its producer has a copy: if it is not written, the producer returns it.
-    pub(crate) fn push_claimed(&self, message: Bytes) -> Result<Ticket, Error> {
+    /// Hands over a message of which its producer has a copy: if it is not written, the producer returns it. It is accepted when
+    /// there is room, in turn.
+    pub(crate) fn offer(&self, message: Bytes, place: &mut Place) -> Result<(), Error> {
+        place.stage = self.lock().offer(message)?;
+        Ok(())
+    }
+
+    /// Hands over what one producer has put together; the batch is empty then. `false` if nothing more is accepted.
+    pub(crate) fn offer_batch(&self, batch: &mut Batch, place: &mut Place) -> bool {
+        let stage = self.lock().offer_batch(batch);
+        place.stage = stage.unwrap_or_default();
+        stage.is_some()
+    }
+
+    /// Waits until what was handed over is accepted; `false` if it is not, because the queue was closed.
+    pub(crate) fn poll_accepted(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<bool> {
+        if !matches!(place.stage, Stage::InLine(_)) {
+            return Poll::Ready(true);
+        }
+        self.poll_producer(place, cx, |state, place| state.is_accepted(place).map_or(Ok(false), |is| is.map(|()| true)))
+    }
+
+    /// Waits until what was accepted is over. The error is why a message that its producer has a copy of was given back instead
+    /// of written.
+    pub(crate) fn poll_over(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
+        let Stage::Accepted(ticket) = place.stage else { return Poll::Ready(Ok(())) };
+        let given_back = self.poll_producer(place, cx, |state, place| {
+            if !state.ledger.is_over(ticket) {
+                return Err(Wait::Over(ticket));
+            }
+            place.stage = Stage::Nothing;
+            Ok(state.ledger.unclaim(ticket))
+        });
+        given_back.map(|verdict| verdict.map_or(Ok(()), |verdict| Err(verdict.error)))
+    }
+
+    /// Whether what was handed over is over, one way or the other.
+    pub(crate) fn is_over(&self, place: &mut Place) -> bool {
         let mut state = self.lock();
-        let ticket = state.push(message)?;
-        state.ledger.claim(ticket);
-        Ok(ticket)
+        let is_accepted = matches!(state.is_accepted(place), Some(Ok(())));
+        is_accepted && !matches!(place.stage, Stage::Accepted(ticket) if !state.ledger.is_over(ticket))
     }
 
-    /// The producer of this message no longer waits. Where it was given back, returns why: nobody else has it.
-    pub(crate) fn unclaim(&self, ticket: Ticket) -> Option<Verdict> {
+    /// Its producer does not wait any more.
+    pub(crate) fn leave(&self, place: &mut Place) {
+        if place.waiting.is_some() {
+            self.lock().leave(place);
+        }
+    }
+
+    /// Its producer does not wait any more, and takes back what was not accepted.
+    pub(crate) fn withdraw(&self, place: &mut Place) -> Option<Offer> {
+        let Stage::InLine(turn) = place.stage else {
+            self.leave(place);
+            return None;
+        };
+        let mut state = self.lock();
+        state.leave(place);
+        let offer = state.line.leave(turn);
+        match offer {
+            Some(_) => place.stage = Stage::Nothing,
+            None => drop(state.is_accepted(place)),
+        }
+        offer
+    }
+
+    /// The producer of a message that it has a copy of does not wait any more. Where that was given back, returns why: nobody
+    /// else has it.
+    pub(crate) fn abandon(&self, place: &mut Place) -> Option<Verdict> {
+        // What was not accepted is not sent.
+        drop(self.withdraw(place));
+        let Stage::Accepted(ticket) = mem::take(&mut place.stage) else { return None };
         let mut state = self.lock();
         let given_back = state.ledger.unclaim(ticket);
         if !state.ledger.is_over(ticket) && !state.pending.is_empty() {
-            // Whoever is writing now wakes those who wait, and may not be the one to go on.
+            // Whoever is writing now may not be the one to go on.
             state.stall();
         }
         given_back
     }
 
-    /// Waits for room, as [`poll_room`](Self::poll_room) does, and accepts all `messages` messages that one producer has put
-    /// together; `None` when nothing more is accepted.
-    pub(crate) fn poll_append(
-        &self,
-        (output, messages, fate): (&mut Output, usize, &Fate),
-        mark: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Ticket>> {
-        loop {
-            let mut state = self.lock();
-            if state.closed {
-                return Poll::Ready(None);
-            }
-            if self.has_room(&state, mark) {
-                return Poll::Ready(Some(state.append(output, messages, Some(fate))));
-            }
-            drop(state);
-            ready!(self.poll_room(mark, cx));
-        }
-    }
-
     /// Accepts the last messages of a producer that goes, for the driver to write, while less than `max` bytes are held. The
     /// error is why not.
-    pub(crate) fn leave(&self, output: &mut Output, messages: usize, max: usize) -> Result<(), Verdict> {
+    pub(crate) fn part(&self, batch: &mut Batch, max: usize) -> Result<(), Verdict> {
         let mut state = self.lock();
-        if messages > 0 {
+        if batch.messages > 0 {
             if state.closed {
                 return Err(Verdict::closed());
             }
             if state.held_bytes() >= max {
                 return Err(Verdict::queue_full(max));
             }
-            state.append(output, messages, None);
+            state.accept_batch(batch, false);
         }
         if !state.pending.is_empty() {
             state.stall();
         }
         Ok(())
-    }
-
-    /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
-    pub(crate) fn poll_room(&self, mark: usize, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_producer(cx, |state| (state.closed || self.has_room(state, mark)).then_some(()))
-    }
-
-    fn has_room(&self, state: &Backlog<W>, mark: usize) -> bool {
-        match (&state.transport, self.rules.room_while_down) {
-            (Transport::Gone(_), Some(room)) => state.held_bytes() < room,
-            _ => state.pending.len() < mark,
-        }
-    }
-
-    /// Waits until the ticket's batch is over. The error is why a claimed message was given back instead of written.
-    pub(crate) fn poll_written(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
-        self.poll_producer(cx, |state| state.ledger.is_over(ticket).then(|| state.ledger.outcome(ticket)))
-    }
-
-    /// Waits until nothing is held any more of what was accepted before the close. The error is why some was given back.
-    pub(crate) fn poll_delivered(&self, rest: &Rest, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
-        let outcome = |state: &Backlog<W>| state.ledger.why_since(rest.given_back);
-        self.poll_producer(cx, |state| state.ledger.is_over(rest.last).then(|| outcome(state)))
-    }
-
-    /// Whether the ticket's batch is over, one way or the other.
-    pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
-        self.lock().ledger.is_over(ticket)
     }
 
     /// Leaves what is pending to the driver: its producer does not wait.
@@ -172,144 +204,72 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
     }
 
-    /// Writes, batch by batch, until `done` says so or it takes somebody else to go on.
-    fn poll_producer<T>(&self, cx: &mut Context<'_>, done: impl Fn(&Backlog<W>) -> Option<T>) -> Poll<T> {
+    /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
+    pub(crate) fn poll_room(&self, mark: usize, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_producer(place, cx, |state, _| room(state, mark))
+    }
+
+    /// Whether there is room now, if need be by writing. Nobody waits for it.
+    pub(crate) fn try_room(&self, mark: usize) -> bool {
+        self.write_until(|state| room(state, mark)).is_ok()
+    }
+
+    /// Waits, as a producer, until `look` finds what it looks for.
+    fn poll_producer<T>(
+        &self,
+        place: &mut Place,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&mut Backlog<W>, &mut Place) -> Result<T, Wait>,
+    ) -> Poll<T> {
+        let found = self.write_until(|state| {
+            let found = look(state, place)?;
+            state.leave(place);
+            Ok(found)
+        });
+        match found {
+            Ok(found) => Poll::Ready(found),
+            Err((mut state, wait)) => {
+                state.wait(wait, place, cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes, batch by batch, until `look` finds what it looks for. The error is what it waits for where only somebody else can
+    /// go on.
+    pub(crate) fn write_until<T>(
+        &self,
+        mut look: impl FnMut(&mut Backlog<W>) -> Result<T, Wait>,
+    ) -> Result<T, (State<'_, W>, Wait)> {
+        let mut state = self.lock();
+        let mut may_write = true;
         loop {
-            let mut state = self.lock();
-            if let Some(done) = done(&state) {
-                return Poll::Ready(done);
+            match look(&mut state) {
+                Ok(found) => {
+                    state.pass_on();
+                    return Ok(found);
+                }
+                Err(wait) if state.stalled || !may_write => return Err((state, wait)),
+                Err(_) => {}
             }
-            if state.stalled {
-                state.wait(cx.waker());
-                return Poll::Pending;
-            }
+            let step;
             // The socket need not wake anybody: when it is not ready, the driver asks it again.
-            match self.step(state, &mut Context::from_waker(Waker::noop()), cx.waker()) {
-                Step::Wrote => {}
-                step @ (Step::Idle | Step::Busy | Step::Full | Step::Expired | Step::Gone) => {
-                    let mut state = self.lock();
-                    if matches!(step, Step::Full | Step::Expired) && !matches!(state.transport, Transport::Taken(_)) {
-                        // Even if this producer has what it waited for, somebody must go on.
-                        state.stall();
-                    }
-                    if let Some(done) = done(&state) {
-                        return Poll::Ready(done);
-                    }
-                    state.wait(cx.waker());
-                    if !matches!(state.transport, Transport::Taken(_)) {
-                        state.stall();
-                    }
-                    return Poll::Pending;
-                }
+            (state, step) = self.step(state, &mut Context::from_waker(Waker::noop()));
+            may_write = step == Step::Wrote;
+            if !may_write && step != Step::Busy {
+                // Even if this producer has what it waited for, somebody must go on.
+                state.stall();
             }
         }
     }
 
-    // ---- the driver
+    // ---- the end
 
-    /// Registers the driver: it is woken when the queue is stalled.
-    pub(crate) fn set_driver(&self, waker: &Waker) {
+    /// Accepts nothing more. Returns what is held, if anything is.
+    pub(crate) fn close(&self) -> Option<Rest> {
         let mut state = self.lock();
-        match &mut state.driver {
-            Some(driver) => driver.clone_from(waker),
-            None => state.driver = Some(waker.clone()),
-        }
-    }
-
-    /// Lets the driver look around.
-    pub(crate) fn call_driver(&self) {
-        self.lock().call_driver();
-    }
-
-    /// Waits until nothing more is accepted.
-    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        if state.closed {
-            return Poll::Ready(());
-        }
-        state.wait(cx.waker());
-        Poll::Pending
-    }
-
-    /// Whether there is something for the driver to do.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.lock().stalled
-    }
-
-    /// Writes until nothing is pending. An error is that of the transport, which is gone then, whoever met it.
-    pub(crate) fn poll_drive(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        loop {
-            let state = self.lock();
-            let waiting = cx.waker().clone();
-            match self.step(state, cx, &waiting) {
-                Step::Wrote => {}
-                Step::Idle => return Poll::Ready(Ok(())),
-                Step::Busy | Step::Full | Step::Expired => return Poll::Pending,
-                Step::Gone => {
-                    let broken = self.lock().broken.take();
-                    return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
-                }
-            }
-        }
-    }
-
-    /// Drops the transport, which broke, as soon as nobody writes to it; what it did not take is kept.
-    pub(crate) fn poll_lose(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
-            Transport::Taken(load) => {
-                state.transport = Transport::Taken(load);
-                state.lost = true;
-                state.wait(cx.waker());
-                return Poll::Pending;
-            }
-            Transport::Idle(writer) => {
-                state.transport = Transport::Gone(writer.into_output());
-                // There may be more room while it is down than there was.
-                state.wake_waiting();
-            }
-            gone @ Transport::Gone(_) => state.transport = gone,
-        }
-        Poll::Ready(())
-    }
-
-    /// Waits, as the driver, until a transport is wanted for what is held; `false` when nothing more can come.
-    pub(crate) fn poll_wanted(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.set_driver(cx.waker());
-        let mut state = self.lock();
-        if state.held() > 0 {
-            return Poll::Ready(true);
-        }
-        if state.closed {
-            return Poll::Ready(false);
-        }
-        // Or the next producer would take it that the driver knows already.
-        state.stalled = false;
-        Poll::Pending
-    }
-
-    /// Goes on with a new transport where the old one is gone; `false` where there is to be none any more.
-    pub(crate) fn resume(&self, io: W) -> bool {
-        let mut state = self.lock();
-        if state.ended {
-            return false;
-        }
-        state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
-            Transport::Gone(mut output) => {
-                // It begins anew: what has grown too old meanwhile is not given to this one.
-                output.append(&mut state.pending);
-                mem::swap(&mut output, &mut state.pending);
-                Transport::Idle(Writer::with(io, output))
-            }
-            other => other,
-        };
-        state.broken = None;
-        true
-    }
-
-    /// There is to be no other transport.
-    pub(crate) fn end(&self) {
-        self.lock().ended = true;
+        state.close();
+        (state.held() > 0).then(|| Rest { last: state.ledger.ticket(), given_back: state.ledger.given_back() })
     }
 
     /// Whether nothing more is accepted.
@@ -317,46 +277,26 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().closed
     }
 
-    /// How many bytes transports have taken so far: while this grows, the peer is alive.
-    pub(crate) fn progress(&self) -> u64 {
-        self.lock().progress
+    /// Waits until nothing more is accepted.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> {
+        self.attend(|place, cx| {
+            let mut state = self.lock();
+            if state.closed {
+                return Poll::Ready(());
+            }
+            state.wait(Wait::Closed, place, cx.waker());
+            Poll::Pending
+        })
     }
 
-    /// Takes back all that was not written when the transport is lost: those who wait for it are told. Returns the
-    /// messages whose producer does not wait to return them itself, the oldest first.
-    pub(crate) fn give_back(&self, verdict: &Verdict) -> Vec<Bytes> {
-        let mut state = self.lock();
-        let held = state.held();
-        let unclaimed = state.give_back_oldest(held, verdict);
-        state.stalled = false;
-        unclaimed
-    }
-
-    /// Takes back what is too old to be sent, as [`give_back`](Self::give_back) does, and says why. `attempts` is how often
-    /// the address was dialed in the meantime.
-    pub(crate) fn take_expired(&self, attempts: u32) -> (Vec<Bytes>, Verdict) {
-        let verdict = Verdict::expired(self.rules.ttl.unwrap_or_default(), attempts);
-        let mut state = self.lock();
-        let count = state.expired();
-        (state.give_back_oldest(count, &verdict), verdict)
-    }
-
-    /// Whether something is too old to be sent: nothing is written until it is taken back.
-    pub(crate) fn has_expired(&self) -> bool {
-        self.lock().expired() > 0
-    }
-
-    /// When a message may be too old, at the earliest; `None` where none ever is.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.lock().ledger.next_expiry()
-    }
-
-    /// Accepts nothing more. Returns what is held, if anything is.
-    pub(crate) fn close(&self) -> Option<Rest> {
-        let mut state = self.lock();
-        state.closed = true;
-        state.wake_waiting();
-        (state.held() > 0).then(|| Rest { last: state.ledger.ticket(), given_back: state.ledger.given_back() })
+    /// Waits until nothing is held any more of what was accepted before the close. The error is why some was given back.
+    pub(crate) fn delivered(&self, rest: Rest) -> impl Future<Output = Result<(), Arc<Error>>> {
+        self.attend(move |place, cx| {
+            self.poll_producer(place, cx, |state, _| match state.ledger.is_over(rest.last) {
+                true => Ok(state.ledger.why_since(rest.given_back)),
+                false => Err(Wait::Over(rest.last)),
+            })
+        })
     }
 
     pub(crate) fn books(&self) -> Books {
@@ -364,77 +304,95 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
-    fn step(&self, mut state: MutexGuard<'_, Backlog<W>>, cx: &mut Context<'_>, waiting: &Waker) -> Step {
+    pub(crate) fn step<'a>(&'a self, mut state: State<'a, W>, cx: &mut Context<'_>) -> (State<'a, W>, Step) {
         if self.rules.ttl.is_some() && matches!(state.transport, Transport::Idle(_)) && state.expired() > 0 {
-            return Step::Expired;
+            return (state, Step::Expired);
         }
         let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Idle(writer) => writer,
-            Transport::Taken(load) => {
-                state.transport = Transport::Taken(load);
-                state.wait(waiting);
-                return Step::Busy;
-            }
-            Transport::Gone(output) => {
-                state.transport = Transport::Gone(output);
-                return Step::Gone;
+            other => {
+                let step = if matches!(other, Transport::Taken(_)) { Step::Busy } else { Step::Gone };
+                state.transport = other;
+                return (state, step);
             }
         };
         let begins = writer.output().is_empty();
         if begins {
             if state.pending.is_empty() {
                 state.pending.release();
+                state.line.release();
                 writer.output_mut().release();
                 state.transport = Transport::Idle(writer);
                 state.stalled = false;
-                return Step::Idle;
+                return (state, Step::Idle);
             }
-            writer.output_mut().append(&mut state.pending);
-            state.ledger.begin_batch();
+            state.begin_batch(&mut writer);
         }
         state.transport = Transport::Taken(Load::of(writer.output()));
         drop(state);
 
         // Also a batch that waits in the middle goes on only where somebody is left to take it.
-        if writer.io().is_some_and(self.rules.is_dead) {
-            let mut state = self.lock();
-            state.lost = true;
-            state.put_back(writer);
-            return Step::Gone;
-        }
+        let is_dead = writer.io().is_some_and(self.rules.is_dead);
         let before = writer.output().len();
         // A panic in there would leave the transport taken for ever.
-        let drained = foreign::call(|| writer.poll_drain(cx));
-        let defect = |_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task }));
-        let drained = drained.unwrap_or_else(defect);
+        let drained = if is_dead { Ok(Poll::Pending) } else { foreign::call(|| writer.poll_drain(cx)) };
+        let drained = drained.unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })));
         // After an error the frame that was cut counts as unwritten again.
         let taken_bytes = before.saturating_sub(writer.output().len());
 
         let mut state = self.lock();
         state.progress += taken_bytes as u64;
-        match drained {
-            Poll::Ready(Ok(())) => {
-                state.ledger.batch_written();
-                state.put_back(writer);
-                state.wake_waiting();
-                Step::Wrote
-            }
-            Poll::Pending => {
-                state.put_back(writer);
-                Step::Full
-            }
+        let mut broken = None;
+        let step = match drained {
+            _ if is_dead => Step::Gone,
+            Poll::Ready(Ok(())) => Step::Wrote,
+            Poll::Pending => Step::Full,
             Poll::Ready(Err(error)) => {
-                state.broken = Some(error);
-                state.lost = true;
-                state.put_back(writer);
+                broken = state.broken.replace(error);
                 Step::Gone
             }
+        };
+        if step == Step::Wrote {
+            state.batch_written();
         }
+        state.lost |= step == Step::Gone;
+        let io = state.put_back(writer);
+        if io.is_some() || broken.is_some() {
+            drop(state);
+            // Neither is dropped under the lock.
+            let _ = foreign::dispose((io, broken));
+            state = self.lock();
+        }
+        (state, step)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Backlog<W>> {
-        // Nothing in here calls anything that panics halfway.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What `poll` waits for; the future leaves its place when it is dropped.
+    pub(crate) fn attend<T>(
+        &self,
+        mut poll: impl FnMut(&mut Place, &mut Context<'_>) -> Poll<T>,
+    ) -> impl Future<Output = T> {
+        let mut attendance = Attendance { outbox: self, place: Place::default() };
+        poll_fn(move |cx| poll(&mut attendance.place, cx))
+    }
+
+    pub(crate) fn lock(&self) -> State<'_, W> {
+        self.state.hold(self.rules.panicked.as_ref())
+    }
+}
+
+pub(crate) fn room<W: AsyncWrite + Unpin>(state: &mut Backlog<W>, mark: usize) -> Result<(), Wait> {
+    if state.closed || state.has_room(mark) { Ok(()) } else { Err(Wait::Room) }
+}
+
+/// Somebody's wait at a queue.
+struct Attendance<'a, W: AsyncWrite + Unpin> {
+    outbox: &'a Outbox<W>,
+    place: Place,
+}
+
+impl<W: AsyncWrite + Unpin> Drop for Attendance<'_, W> {
+    fn drop(&mut self) {
+        self.outbox.leave(&mut self.place);
     }
 }
 
@@ -442,9 +400,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 mod tests {
     use std::io;
     use std::pin::Pin;
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, OnceLock};
 
+    use futures::FutureExt;
     use futures::task::{ArcWake, waker};
 
     use super::*;
@@ -469,6 +428,11 @@ mod tests {
         }
     }
 
+    fn pushed<W: AsyncWrite + Unpin>(outbox: &Outbox<W>, message: &'static [u8]) -> Place {
+        let ticket = outbox.push(Bytes::from_static(message)).unwrap();
+        Place { stage: Stage::Accepted(ticket), waiting: None }
+    }
+
     /// Kept here because over sockets it takes another thread to look in that moment.
     #[test]
     fn the_books_count_what_somebody_is_writing() {
@@ -476,8 +440,8 @@ mod tests {
         let codec = Config::new().wire_format(crate::WireFormat::u32_be()).codec().unwrap();
         let outbox = Arc::new(Outbox::new(looking.clone(), codec, Rules::default()));
         assert!(looking.0.set(outbox.clone()).is_ok());
-        let ticket = outbox.push(Bytes::from_static(b"message")).unwrap();
-        assert!(outbox.poll_written(ticket, &mut Context::from_waker(Waker::noop())).is_ready());
+        let mut place = pushed(&outbox, b"message");
+        assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
         let seen = looking.1.lock().unwrap()[0];
         assert_eq!((seen.accepted, seen.written, seen.held, seen.held_bytes), (1, 0, 1, 11));
         assert_eq!((outbox.books().held, outbox.books().held_bytes, outbox.books().bytes), (0, 0, 11));
@@ -499,11 +463,11 @@ mod tests {
         let driver = waker(calls.clone());
         let mut cx = Context::from_waker(&driver);
         outbox.lock().stall();
-        assert!(outbox.poll_lose(&mut cx).is_ready());
+        assert!(outbox.lose().now_or_never().is_some());
         assert!(outbox.poll_wanted(&mut cx).is_pending());
 
-        let ticket = outbox.push(Bytes::from_static(b"wanted")).unwrap();
-        assert!(outbox.poll_written(ticket, &mut Context::from_waker(Waker::noop())).is_pending());
+        let mut place = pushed(&outbox, b"wanted");
+        assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(calls.0.load(Ordering::Relaxed), 1);
         assert_eq!(outbox.poll_wanted(&mut cx), Poll::Ready(true));
     }

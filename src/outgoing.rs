@@ -6,16 +6,16 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::sink::{Sink, SinkExt};
 
+use crate::backlog::{Place, Stage};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::Event;
 use crate::hub::{Hub, Member};
-use crate::ledger::Ticket;
 use crate::peer::Peer;
 use crate::writer::HIGH_WATER;
 
@@ -41,7 +41,9 @@ pub struct Outgoing {
     hub: Arc<Hub>,
     /// The peer that was written to last: mostly the next one, too.
     last: Option<Arc<Member>>,
-    unflushed: HashMap<u64, (Arc<Member>, Ticket)>,
+    /// Where this waits for room there.
+    room: Place,
+    unflushed: HashMap<u64, (Arc<Member>, Place)>,
     /// With how many of them those that are written are sought out: a sink that is always fed is never flushed.
     prune_at: usize,
     closing: Deadline,
@@ -54,6 +56,7 @@ impl Outgoing {
         Self {
             hub,
             last: None,
+            room: Place::default(),
             unflushed: HashMap::new(),
             prune_at: PRUNE_FROM,
             closing: Deadline::default(),
@@ -71,9 +74,18 @@ impl Outgoing {
     /// The peer, unless it is gone.
     fn member(&mut self, peer: Peer) -> Option<&Arc<Member>> {
         if self.last.as_ref().is_none_or(|last| last.peer != peer) {
-            self.last = Some(self.hub.member(peer)?);
+            let member = self.hub.member(peer)?;
+            self.leave_room();
+            self.last = Some(member);
         }
         self.last.as_ref()
+    }
+
+    /// Waits no more for room at the peer that was written to last.
+    fn leave_room(&mut self) {
+        if let Some(last) = &self.last {
+            last.outbox.leave(&mut self.room);
+        }
     }
 }
 
@@ -81,10 +93,11 @@ impl Sink<(Peer, Bytes)> for Outgoing {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        match &self.last {
+        let this = self.get_mut();
+        match &this.last {
             // `start_send` gives the message back.
-            _ if self.closed => Poll::Ready(Ok(())),
-            Some(last) => last.outbox.poll_room(self.hub.config.queue_bytes, cx).map(Ok),
+            _ if this.closed => Poll::Ready(Ok(())),
+            Some(last) => last.outbox.poll_room(this.hub.config.queue_bytes, &mut this.room, cx).map(Ok),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -101,10 +114,11 @@ impl Sink<(Peer, Bytes)> for Outgoing {
         match sent {
             Ok((member, ticket)) => {
                 // What is worth a system call goes now; the peer's own task goes on if the socket takes no more.
-                let _ = member.outbox.poll_room(HIGH_WATER, &mut Context::from_waker(Waker::noop()));
-                this.unflushed.insert(peer.id(), (member, ticket));
+                member.outbox.try_room(HIGH_WATER);
+                let (_, place) = this.unflushed.entry(peer.id()).or_insert_with(|| (member, Place::default()));
+                place.stage = Stage::Accepted(ticket);
                 if this.unflushed.len() >= this.prune_at {
-                    this.unflushed.retain(|_, (member, ticket)| !member.outbox.is_over(*ticket));
+                    this.unflushed.retain(|_, (member, place)| !member.outbox.is_over(place));
                     this.prune_at = PRUNE_FROM.max(2 * this.unflushed.len());
                 }
                 Ok(())
@@ -120,7 +134,7 @@ impl Sink<(Peer, Bytes)> for Outgoing {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // A peer that is gone has been reported by its own task.
         let this = self.get_mut();
-        this.unflushed.retain(|_, (member, ticket)| member.outbox.poll_written(*ticket, cx).is_pending());
+        this.unflushed.retain(|_, (member, place)| member.outbox.poll_over(place, cx).is_pending());
         if this.unflushed.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -155,7 +169,9 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        for (member, _) in self.unflushed.values() {
+        self.leave_room();
+        for (member, place) in self.unflushed.values_mut() {
+            member.outbox.leave(place);
             member.outbox.leave_to_driver();
         }
         self.end_replies();

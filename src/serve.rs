@@ -186,7 +186,7 @@ impl PeerTask {
             Some(Poll::Ready(share)) => Some(share),
             None => None,
         };
-        if self.member.outbox.poll_room(HIGH_WATER, cx).is_pending() {
+        if !self.member.outbox.drives_room(HIGH_WATER) {
             // A peer that does not take its replies gets no more of them.
             self.slow.clear();
             return Poll::Pending;

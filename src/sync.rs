@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::mem;
+use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::foreign;
+use crate::foreign::{self, PanicHook, PanicSource};
 
 /// A mutex. Nothing panics halfway under it, so one that was poisoned is whole.
 #[derive(Debug, Default)]
@@ -31,41 +32,149 @@ impl<T> Lock<T> {
     }
 }
 
-/// Those who wait, in the order in which they came. Each of them leaves with the key that it was given.
+/// What is under a lock, and has wakers to be woken or dropped when that is released.
+pub(crate) trait Wakes {
+    fn later(&mut self) -> &mut Later;
+}
+
+impl<T: Wakes> Lock<T> {
+    /// As [`lock`](Self::lock), and when the lock is released what was put aside is done. If that panics, `panicked` is told.
+    pub(crate) fn hold<'a>(&'a self, panicked: Option<&'a PanicHook>) -> Held<'a, T> {
+        Held { state: self.lock(), after: After { later: None, panicked } }
+    }
+}
+
+/// Wakers that were put aside under a lock, to be woken or dropped without it. The first of each kind take no memory.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters {
+pub(crate) struct Later {
+    woken: Option<Waker>,
+    also_woken: Vec<Waker>,
+    dropped: Option<Waker>,
+    also_dropped: Vec<Waker>,
+}
+
+impl Later {
+    pub(crate) fn wake(&mut self, waker: impl Into<Option<Waker>>) {
+        put(waker.into(), &mut self.woken, &mut self.also_woken);
+    }
+
+    pub(crate) fn drop(&mut self, waker: Option<Waker>) {
+        put(waker, &mut self.dropped, &mut self.also_dropped);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.woken.is_none() && self.dropped.is_none()
+    }
+}
+
+fn put(waker: Option<Waker>, first: &mut Option<Waker>, others: &mut Vec<Waker>) {
+    match first {
+        None => *first = waker,
+        Some(_) => others.extend(waker),
+    }
+}
+
+/// A lock that is held. Dropped, it first releases the lock, and then does what was put aside.
+pub(crate) struct Held<'a, T: Wakes> {
+    // In this order.
+    state: MutexGuard<'a, T>,
+    after: After<'a>,
+}
+
+impl<T: Wakes> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        let later = self.state.later();
+        if !later.is_empty() {
+            self.after.later = Some(mem::take(later));
+        }
+    }
+}
+
+impl<T: Wakes> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.state
+    }
+}
+
+impl<T: Wakes> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.state
+    }
+}
+
+struct After<'a> {
+    later: Option<Later>,
+    panicked: Option<&'a PanicHook>,
+}
+
+impl Drop for After<'_> {
+    fn drop(&mut self) {
+        let Some(Later { woken, also_woken, dropped, also_dropped }) = self.later.take() else { return };
+        let woken = woken.into_iter().chain(also_woken).map(foreign::wake);
+        let dropped = dropped.into_iter().chain(also_dropped).map(foreign::dispose);
+        for done in woken.chain(dropped) {
+            if let (Err(panic), Some(panicked)) = (done, self.panicked) {
+                panicked(PanicSource::Waker, panic);
+            }
+        }
+    }
+}
+
+/// Those who wait, by what they wait for, and then in the order in which they came. Each of them leaves with the key that it
+/// was given.
+#[derive(Debug)]
+pub(crate) struct Waiters<K = ()> {
     last: u64,
     /// `None` for those that were woken and have not come back yet.
-    waiting: BTreeMap<u64, Option<Waker>>,
+    waiting: BTreeMap<Key<K>, Option<Waker>>,
 }
 
 /// A place among those who wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key<K = ()> {
+    what: K,
+    number: u64,
+}
 
-impl Waiters {
-    /// Waits, behind the others if it has no place yet. What is returned is to be dropped without the lock.
+impl<K> Default for Waiters<K> {
+    fn default() -> Self {
+        Self { last: 0, waiting: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Copy> Waiters<K> {
+    /// Waits for something, behind the others who do if it has no place there yet; a place of another kind is given up. What
+    /// is returned is to be dropped without the lock.
     #[must_use]
-    pub(crate) fn wait(&mut self, place: &mut Option<Key>, waker: &Waker) -> Option<Waker> {
+    pub(crate) fn wait_for(&mut self, what: K, place: &mut Option<Key<K>>, waker: &Waker) -> Option<Waker> {
+        let before = match place {
+            Some(key) if key.what != what => self.leave(place),
+            _ => None,
+        };
         let key = *place.get_or_insert_with(|| {
             self.last += 1;
-            Key(self.last)
+            Key { what, number: self.last }
         });
-        match self.waiting.entry(key.0).or_default() {
+        match self.waiting.entry(key).or_default() {
             Some(waiting) if waiting.will_wake(waker) => None,
-            waiting => waiting.replace(waker.clone()),
+            waiting => {
+                let waker = waker.clone();
+                waiting.replace(waker).or(before)
+            }
         }
     }
 
     /// Gives the place up. What is returned is to be dropped without the lock.
     #[must_use]
-    pub(crate) fn leave(&mut self, place: &mut Option<Key>) -> Option<Waker> {
-        self.waiting.remove(&place.take()?.0).flatten()
+    pub(crate) fn leave(&mut self, place: &mut Option<Key<K>>) -> Option<Waker> {
+        self.waiting.remove(&place.take()?).flatten()
     }
 
     /// Whether nobody has waited longer than whoever has this place, or none yet.
-    pub(crate) fn is_first(&self, place: Option<Key>) -> bool {
-        self.waiting.keys().next().is_none_or(|first| place == Some(Key(*first)))
+    pub(crate) fn is_first(&self, place: Option<Key<K>>) -> bool {
+        self.waiting.keys().next().is_none_or(|first| place == Some(*first))
     }
 
     /// Takes the waker of whoever has waited longest, to be woken without the lock; they keep their place.
@@ -78,6 +187,32 @@ impl Waiters {
     #[must_use]
     pub(crate) fn take_all(&mut self) -> Vec<Waker> {
         self.waiting.values_mut().filter_map(Option::take).collect()
+    }
+
+    /// Whether somebody waits for one of these.
+    pub(crate) fn any(&self, what: RangeInclusive<K>) -> bool {
+        self.next(what).is_some()
+    }
+
+    /// Puts aside the wakers of all who wait for one of these. They have no place any more.
+    pub(crate) fn wake(&mut self, what: RangeInclusive<K>, later: &mut Later) {
+        while let Some(key) = self.next(what.clone()) {
+            later.wake(self.waiting.remove(&key).flatten());
+        }
+    }
+
+    fn next(&self, what: RangeInclusive<K>) -> Option<Key<K>> {
+        let (first, last) = what.into_inner();
+        let keys = Key { what: first, number: 0 }..=Key { what: last, number: u64::MAX };
+        self.waiting.range(keys).next().map(|(key, _)| *key)
+    }
+}
+
+impl Waiters {
+    /// Waits, behind the others if it has no place yet. What is returned is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn wait(&mut self, place: &mut Option<Key>, waker: &Waker) -> Option<Waker> {
+        self.wait_for((), place, waker)
     }
 }
 

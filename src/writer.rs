@@ -76,9 +76,18 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     /// What is pending, for a new transport to go on with.
-    pub(crate) fn into_output(mut self) -> Output {
+    pub(crate) fn into_output(self) -> Output {
+        self.into_parts().1
+    }
+
+    /// The same, and the transport, if it is open.
+    pub(crate) fn into_parts(mut self) -> (Option<W>, Output) {
         self.output.rewind();
-        self.output
+        let io = match self.state {
+            State::Open(io) => Some(io),
+            State::Closed => None,
+        };
+        (io, self.output)
     }
 
     /// The transport, while it is open.

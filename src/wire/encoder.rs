@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::decoder::{Decoder, Rest};
 use super::{Codec, MAX_HEADER, WireFormat};
 use crate::error::{ConfigError, Error};
+use crate::foreign;
 
 /// From this length, in bytes, a message is chained instead of copied: about where a copy costs more than an entry
 /// in a vectored write.
@@ -148,6 +149,21 @@ impl Output {
         Ok(())
     }
 
+    /// As [`push`](Self::push), and where the message was copied, it is left to its owner to drop.
+    #[inline]
+    pub(crate) fn push_from(&mut self, message: &mut Bytes) -> Result<(), Error> {
+        if message.len() < CHAIN_FROM && message.len() <= self.codec.max() {
+            self.copy(message);
+            return Ok(());
+        }
+        self.push(mem::take(message))
+    }
+
+    /// Gives a message back that is over the limit.
+    pub(crate) fn check(&self, message: Bytes) -> Result<Bytes, Error> {
+        if message.len() > self.codec.max() { Err(too_large(self.codec, message)) } else { Ok(message) }
+    }
+
     #[inline(always)]
     fn copy(&mut self, message: &[u8]) {
         self.seal_if_long();
@@ -229,9 +245,14 @@ impl Output {
                 return;
             }
             self.cursor -= len;
-            if let Some(Segment::Copied { mut bytes, .. }) = self.sealed.pop_front() {
-                bytes.clear();
-                self.spare = bytes;
+            match self.sealed.pop_front() {
+                Some(Segment::Copied { mut bytes, .. }) => {
+                    bytes.clear();
+                    self.spare = bytes;
+                }
+                // It may be memory of the program, and it is no fault of the connection if that panics.
+                Some(Segment::Chained(message)) => drop(foreign::dispose(message)),
+                None => {}
             }
         }
         if self.len == 0 {

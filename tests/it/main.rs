@@ -37,6 +37,7 @@ mod script;
 mod sigpipe;
 mod sockets;
 mod tidy;
+mod waits;
 mod wire;
 mod writer;
 mod writer_breaks;

@@ -15,4 +15,6 @@ mod producers;
 mod repeat;
 mod session;
 mod times;
+mod waits;
+mod wakers;
 mod wakeups;
