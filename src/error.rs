@@ -63,27 +63,51 @@ pub enum ConfigError {
 
 /// A header that makes no sense: the stream has lost its place, and nothing after it can be trusted.
 ///
-/// It is never skipped over. Its peer is disconnected; nobody else is. The error keeps the header and, where it and
-/// what follows are telling, says what they look like, because two ends that disagree on a setting is how this mostly comes about.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} (the bytes are {}{})", Hex(&self.header), Hint(&self.looks_like))]
+/// It is never skipped over. Its peer is disconnected; nobody else is. Where the bytes are telling, it says what they look
+/// like, because two ends that disagree on a setting is how this mostly comes about.
+///
+/// It can be logged. As text it has the bytes that were read as a length, 10 at the most, and in `Debug` none; never what is
+/// behind a header. Where the peer speaks another format, the bytes in that place may be of a message.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} (the bytes are {}{})", Hex(self.length()), Hint(&self.looks_like))]
 pub struct FrameError {
     /// What is wrong with the header.
     pub kind: FrameErrorKind,
     /// What the bytes look like instead, if that can be told.
     pub looks_like: Option<LooksLike>,
-    /// The header, as far as it was received: 16 bytes at most, and nothing of the message.
     header: Vec<u8>,
+    /// Where in the header the length is.
+    offset: usize,
 }
 
 impl FrameError {
-    pub(crate) fn new(kind: FrameErrorKind, looks_like: Option<LooksLike>, header: &[u8]) -> Self {
-        Self { kind, looks_like, header: header.to_vec() }
+    pub(crate) fn new(kind: FrameErrorKind, looks_like: Option<LooksLike>, header: &[u8], offset: usize) -> Self {
+        Self { kind, looks_like, header: header.to_vec(), offset }
     }
 
-    /// The bytes at which the stream lost its place: the header, 16 bytes at most, and nothing of the message.
+    /// The bytes at which the stream lost its place: as many as a header of the configured format has, from 1 to 16, and
+    /// nothing of what is behind it.
+    ///
+    /// They are a header only if the peer speaks this format. If it does not, they are whatever it sent there, which may be
+    /// of a message: think before you log them.
     pub fn header(&self) -> &[u8] {
         &self.header
+    }
+
+    /// Those of them that were read as a length.
+    fn length(&self) -> &[u8] {
+        self.header.get(self.offset..).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = format_args!("{} bytes", self.header.len());
+        f.debug_struct("FrameError")
+            .field("kind", &self.kind)
+            .field("looks_like", &self.looks_like)
+            .field("header", &header)
+            .finish()
     }
 }
 
@@ -138,18 +162,53 @@ pub enum FrameErrorKind {
     },
 }
 
-/// What bytes that are no header of the configured format look like instead.
+/// What bytes look like that the configured format cannot read.
+///
+/// Mostly there is no telling, and then nothing is said: a wrong name costs more time than none. Of 1,000 names one at the most
+/// is wrong, and far fewer of those of a foreign protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LooksLike {
-    /// A request or an answer of HTTP.
+    /// A request or an answer of HTTP/1.
     Http,
-    /// The start of a TLS session.
+    /// HTTP/2 without TLS, which is what gRPC mostly is.
+    Http2,
+    /// The start of a TLS session, or the alert that ends one.
     Tls,
     /// The greeting of an SSH peer.
     Ssh,
+    /// A header of the PROXY protocol, version 1, as a load balancer puts it in front of what it passes on.
+    ProxyV1,
+    /// A header of the PROXY protocol, version 2.
+    ProxyV2,
+    /// Redis: a command, or an error of a server.
+    Redis,
+    /// The greeting of a mail server, or of its client.
+    Smtp,
+    /// AMQP.
+    Amqp,
+    /// ZMTP, the protocol of ZeroMQ.
+    Zmtp,
+    /// An MQTT client.
+    Mqtt,
+    /// A client of a SOCKS5 proxy.
+    Socks5,
+    /// A client of PostgreSQL.
+    Postgres,
+    /// A request to Kafka.
+    Kafka,
+    /// The five bytes in front of a message of gRPC: 0 or 1, and a big-endian length of four.
+    GrpcPrefix,
+    /// JSON, with no length in front.
+    Json,
+    /// Lines of text, with no length in front.
+    Text,
     /// The same fixed header in the other byte order.
     OtherByteOrder,
+    /// The same fixed header, with a length that includes it: the configured one does not.
+    LengthIncludesHeader,
+    /// The same fixed header, with a length that does not include it: the configured one does.
+    LengthExcludesHeader,
     /// The buffstreams format with another header width: the two ends were given different values of
     /// `max_message_size`.
     BuffstreamsWidth {
@@ -172,18 +231,34 @@ pub enum LooksLike {
 
 impl fmt::Display for LooksLike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http => f.write_str("HTTP"),
-            Self::Tls => f.write_str("the start of a TLS session"),
-            Self::Ssh => f.write_str("the greeting of an SSH peer"),
-            Self::OtherByteOrder => f.write_str("the other byte order"),
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP/2",
+            Self::Tls => "the start of a TLS session",
+            Self::Ssh => "the greeting of an SSH peer",
+            Self::ProxyV1 => "a header of the PROXY protocol, version 1",
+            Self::ProxyV2 => "a header of the PROXY protocol, version 2",
+            Self::Redis => "Redis",
+            Self::Smtp => "SMTP",
+            Self::Amqp => "AMQP",
+            Self::Zmtp => "ZMTP, the protocol of ZeroMQ",
+            Self::Mqtt => "an MQTT client",
+            Self::Socks5 => "a client of a SOCKS5 proxy",
+            Self::Postgres => "a client of PostgreSQL",
+            Self::Kafka => "a request to Kafka",
+            Self::GrpcPrefix => "the five bytes in front of a message of gRPC",
+            Self::Json => "JSON with no length in front",
+            Self::Text => "lines of text with no length in front",
+            Self::OtherByteOrder => "the other byte order",
+            Self::LengthIncludesHeader => "a length that includes the header",
+            Self::LengthExcludesHeader => "a length that does not include the header",
+            Self::Varint => "protobuf's varint delimiter",
             Self::BuffstreamsWidth { width } => {
-                write!(f, "a buffstreams header of {width} bytes: is max_message_size the same at both ends?")
+                return write!(f, "a buffstreams header of {width} bytes: is max_message_size the same at both ends?");
             }
-            Self::FixedBigEndian { width } => write!(f, "a big-endian length of {width} bytes"),
-            Self::FixedLittleEndian { width } => write!(f, "a little-endian length of {width} bytes"),
-            Self::Varint => f.write_str("protobuf's varint delimiter"),
-        }
+            Self::FixedBigEndian { width } => return write!(f, "a big-endian length of {width} bytes"),
+            Self::FixedLittleEndian { width } => return write!(f, "a little-endian length of {width} bytes"),
+        })
     }
 }
 
@@ -254,12 +329,16 @@ pub enum Error {
     Frame(#[from] FrameError),
 
     /// The stream ended inside a frame.
-    #[error("the stream ended inside a frame: {got} of {want} bytes received")]
+    #[error("the stream ended inside a frame: {got} of {want} bytes received{}", Hint(looks_like))]
+    #[non_exhaustive]
     Truncated {
         /// How many bytes of the frame were received, header included.
         got: usize,
         /// How many bytes the frame has, header included; just the header's if that was not whole.
         want: usize,
+        /// What the bytes look like instead, if that can be told: what a peer of another protocol says first may well read as
+        /// the header of a long message.
+        looks_like: Option<LooksLike>,
     },
 
     /// Reading from the peer failed.

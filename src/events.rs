@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures::stream::Stream;
 use log::Level;
 
-use crate::error::{BoxError, Error, FrameError};
+use crate::error::{BoxError, Error, FrameError, LooksLike};
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
 use crate::peer::{Address, Peer};
 use crate::sync::Lock;
@@ -106,11 +106,14 @@ pub enum Reason {
     /// It closed, between two frames.
     Closed,
     /// The stream ended inside a frame.
+    #[non_exhaustive]
     Truncated {
         /// How many bytes of the frame were received, header included.
         got: usize,
         /// How many bytes the frame has, header included; just the header's if that was not whole.
         want: usize,
+        /// What the bytes look like instead, if that can be told.
+        looks_like: Option<LooksLike>,
     },
     /// It sent a header that makes no sense: see [`Event::Rejected`].
     Rejected,
@@ -134,7 +137,9 @@ pub enum Reason {
 impl From<&Error> for Reason {
     fn from(error: &Error) -> Self {
         match error {
-            Error::Truncated { got, want } => Self::Truncated { got: *got, want: *want },
+            Error::Truncated { got, want, looks_like } => {
+                Self::Truncated { got: *got, want: *want, looks_like: *looks_like }
+            }
             Error::Frame(_) => Self::Rejected,
             Error::Read(source) | Error::Write(source) => Self::Failed(Arc::new(same(source))),
             Error::Timeout { what, after } => Self::Timeout { what, after: *after },

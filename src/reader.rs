@@ -11,7 +11,7 @@ use futures::stream::{FusedStream, Stream};
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
 use crate::pool::{CHUNK, Lent};
-use crate::wire::{Decoder, Frames};
+use crate::wire::{Decoder, Frames, Start};
 
 /// Up to this many bytes of an unfinished frame are set aside in a buffer of about their size while the reader waits: a peer
 /// that stalls holds no more than twice what it sent.
@@ -56,6 +56,7 @@ pub struct Reader<R> {
     want: usize,
     /// It stopped reading to let other tasks run, not because nothing was there.
     yielded: bool,
+    start: Start,
     frames: Frames,
 }
 
@@ -98,7 +99,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let frames = Frames::new(decoder, Bytes::new());
-        Self { source: Source::Open(io), decoder, buffer: Buffer::Empty, want: 0, yielded: false, frames }
+        let source = Source::Open(io);
+        Self { source, decoder, buffer: Buffer::Empty, want: 0, yielded: false, start: Start::new(), frames }
     }
 
     /// Whether a frame has begun and has not ended.
@@ -135,7 +137,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
-        let polled = self.buffer.poll_fill(io, self.decoder, &mut self.want, &mut self.yielded, cx);
+        let decoder = self.decoder;
+        let polled = self.buffer.poll_fill(io, decoder, &self.start, &mut self.want, &mut self.yielded, cx);
         if let Poll::Ready(Ok(false) | Err(_)) = polled {
             self.source = Source::Ended;
             self.buffer = Buffer::Empty;
@@ -145,10 +148,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Takes all whole frames out of the buffer, without a copy if they are worth a buffer of their own.
     pub(crate) fn take(&mut self) -> Batch {
+        let decoder = self.decoder;
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
-            return Batch { frames: Frames::new(self.decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
+            return Batch { frames: Frames::new(decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
         };
-        let scan = self.decoder.scan(&buf[..filled], |_| {});
+        let scan = decoder.scan(&buf[..filled], |_| {});
+        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         let end = scan.end;
         self.want = scan.want();
         // A buffer of the pool may be many times larger than what was read into it.
@@ -176,14 +181,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let memory = whole.len();
         let mut bytes = whole.freeze();
         bytes.truncate(end);
-        Batch { frames: Frames::new(self.decoder, bytes), messages: scan.messages, bytes: end, memory }
+        Batch { frames: Frames::new(decoder, bytes), messages: scan.messages, bytes: end, memory }
     }
 
     /// Shows each whole frame's message to `visit` where it lies, and forgets them. Returns how many it showed and their
     /// bytes, headers included.
     pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
-        let scan = self.decoder.scan(&buf[..filled], visit);
+        let decoder = self.decoder;
+        let scan = decoder.scan(&buf[..filled], visit);
+        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         self.want = scan.want();
         buf.copy_within(scan.end..filled, 0);
         self.buffer = Buffer::of(buf, filled - scan.end);
@@ -238,6 +245,7 @@ impl Buffer {
         &mut self,
         io: &mut R,
         decoder: Decoder,
+        start: &Start,
         want: &mut usize,
         yielded: &mut bool,
         cx: &mut Context<'_>,
@@ -247,7 +255,7 @@ impl Buffer {
         for _ in 0..READS_PER_POLL {
             // A frame that has been announced is looked at again when it is whole, and not before.
             if filled > 0 && filled >= *want {
-                *want = decoder.want(&buf[..filled])?;
+                *want = decoder.want(&buf[..filled]).map_err(|kind| start.refuse(decoder, kind, &buf[..filled]))?;
                 if *want <= filled {
                     *self = Self::Lent { buf, filled };
                     return Poll::Ready(Ok(true));
@@ -260,7 +268,10 @@ impl Buffer {
             let end = if *want > LARGE { buf.len().min(with_lookahead(*want)) } else { buf.len() };
             match Pin::new(&mut *io).poll_read(cx, &mut buf[filled..end]) {
                 Poll::Ready(Ok(0)) if filled == 0 => return Poll::Ready(Ok(false)),
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Error::Truncated { got: filled, want: *want })),
+                Poll::Ready(Ok(0)) => {
+                    let looks_like = start.looks_like(decoder, &buf[..filled], true);
+                    return Poll::Ready(Err(Error::Truncated { got: filled, want: *want, looks_like }));
+                }
                 Poll::Ready(Ok(n)) => filled += n,
                 Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::Read(error))),

@@ -89,7 +89,7 @@ fn read(source: Source, config: &Config) -> (Vec<Bytes>, End) {
         match item {
             Ok(message) => messages.push(message),
             Err(Error::Frame(error)) => end = End::Invalid(error.kind),
-            Err(Error::Truncated { got, want }) => {
+            Err(Error::Truncated { got, want, .. }) => {
                 assert!(want > got, "{got} of {want}");
                 end = End::Inside { got };
             }

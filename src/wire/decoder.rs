@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 
 use super::{Codec, Last, WireFormat, guess};
-use crate::error::{ConfigError, FrameError, FrameErrorKind};
+use crate::error::{ConfigError, FrameError, FrameErrorKind, LooksLike};
 
 /// Takes messages out of received bytes. It keeps nothing between calls, so it can be copied freely.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,9 @@ impl Decoder {
     }
 
     /// Reads the header at the start of `input`; `None` when its end has not been received.
+    ///
+    /// What an error [looks like](FrameError::looks_like) is guessed as if `input` were the start of a connection. A
+    /// [`Reader`](crate::Reader) and all that stands on it know where in the connection they are, and guess better.
     #[inline]
     pub fn header(&self, input: &[u8]) -> Result<Option<Header>, FrameError> {
         self.codec.read(input).map_err(|kind| self.describe(kind, input))
@@ -63,8 +66,8 @@ impl Decoder {
 
     /// How many bytes the frame at the start of `input` has, header included; where the header is not whole, how many
     /// that has at least.
-    pub(crate) fn want(&self, input: &[u8]) -> Result<usize, FrameError> {
-        let header = self.header(input)?;
+    pub(crate) fn want(&self, input: &[u8]) -> Result<usize, FrameErrorKind> {
+        let header = self.codec.read(input)?;
         Ok(header.map_or_else(|| self.least(input), |header| header.frame()))
     }
 
@@ -105,9 +108,18 @@ impl Decoder {
 
     #[cold]
     fn describe(&self, kind: FrameErrorKind, input: &[u8]) -> FrameError {
+        self.refuse(kind, guess::looks_like(self.codec, input), input)
+    }
+
+    /// The error for `input`, which does not start with a header.
+    pub(crate) fn refuse(&self, kind: FrameErrorKind, looks_like: Option<LooksLike>, input: &[u8]) -> FrameError {
         // The header alone is kept: an error may be logged, and a message may not.
-        let header = self.codec.header_in(input);
-        FrameError::new(kind, guess::looks_like(self.codec, input), header)
+        let (header, offset) = self.codec.header_in(input);
+        FrameError::new(kind, looks_like, header, offset)
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
     }
 }
 
@@ -129,6 +141,11 @@ impl Scan {
             Rest::Partial { want } => want,
             Rest::Nothing | Rest::Invalid => 0,
         }
+    }
+
+    /// Whether there is no header where the next frame should be.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.rest, Rest::Invalid)
     }
 }
 
@@ -157,6 +174,10 @@ impl Frames {
     /// `bytes` are whole frames, as [`Decoder::scan`] found them.
     pub(crate) fn new(decoder: Decoder, bytes: Bytes) -> Self {
         Self { decoder, bytes }
+    }
+
+    pub(crate) fn decoder(&self) -> Decoder {
+        self.decoder
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -21,11 +21,13 @@
 mod decoder;
 mod encoder;
 mod guess;
+mod names;
 
 use std::fmt;
 
 pub(crate) use decoder::Frames;
 pub(crate) use encoder::Output;
+pub(crate) use guess::Start;
 
 pub use decoder::{Decoder, Header};
 pub use encoder::Encoder;
@@ -358,14 +360,15 @@ impl Codec {
         Ok(Some(Header { width: header, payload: len as usize }))
     }
 
-    /// The bytes at the start of `input` that are the header, whether or not it makes sense.
-    fn header_in<'a>(&self, input: &'a [u8]) -> &'a [u8] {
-        let width = match self.layout {
-            Layout::Buffstreams { width } => width,
-            Layout::Fixed(fixed) => fixed.header(),
-            Layout::Varint => input.iter().take(MAX_VARINT - 1).take_while(|byte| **byte >= 0x80).count() + 1,
+    /// The bytes at the start of `input` where the header is, whether or not it makes sense: as many as this format's header
+    /// has, and never more. And how many of them come in front of the length.
+    fn header_in<'a>(&self, input: &'a [u8]) -> (&'a [u8], usize) {
+        let (width, offset) = match self.layout {
+            Layout::Buffstreams { width } => (width, 0),
+            Layout::Fixed(fixed) => (fixed.header(), fixed.offset.into()),
+            Layout::Varint => (input.iter().take(MAX_VARINT - 1).take_while(|byte| **byte >= 0x80).count() + 1, 0),
         };
-        &input[..input.len().min(width)]
+        (&input[..input.len().min(width)], offset)
     }
 
     /// How many bytes the header has at least: all of them, except in a varint.

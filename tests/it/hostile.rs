@@ -132,7 +132,7 @@ fn a_stream_cut_at_any_byte_ends_cleanly_between_two_frames_and_is_truncated_els
             let expected = if left < 4 { 4 } else { 4 + messages[whole].len() };
             match disconnected(&mut events, local).await {
                 Reason::Closed => assert_eq!(left, 0, "cut at {cut}"),
-                Reason::Truncated { got, want } => assert_eq!((got, want), (left, expected), "cut at {cut}"),
+                Reason::Truncated { got, want, .. } => assert_eq!((got, want), (left, expected), "cut at {cut}"),
                 other => panic!("cut at {cut}: {other:?}"),
             }
         }

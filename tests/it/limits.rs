@@ -5,7 +5,7 @@ use std::error::Error as _;
 use buffstreams::wire::Decoder;
 use buffstreams::{Bytes, Error, FrameError, FrameErrorKind, WireFormat};
 
-use crate::samples::{body, config, encode, presets, read_all};
+use crate::samples::{body, config, encode, formats, presets, read_all};
 use crate::script::Source;
 
 /// What the decoder says to these bytes, held against what a reader says to them, byte by byte.
@@ -98,7 +98,7 @@ fn without_a_limit_the_largest_lengths_wait_and_do_not_overflow() {
         let (messages, error) = read_all(Source::pieces(&wire, &[7, 1, 20_000]), &config(format, usize::MAX));
         assert_eq!(messages, [] as [Bytes; 0]);
         match error {
-            Some(Error::Truncated { got, want }) => assert!(got == wire.len() && want > usize::MAX - 20, "{want}"),
+            Some(Error::Truncated { got, want, .. }) => assert!(got == wire.len() && want > usize::MAX - 20, "{want}"),
             other => panic!("{format}: {other:?}"),
         }
     }
@@ -198,6 +198,52 @@ fn an_error_keeps_the_first_bytes_and_no_more_than_sixteen() {
     assert_eq!(long.header(), [0xff; 16]);
 }
 
+/// Whatever is wrong, and whatever the peer speaks: a header has its width, and what is behind it is not kept.
+#[test]
+fn an_error_keeps_as_much_as_a_header_of_the_format_has_and_nothing_behind_it() {
+    let mut refused = 0;
+    for format in formats() {
+        let width = |len| encode(format, 100, &[body(len)]).len() - len;
+        let (decoder, widest) =
+            (Decoder::new(format, 100).unwrap(), if format == WireFormat::varint() { 10 } else { width(0) });
+        let others = formats().into_iter().map(|other| encode(other, 255, &[vec![b'#'; 120].into()]));
+        let texts = ["################################", "GET /################################", "\x7f#############"];
+        let endless = [&[0xff; 20][..], &[0x80; 20]].map(<[u8]>::to_vec);
+        for wire in others.chain(texts.map(|text| text.as_bytes().to_vec())).chain(endless) {
+            let Err(error) = decoder.header(&wire) else { continue };
+            refused += 1;
+            assert_eq!(error.header(), &wire[..error.header().len()], "{format}");
+            if format == WireFormat::varint() {
+                // A varint ends at its first byte below 0x80, or at its longest.
+                let end = wire.iter().take(9).position(|byte| *byte < 0x80).map_or(10, |last| last + 1);
+                assert_eq!(error.header().len(), end);
+            } else {
+                assert_eq!(error.header().len(), widest, "{format}");
+            }
+        }
+        // A header that is valid, of a message over the limit: all of it, and nothing of the message.
+        let wire = encode(format, 255, &[vec![b'#'; 120].into()]);
+        let error = Decoder::new(format, 60).unwrap().header(&wire).unwrap_err();
+        assert_eq!(error.header(), &wire[..wire.len() - 120], "{format}");
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+/// An error may be logged. `Debug`, which a log line of an event is, has no bytes; `Display` has those of a length.
+#[test]
+fn an_error_prints_no_more_than_a_length() {
+    let format = WireFormat::fixed(2).offset(8).into();
+    let secret = refuse_in_full(format, 4096, b"password=hunter2 and more");
+    assert_eq!(secret.header(), b"password=h");
+    let told = secret.to_string();
+    assert!(told.contains("(the bytes are 3d 68)"), "{told}");
+    let debug = format!("{secret:?} {:?}", Error::from(secret.clone()));
+    assert!(debug.contains("header: 10 bytes"), "{debug}");
+    for byte in b"password" {
+        assert!(!debug.contains(&format!("{byte}, ")) && !told.contains(&format!("{byte:x} ")), "{debug} {told}");
+    }
+}
+
 #[test]
 fn each_error_says_its_figures_in_lower_case() {
     let texts = [
@@ -228,7 +274,8 @@ fn each_error_says_its_figures_in_lower_case() {
     let error = Error::from(frame);
     assert_eq!(error.to_string(), text, "who prints the error alone sees the figures");
     assert!(error.source().is_none(), "and who prints its sources as well does not see them twice");
-    let truncated = Error::Truncated { got: 2, want: 13 };
+    let wire = encode(WireFormat::u16_be(), 4096, &[body(11)]);
+    let truncated = read_all(Source::whole(&wire[..2]), &config(WireFormat::u16_be(), 4096)).1.unwrap();
     assert_eq!(truncated.to_string(), "the stream ended inside a frame: 2 of 13 bytes received");
     let large = Error::MessageTooLarge { len: 11, max: 10, message: body(11).into() };
     assert_eq!(large.to_string(), "a message of 11 bytes: at most 10 are allowed");

@@ -76,7 +76,7 @@ fn events_tell_who_came_and_how_each_went() {
         let local = cut.local_addr().unwrap();
         cut.write_all(&frame(b"whole")[..7]).unwrap();
         drop(cut);
-        assert!(matches!(disconnected(&mut events, local).await, Reason::Truncated { got: 7, want: 9 }));
+        assert!(matches!(disconnected(&mut events, local).await, Reason::Truncated { got: 7, want: 9, .. }));
 
         let staying = raw(addr);
         let peer = connected(&mut events).await;

@@ -14,6 +14,7 @@ mod fault_lab;
 mod go_faults;
 mod go_faults_sending;
 mod guess;
+mod guess_rates;
 mod handles;
 mod hostile;
 mod interop;

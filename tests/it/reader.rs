@@ -32,7 +32,7 @@ fn a_wire_cut_at_any_byte_ends_clean_between_frames_and_is_truncated_inside_one(
                 assert_eq!(read, messages[..whole], "{format}, cut at {cut}");
                 match error {
                     None => assert_eq!(cut, start, "{format}: a clean end inside a frame"),
-                    Some(Error::Truncated { got, want }) => {
+                    Some(Error::Truncated { got, want, .. }) => {
                         let (end, header) = frames[whole];
                         assert_eq!(got, cut - start, "{format}, cut at {cut}");
                         // Of a varint that is not whole nothing is known but that it goes on.
@@ -54,7 +54,7 @@ fn a_large_message_cut_anywhere_says_how_much_of_it_came() {
         let (read, error) = read_all(Source::pieces(&wire[..cut], &[50_000]), &config(WireFormat::u32_be(), 1 << 20));
         assert_eq!(read, [body(5)]);
         match error {
-            Some(Error::Truncated { got, want }) => assert_eq!((got, want), (cut - 9, (1 << 20) + 4)),
+            Some(Error::Truncated { got, want, .. }) => assert_eq!((got, want), (cut - 9, (1 << 20) + 4)),
             other => panic!("{other:?}"),
         }
     }

@@ -299,7 +299,7 @@ proptest! {
         prop_assert_eq!(read, messages);
         match (error, failed) {
             (Some(Error::Frame(told)), Some(failed)) => prop_assert_eq!(told.kind, failed.kind),
-            (Some(Error::Truncated { got, want }), None) => prop_assert!(got == left && want > got),
+            (Some(Error::Truncated { got, want, .. }), None) => prop_assert!(got == left && want > got),
             (None, None) => prop_assert_eq!(left, 0),
             other => prop_assert!(false, "{:?}", other),
         }

@@ -148,7 +148,7 @@ impl Script {
         match (cut.fault, self.inside(cut.after), reason) {
             (Fault::Rst, _, Reason::Failed(_)) => {}
             (Fault::Fin, None, Reason::Closed) => {}
-            (Fault::Fin, Some(expected), Reason::Truncated { got, want }) => assert_eq!((*got, *want), expected),
+            (Fault::Fin, Some(expected), Reason::Truncated { got, want, .. }) => assert_eq!((*got, *want), expected),
             // It may meet the cut with a reply.
             (Fault::Fin, _, Reason::Failed(_)) if server == Server::Echo => {}
             (Fault::Stall, Some(_), Reason::Timeout { what: "frame_timeout", .. }) => assert_eq!(*at, FRAME_TIMEOUT),
