@@ -4,11 +4,11 @@
 //! here, behind the same few items.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::foreign;
 use crate::peer::{Address, Target};
+use crate::sync::Lock;
 
 /// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
 const BACKLOG: i32 = 4096;
@@ -36,32 +37,77 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// A TCP connection. A clone is the same socket, which closes with its last clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Stream(Arc<Async<TcpStream>>);
+pub(crate) struct Stream(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    io: Async<TcpStream>,
+    reading: Arc<Forward>,
+    /// Few wait to write.
+    writing: OnceLock<Arc<Forward>>,
+}
+
+/// The waker that the reactor has of one direction, always the same, for whoever waits there.
+///
+/// The reactor keeps one waker, and wakes under its lock the one that another takes the place of. A waker of the program may
+/// be the last owner of its task there, and with it of sockets, whose end takes the same lock.
+#[derive(Debug, Default)]
+struct Forward(Lock<Option<Waker>>);
+
+impl Wake for Forward {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waiting = self.0.lock().take();
+        let _ = waiting.map_or(Ok(()), foreign::wake);
+    }
+}
+
+impl Forward {
+    /// The waker to give to the reactor, which wakes `waker` from now on. Who waited before is woken, to look again.
+    fn to(self: &Arc<Self>, waker: &Waker) -> Waker {
+        let replaced = {
+            let mut waiting = self.0.lock();
+            match &*waiting {
+                Some(waiting) if waiting.will_wake(waker) => None,
+                _ => waiting.replace(waker.clone()),
+            }
+        };
+        let _ = replaced.map_or(Ok(()), foreign::wake);
+        self.clone().into()
+    }
+}
 
 impl Stream {
     fn new(stream: Async<TcpStream>, config: &Config) -> Self {
         // An option that the system refuses costs some comfort, not the connection.
         let _ = set_options(stream.get_ref(), config);
-        Self(Arc::new(stream))
+        Self(Arc::new(Inner { io: stream, reading: Arc::default(), writing: OnceLock::new() }))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.0.io.get_ref()
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get_ref().peer_addr().map(plain)
+        self.socket().peer_addr().map(plain)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get_ref().local_addr().map(plain)
+        self.socket().local_addr().map(plain)
     }
 
     /// Ends both directions for every clone; what has been received can still be read.
     pub(crate) fn shut_down(&self) {
         // Nobody is left to tell that there was nothing to end.
-        let _ = self.0.get_ref().shutdown(Shutdown::Both);
+        let _ = self.socket().shutdown(Shutdown::Both);
     }
 
     /// Ends the sending direction for every clone.
     pub(crate) fn half_close(&self) -> io::Result<()> {
-        match self.0.get_ref().shutdown(Shutdown::Write) {
+        match self.socket().shutdown(Shutdown::Write) {
             // The other end was quicker.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
@@ -70,7 +116,7 @@ impl Stream {
 
     /// Why it broke, if the system knows and has not told it yet.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
-        self.0.get_ref().take_error().ok().flatten()
+        self.socket().take_error().ok().flatten()
     }
 
     /// Whether the other end has closed, or has ended its sending direction, which looks the same. It takes nothing of
@@ -78,14 +124,14 @@ impl Stream {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         // A reset, and an end of both directions, are told without being asked for.
-        let mut end = [PollFd::new(self.0.get_ref(), PollFlags::RDHUP)];
+        let mut end = [PollFd::new(self.socket(), PollFlags::RDHUP)];
         poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
     }
 
     /// The same, as far as the next byte tells: data that was not read yet hides it.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn is_closed_by_peer(&self) -> bool {
-        match self.0.get_ref().peek(&mut [0]) {
+        match self.socket().peek(&mut [0]) {
             Ok(n) => n == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
         }
@@ -141,7 +187,15 @@ fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self.0).poll_read(cx, buf)
+        let Inner { io, reading, .. } = &*self.0;
+        loop {
+            match io.get_ref().read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            let waker = reading.to(cx.waker());
+            ready!(io.poll_readable(&mut Context::from_waker(&waker)))?;
+        }
     }
 }
 
@@ -156,7 +210,7 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
-            match send(self.0.get_ref(), bufs) {
+            match send(self.socket(), bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -164,7 +218,8 @@ impl AsyncWrite for Stream {
             if cx.waker().will_wake(Waker::noop()) {
                 return Poll::Pending;
             }
-            ready!(self.0.poll_writable(cx))?;
+            let waker = self.0.writing.get_or_init(Arc::default).to(cx.waker());
+            ready!(self.0.io.poll_writable(&mut Context::from_waker(&waker)))?;
         }
     }
 

@@ -3,13 +3,17 @@
 use std::error::Error as _;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
-use buffstreams::{Bytes, Config, ConfigError, Connection, Error, Listener, chain};
-use futures::SinkExt;
+use buffstreams::{Bytes, Config, ConfigError, Connection, Error, Listener, WriteHalf, chain};
+use futures::{SinkExt, StreamExt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::net::{config, next, run, with_socket};
+use crate::net::{SOON, config, next, run, with_socket};
 
 /// Takes a port on the one side, over which the other has nothing to say.
 fn taken(ip: std::net::IpAddr) -> Option<(Socket, u16)> {
@@ -130,4 +134,40 @@ fn the_user_timeout_that_is_asked_for_is_the_one_in_force() {
             assert_eq!(in_force.unwrap(), Some(asked));
         }
     });
+}
+
+/// Polls the other half of its connection when it is woken.
+struct Flusher(Mutex<WriteHalf>, AtomicUsize);
+
+impl Wake for Flusher {
+    fn wake(self: Arc<Self>) {
+        let mut write = self.0.lock().unwrap();
+        assert!(write.poll_flush_unpin(&mut Context::from_waker(&self.clone().into())).is_pending());
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The reactor wakes a waker that is replaced under the lock of its socket.
+#[test]
+fn a_waker_that_is_replaced_may_use_its_connection() {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let connection = async_std::task::block_on(Connection::dial(to, config())).unwrap();
+        let _peer = listener.accept().unwrap();
+        let (mut read, mut write) = connection.split();
+        // More than the kernel has room for, or it would be written at once.
+        let mut cx = Context::from_waker(Waker::noop());
+        while write.poll_flush_unpin(&mut cx).is_ready() {
+            write.start_send_unpin(vec![0; 1 << 20].into()).unwrap();
+        }
+        let flusher = Arc::new(Flusher(Mutex::new(write), AtomicUsize::new(0)));
+        let waker = flusher.clone().into();
+        assert!(read.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+        assert!(read.poll_next_unpin(&mut cx).is_pending());
+        assert!(flusher.1.load(Ordering::Relaxed) > 0, "it was told that another waits");
+        done.send(()).unwrap();
+    });
+    assert_eq!(ended.recv_timeout(SOON), Ok(()), "a lock was held, or a test of the thread failed");
 }

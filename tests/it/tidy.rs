@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("events.rs", &["error", "foreign", "peer", "sync"]),
     ("backoff.rs", &["foreign"]),
     ("config.rs", &["backoff", "error", "wire"]),
-    ("net.rs", &["config", "error", "foreign", "peer"]),
+    ("net.rs", &["config", "error", "foreign", "peer", "sync"]),
     ("deadline.rs", &["error", "net"]),
     ("reader.rs", &["config", "error", "pool", "wire"]),
     ("writer.rs", &["config", "error", "wire"]),
