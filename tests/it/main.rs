@@ -37,6 +37,7 @@ mod samples;
 mod script;
 mod sigpipe;
 mod sockets;
+mod stress;
 mod tidy;
 mod waits;
 mod wire;
