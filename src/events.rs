@@ -1,27 +1,20 @@
-//! What happens beside the messages: a stream for the program, log lines for whoever runs it.
+//! What happens beside the messages, as the program is told, and what the log says of it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures::stream::Stream;
 use log::Level;
 
 use crate::error::{BoxError, Error, FrameError, LooksLike};
-use crate::foreign::{self, Panic, PanicHook, PanicSource};
+use crate::foreign::{Panic, PanicSource};
 use crate::peer::{Address, Peer};
-use crate::sync::Lock;
+use crate::reporter::Report;
 
-/// How many events wait for a subscriber that does not take them; the oldest go first.
-const KEEP_EVENTS: usize = 1024;
-/// How many lines one listener or manager logs in a second at the most.
-const LINES_PER_SECOND: u32 = 20;
+pub use crate::reporter::Events;
+pub(crate) use crate::reporter::Reporter;
 
 /// Something that happened at a listener, beside the messages.
 ///
@@ -202,26 +195,6 @@ pub enum ManagerEvent {
     },
 }
 
-/// What the two kinds of event have in common.
-pub(crate) trait Report: Clone + fmt::Debug {
-    fn missed(events: u64) -> Self;
-    /// Something panicked that belongs to no peer or address.
-    fn panicked(source: PanicSource, panic: Panic) -> Self;
-    /// How much it matters to whoever reads the log.
-    fn level(&self) -> Level;
-    /// What is logged of it: nothing that may hold a message, or a part of one.
-    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
-}
-
-/// An event, as it is logged.
-struct Described<'a, E>(&'a E);
-
-impl<E: Report> fmt::Display for Described<'_, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.describe(f)
-    }
-}
-
 impl Report for Event {
     fn missed(events: u64) -> Self {
         Self::Missed { events }
@@ -240,6 +213,10 @@ impl Report for Event {
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Disconnected { peer, reason } => {
+                write!(f, "Disconnected {{ peer: {peer}, reason: {} }}", Kind(reason))
+            }
+            Self::Rejected { peer, error } => write!(f, "Rejected {{ peer: {peer}, error: {} }}", Kind(error)),
             // The program's own error, and what a panic says, may hold the message that they are about.
             Self::CallbackFailed { peer, .. } => write!(f, "CallbackFailed {{ peer: {peer} }}"),
             Self::CallbackPanicked { peer, .. } => write!(f, "CallbackPanicked {{ peer: {peer} }}"),
@@ -267,6 +244,12 @@ impl Report for ManagerEvent {
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Broken { address, error: Some(error) } => {
+                write!(f, "Broken {{ address: {address}, error: {} }}", Kind(&**error))
+            }
+            Self::DialFailed { address, error } => {
+                write!(f, "DialFailed {{ address: {address}, error: {} }}", Kind(&**error))
+            }
             Self::Panicked { address, source, .. } => {
                 write!(f, "Panicked {{ address: {address:?}, source: {source:?} }}")
             }
@@ -275,211 +258,118 @@ impl Report for ManagerEvent {
     }
 }
 
-/// A subscription to what happens: an endless `Stream` that ends when its source is gone.
-///
-/// It sees what happens from the moment it was made. It never holds anything up: when 1,024 events wait in it, the
-/// oldest are dropped, and a `Missed` says how many. Dropping a future that waits for the next event loses nothing.
-pub struct Events<E> {
-    queue: Arc<Lock<Queue<E>>>,
-}
+/// What may be logged of an error or a reason. The figures of a header are left out: where the stream has lost its place,
+/// they are a piece of a message.
+struct Kind<'a, T>(&'a T);
 
-struct Queue<E> {
-    events: VecDeque<E>,
-    missed: u64,
-    waker: Option<Waker>,
-    ended: bool,
-}
-
-/// The source of the events of one listener or manager.
-pub(crate) struct Reporter<E> {
-    state: Lock<ReporterState<E>>,
-}
-
-struct ReporterState<E> {
-    subscribers: Vec<Weak<Lock<Queue<E>>>>,
-    ended: bool,
-    log: LogLimit,
-}
-
-/// How much has been logged in the current second.
-struct LogLimit {
-    since: Option<Instant>,
-    lines: u32,
-    suppressed: u64,
-}
-
-impl<E: Report> Reporter<E> {
-    pub(crate) fn new() -> Self {
-        let log = LogLimit { since: None, lines: 0, suppressed: 0 };
-        Self { state: Lock::new(ReporterState { subscribers: Vec::new(), ended: false, log }) }
-    }
-
-    pub(crate) fn subscribe(&self) -> Events<E> {
-        let mut state = self.state.lock();
-        let queue = Queue { events: VecDeque::new(), missed: 0, waker: None, ended: state.ended };
-        let queue = Arc::new(Lock::new(queue));
-        if !state.ended {
-            state.subscribers.push(Arc::downgrade(&queue));
-        }
-        Events { queue }
-    }
-
-    /// Tells subscribers and the log. Whatever of that panics is told to the subscribers as well.
-    pub(crate) fn report(&self, event: E) {
-        let logged = foreign::call(|| log::log_enabled!(target: "buffstreams", event.level()));
-        let line = match &logged {
-            Ok(true) => self.state.lock().log.next(),
-            Ok(false) | Err(_) => Line::Suppressed,
-        };
-        let written = logged.and_then(|_| foreign::call(|| line.write(&event)));
-        self.tell(event);
-        if let Err(panic) = written {
-            // Without the log, or it would panic again.
-            self.tell(E::panicked(PanicSource::Logger, panic));
-        }
-    }
-
-    fn tell(&self, event: E) {
-        let mut telling = VecDeque::from([event]);
-        while let Some(event) = telling.pop_front() {
-            let mut queues = Vec::new();
-            self.state.lock().subscribers.retain(|subscriber| {
-                let queue = subscriber.upgrade();
-                let alive = queue.is_some();
-                queues.extend(queue);
-                alive
-            });
-            for queue in queues {
-                let (oldest, waker) = queue.lock().push(event.clone());
-                if let Err(panic) = waker.map_or(Ok(()), foreign::wake) {
-                    telling.push_back(E::panicked(PanicSource::Waker, panic));
-                }
-                if let Err(panic) = foreign::dispose(oldest) {
-                    telling.push_back(E::panicked(PanicSource::Drop, panic));
-                }
-                // It may be the last owner.
-                let _ = foreign::dispose(queue);
-            }
-            if let Err(panic) = foreign::dispose(event) {
-                telling.push_back(E::panicked(PanicSource::Drop, panic));
-            }
-        }
-    }
-}
-
-impl<E: Report + Send + 'static> Reporter<E> {
-    /// Tells of panics that belong to no peer or address, as long as there is a reporter.
-    pub(crate) fn panic_hook(self: &Arc<Self>) -> PanicHook {
-        let reporter = Arc::downgrade(self);
-        Arc::new(move |source, panic| {
-            if let Some(reporter) = reporter.upgrade() {
-                reporter.report(E::panicked(source, panic));
-            }
-        })
-    }
-}
-
-impl<E> Reporter<E> {
-    /// Nothing more happens: the subscriptions end when what they hold has been taken.
-    pub(crate) fn end(&self) {
-        let subscribers = {
-            let mut state = self.state.lock();
-            state.ended = true;
-            mem::take(&mut state.subscribers)
-        };
-        for queue in subscribers.iter().filter_map(Weak::upgrade) {
-            let waker = {
-                let mut queue = queue.lock();
-                queue.ended = true;
-                queue.waker.take()
-            };
-            // Nobody is left to be told that nobody waits there.
-            let _ = waker.map_or(Ok(()), foreign::wake);
-            let _ = foreign::dispose(queue);
-        }
-    }
-}
-
-impl<E> Drop for Reporter<E> {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// What may be logged.
-enum Line {
-    Suppressed,
-    Free,
-    /// The first after a second in which some were suppressed.
-    After {
-        suppressed: u64,
-    },
-}
-
-impl Line {
-    fn write<E: Report>(&self, event: &E) {
-        match self {
-            Self::Suppressed => return,
-            Self::Free => {}
-            Self::After { suppressed } => log::warn!(target: "buffstreams", "{suppressed} more lines were suppressed"),
-        }
-        log::log!(target: "buffstreams", event.level(), "{}", Described(event));
-    }
-}
-
-impl LogLimit {
-    fn next(&mut self) -> Line {
-        let now = Instant::now();
-        if self.since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
-            let suppressed = self.suppressed;
-            // The line that tells of the others is one, too.
-            *self = Self { since: Some(now), lines: 1 + u32::from(suppressed > 0), suppressed: 0 };
-            return if suppressed > 0 { Line::After { suppressed } } else { Line::Free };
-        }
-        if self.lines < LINES_PER_SECOND {
-            self.lines += 1;
-            return Line::Free;
-        }
-        self.suppressed += 1;
-        Line::Suppressed
-    }
-}
-
-impl<E> Queue<E> {
-    /// Returns the event that has no place any more, to be dropped, and who waits, to be woken, both without the lock.
-    #[must_use]
-    fn push(&mut self, event: E) -> (Option<E>, Option<Waker>) {
-        let oldest = if self.events.len() == KEEP_EVENTS { self.events.pop_front() } else { None };
-        self.missed += u64::from(oldest.is_some());
-        self.events.push_back(event);
-        (oldest, self.waker.take())
-    }
-}
-
-#[allow(private_bounds)]
-impl<E: Report> Stream for Events<E> {
-    type Item = E;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<E>> {
-        let mut queue = self.queue.lock();
-        if queue.missed > 0 {
-            return Poll::Ready(Some(E::missed(mem::take(&mut queue.missed))));
-        }
-        match queue.events.pop_front() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if queue.ended => Poll::Ready(None),
-            None => {
-                let replaced = queue.waker.replace(cx.waker().clone());
-                drop(queue);
-                let _ = foreign::dispose(replaced);
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl<E> fmt::Debug for Events<E> {
+impl fmt::Display for Kind<'_, FrameError> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("waiting", &self.queue.lock().events.len()).finish_non_exhaustive()
+        let kind = format!("{:?}", self.0.kind);
+        let name = kind.split(' ').next().unwrap_or_default();
+        write!(f, "{name}, looks like: {:?}", self.0.looks_like)
+    }
+}
+
+impl fmt::Display for Kind<'_, Error> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Error::Frame(error) => Kind(error).fmt(f),
+            Error::Truncated { .. } => f.write_str("Truncated"),
+            Error::NotSent { source, .. } => write!(f, "NotSent {{ source: {} }}", Kind(&**source)),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Kind<'_, Reason> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reason::Truncated { .. } => f.write_str("Truncated"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reporter::Described;
+
+    /// Kept here because the log of a process is one, and limited in lines.
+    #[test]
+    fn the_log_gets_what_happened_and_to_whom_and_no_byte_of_a_message() {
+        let secret = b"\xffsecret\0".to_vec();
+        let text = String::from_utf8(secret.clone()).unwrap_err();
+        let held = format!("{:?}", secret);
+        assert!(format!("{text:?}").contains(held.trim_matches(['[', ']'])), "the program's error has it");
+        let length = u64::from_be_bytes(secret[..8].try_into().unwrap());
+        let codec = crate::Config::new().wire_format(crate::WireFormat::u64_be()).codec().unwrap();
+        let frame = || crate::wire::Decoder::with(codec).want(&secret).unwrap_err();
+        assert!(format!("{:?}", frame()).contains(&length.to_string()), "and the header");
+        let truncated = || Error::Truncated { got: 3, want: length as usize };
+        let panicked = || Panic { message: "secret".into() };
+        let peer = Peer::new(7, "127.0.0.1:5031".parse().unwrap());
+        let (address, after) = (Address::from("host:5031"), Duration::from_secs(7));
+        let io = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let gone = |reason| Event::Disconnected { peer, reason };
+        let sent = |source: Error| Error::NotSent { address: "a:1".into(), message: None, source: Arc::new(source) };
+        let cases = [
+            (Event::Connected { peer }, "Connected"),
+            (gone(Reason::Closed), "Closed"),
+            (gone(Reason::from(&truncated())), "Truncated"),
+            (gone(Reason::Rejected), "Rejected"),
+            (gone(Reason::from(&Error::Read(io()))), "ConnectionReset"),
+            (gone(Reason::Timeout { what: "idle_timeout", after }), "idle_timeout"),
+            (gone(Reason::CallbackPanicked), "CallbackPanicked"),
+            (gone(Reason::Panicked), "Panicked"),
+            (gone(Reason::Stopped), "Stopped"),
+            (Event::Rejected { peer, error: frame() }, "TooLarge"),
+            (Event::CallbackFailed { peer, error: Arc::new(text.into()) }, "CallbackFailed"),
+            (Event::CallbackPanicked { peer, message: "secret".into() }, "CallbackPanicked"),
+            (Event::Panicked { peer: Some(peer), source: PanicSource::Drop, message: "secret".into() }, "Drop"),
+            (Event::Undelivered { peer, messages: 5 }, "messages: 5"),
+        ];
+        let mut lines: Vec<_> =
+            cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "127.0.0.1:5031")).collect();
+        let cases = [
+            (Event::Refused { addr: peer.addr(), max_connections: 9 }, "max_connections: 9"),
+            (Event::panicked(PanicSource::Logger, panicked()), "Logger"),
+            (Event::AcceptFailed { error: Arc::new(io()), retry_in: after }, "ConnectionReset"),
+            (Event::Missed { events: 6 }, "events: 6"),
+        ];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "")));
+        let broken =
+            |error: Option<Error>| ManagerEvent::Broken { address: address.clone(), error: error.map(Arc::new) };
+        let cases = [
+            (ManagerEvent::Opened { address: address.clone() }, "Opened"),
+            (broken(None), "None"),
+            (broken(Some(frame().into())), "TooLarge"),
+            (broken(Some(truncated())), "Truncated"),
+            (broken(Some(sent(frame().into()))), "TooLarge"),
+            (broken(Some(sent(Error::Write(io())))), "ConnectionReset"),
+            (ManagerEvent::DialFailed { address: address.clone(), error: Arc::new(sent(truncated())) }, "Truncated"),
+            (ManagerEvent::Lost { address: address.clone(), messages: 5 }, "messages: 5"),
+            (
+                ManagerEvent::Panicked {
+                    address: Some(address.clone()),
+                    source: PanicSource::Backoff,
+                    message: "secret".into(),
+                },
+                "Backoff",
+            ),
+        ];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "host:5031")));
+        let cases =
+            [(ManagerEvent::panicked(PanicSource::Waker, panicked()), "Waker"), (ManagerEvent::missed(6), "events: 6")];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "")));
+        for (line, what, whom) in lines {
+            assert!(
+                line.contains(what) && line.contains(whom),
+                "{line} says what happened, and to whom: {what}, {whom}"
+            );
+            for piece in ["secret", "115, 101, 99", "73 65 63", &length.to_string(), &format!("{length:x}")] {
+                assert!(!line.contains(piece), "{line} has a piece of a message: {piece}");
+            }
+        }
     }
 }

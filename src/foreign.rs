@@ -71,10 +71,9 @@ pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(call)).map_err(Panic::new)
 }
 
-/// Runs it to its end. What it holds is dropped there, by this.
-pub(crate) async fn run<F: Future>(future: F) -> Result<F::Output, Panic> {
-    let mut contained = std::pin::pin!(Contained { future: Some(future) });
-    std::future::poll_fn(|cx| contained.as_mut().poll_caught(cx)).await
+/// Runs it to its end, and drops it there. If it panics when it is dropped before, `tell` is told.
+pub(crate) fn run<F: Future, T: Fn(Panic)>(future: F, tell: T) -> impl Future<Output = Result<F::Output, Panic>> {
+    Contained { future: Some(future), tell }
 }
 
 /// Wakes it. If that panics, its executor is gone: nobody waits any more.
@@ -90,27 +89,32 @@ pub(crate) fn dispose<T>(value: T) -> Result<(), Panic> {
 /// A task that ends quietly whatever panics in it, when it runs or when it is dropped. Whoever should be told of that has to
 /// catch it before this does.
 pub(crate) fn contain<F: Future<Output = ()>>(future: F) -> impl Future<Output = ()> {
-    Contained { future: Some(future) }.map(drop)
+    run(future, drop).map(drop)
 }
 
 pin_project! {
-    /// A future of which no panic gets out. It yields `None` where there was one.
-    struct Contained<F> {
+    /// A future of which no panic gets out.
+    struct Contained<F, T: Fn(Panic)> {
         #[pin]
         future: Option<F>,
+        tell: T,
     }
 
-    impl<F> PinnedDrop for Contained<F> {
+    impl<F, T: Fn(Panic)> PinnedDrop for Contained<F, T> {
         fn drop(this: Pin<&mut Self>) {
-            let mut future = this.project().future;
-            // Nobody is left to be told.
-            let _ = call(|| future.set(None));
+            let this = this.project();
+            let mut future = this.future;
+            if let Err(panic) = call(|| future.set(None)) {
+                (this.tell)(panic);
+            }
         }
     }
 }
 
-impl<F: Future> Contained<F> {
-    fn poll_caught(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Panic>> {
+impl<F: Future, T: Fn(Panic)> Future for Contained<F, T> {
+    type Output = Result<F::Output, Panic>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut future = self.project().future;
         let Some(running) = future.as_mut().as_pin_mut() else { return Poll::Pending };
         let ended = match call(|| running.poll(cx)) {
@@ -123,16 +127,35 @@ impl<F: Future> Contained<F> {
     }
 }
 
-impl<F: Future> Future for Contained<F> {
-    type Output = Option<F::Output>;
+/// Something of the program that several hold. Whoever is the last drops it, and a panic of that is told.
+pub(crate) struct Told<T: ?Sized> {
+    /// It is there until the drop.
+    value: Option<Box<T>>,
+    hook: PanicHook,
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_caught(cx).map(Result::ok)
+impl<T: ?Sized> Told<T> {
+    pub(crate) fn new(value: Box<T>, hook: PanicHook) -> Self {
+        Self { value: Some(value), hook }
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        self.value.as_deref().expect("it is there until the drop")
+    }
+}
+
+impl<T: ?Sized> Drop for Told<T> {
+    fn drop(&mut self) {
+        if let Err(panic) = dispose(self.value.take()) {
+            (self.hook)(PanicSource::Drop, panic);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Panics when it is dropped, with a payload that does the same.
@@ -168,7 +191,20 @@ mod tests {
         assert!(contained.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(contained);
 
-        let panicked = run(async { drop(Bomb("in a poll")) }).now_or_never();
+        let panicked = run(async { drop(Bomb("in a poll")) }, drop).now_or_never();
         assert_eq!(panicked, Some(Err(Panic { message: String::new() })));
+
+        let told = Arc::new(AtomicUsize::new(0));
+        let telling = told.clone();
+        let count = move || {
+            telling.fetch_add(1, Ordering::Relaxed);
+        };
+        let counting = count.clone();
+        let mut running =
+            Box::pin(run(async { drop((Bomb("held"), std::future::pending::<()>().await)) }, |_| count()));
+        assert!(running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(running);
+        drop(Told::new(Box::new(Bomb("told")), Arc::new(move |_, _| counting())));
+        assert_eq!(told.load(Ordering::Relaxed), 2);
     }
 }

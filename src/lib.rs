@@ -114,6 +114,7 @@ pub mod wire;
 mod backoff;
 mod config;
 mod events;
+mod reporter;
 
 // The unit tests run on a network, an executor and a clock in memory.
 #[cfg_attr(test, path = "sim/mod.rs")]
