@@ -2,80 +2,128 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::channel::oneshot;
 
 use crate::events::Event;
-use crate::hub::{Arrival, Hub, Signal};
+use crate::foreign::{self, PanicSource};
+use crate::hub::Hub;
 use crate::inbox::Sender;
+use crate::member::Arrival;
 use crate::net::{self, Acceptor};
+use crate::running::Running;
 use crate::serve;
 
 /// How long accepting waits after the first failure, and after many: without descriptors it costs next to nothing, and
 /// within a second of getting one back it accepts again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// Accepts until the listener is closed, and then what is waiting in the system's queue.
-pub(crate) async fn accept_all(hub: Arc<Hub>, acceptor: Acceptor, inbox: Sender<Arrival>, ended: oneshot::Sender<()>) {
-    let mut closing = hub.closing();
-    let admit = |stream, addr| {
-        hub.enter(stream, addr, |member, stream| net::spawn(serve::run(hub.clone(), member, stream, inbox.clone())));
-    };
-    let mut retry = RETRY.0;
-    loop {
-        let Some(accepted) = unless(&mut closing, acceptor.accept(&hub.config)).await else { break };
-        match accepted {
-            Ok((stream, addr)) => {
-                retry = RETRY.0;
-                admit(stream, addr);
-            }
-            Err(error) if is_of_the_peer(&error) => {}
-            // The listener was dropped, and its socket with it.
-            Err(_) if hub.is_stopped() => return,
-            Err(error) => {
-                hub.reporter.report(Event::AcceptFailed { error: Arc::new(error), retry_in: retry });
-                if unless(&mut closing, net::sleep(retry)).await.is_none() {
-                    break;
-                }
-                retry = (retry * 2).min(RETRY.1);
-            }
-        }
+/// Tells, however it ends, that nobody is accepted any more.
+struct Closed(Arc<Hub>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.closed.give(());
     }
-    // What the system holds already, and not for ever; a connection that ended there is none.
-    for _ in 0..hub.config.max_connections {
-        match acceptor.accept(&hub.config).now_or_never() {
-            Some(Ok((stream, addr))) => admit(stream, addr),
-            Some(Err(error)) if is_of_the_peer(&error) => {}
-            Some(Err(_)) | None => break,
-        }
+}
+
+/// Accepts until the listener is closed, and then what is waiting in the system's queue. Then it sees to it that the close
+/// does not take for ever.
+pub(crate) async fn accept_all(running: Running, acceptor: Acceptor, inbox: Sender<Arrival>) {
+    let hub = running.hub().clone();
+    let closed = Closed(hub.clone());
+    let mut accepting = Accepting { running, acceptor, inbox, retry: RETRY.0 };
+    // A defect in here is no reason to accept nobody any more.
+    while let Err(panic) = foreign::run(accepting.until_closed(), drop).await {
+        hub.panicked(None, PanicSource::Task, panic);
+        accepting.pause().await;
     }
-    drop(acceptor);
-    drop(inbox);
+    let begun = net::now();
+    if let Err(panic) = foreign::call(|| accepting.accept_waiting()) {
+        hub.panicked(None, PanicSource::Task, panic);
+    }
+    // The inbox, and the events, do not end before those who hold a part in them.
+    drop(accepting);
     // All peers are told, whether or not anybody still waits for the close.
-    hub.members().iter().for_each(|member| member.outbox.call_driver());
-    // Nobody may wait for it.
-    let _ = ended.send(());
+    hub.call_all();
+    drop(closed);
+    if let Some(limit) = hub.config.drain_timeout {
+        net::sleep(limit.saturating_sub(net::now() - begun)).await;
+        hub.give_up(limit);
+    }
+}
+
+struct Accepting {
+    running: Running,
+    acceptor: Acceptor,
+    inbox: Sender<Arrival>,
+    /// How long the next wait is, after a failure.
+    retry: Duration,
+}
+
+impl Accepting {
+    async fn until_closed(&mut self) {
+        loop {
+            let accepted = self.unless_closing(self.acceptor.accept(&self.running.config)).await;
+            match accepted {
+                Some(Ok((stream, addr))) => {
+                    self.retry = RETRY.0;
+                    self.admit(stream, addr);
+                }
+                Some(Err(error)) if is_of_the_peer(&error) => {}
+                // The listener was dropped, and its socket with it.
+                Some(Err(_)) if self.running.is_stopped() => return,
+                Some(Err(error)) => {
+                    let event = Event::AcceptFailed { error: Arc::new(error), retry_in: self.retry };
+                    self.running.reporter.report(event);
+                    self.pause().await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// What the system holds already, and not for ever; a connection that ended there is none.
+    fn accept_waiting(&self) {
+        for _ in 0..self.running.config.max_connections {
+            match self.acceptor.accept(&self.running.config).now_or_never() {
+                Some(Ok((stream, addr))) => self.admit(stream, addr),
+                Some(Err(error)) if is_of_the_peer(&error) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+    }
+
+    fn admit(&self, stream: net::Stream, addr: SocketAddr) {
+        self.running.enter(stream, addr, |seat, member, stream| {
+            net::spawn(serve::run(seat, member, stream, self.inbox.clone()))
+        });
+    }
+
+    /// Waits before the next attempt.
+    async fn pause(&mut self) {
+        self.unless_closing(net::sleep(self.retry)).await;
+        self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// `future`, unless the listener is closed before.
+    async fn unless_closing<F: Future>(&self, future: F) -> Option<F::Output> {
+        let (mut future, mut closing) = (pin!(future), self.running.closing.wait());
+        poll_fn(|cx| match closing.poll_unpin(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => future.as_mut().poll(cx).map(Some),
+        })
+        .await
+    }
 }
 
 /// The connection ended before it was accepted: the next one may be well.
 fn is_of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-/// `future`, unless the signal comes first.
-async fn unless<F: Future>(signal: &mut Signal<()>, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        if signal.poll_unpin(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(cx).map(Some)
-    })
-    .await
 }

@@ -39,6 +39,7 @@ pub struct Config {
     pub(crate) frame_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) close_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
 }
@@ -58,6 +59,7 @@ impl Default for Config {
             frame_timeout: Some(Duration::from_secs(30)),
             idle_timeout: None,
             close_timeout: Some(Duration::from_secs(5)),
+            drain_timeout: Some(Duration::from_secs(60)),
             keepalive: Some(Duration::from_secs(60)),
             user_timeout: Some(Duration::from_secs(30)),
         }
@@ -196,9 +198,24 @@ impl Config {
     }
 
     /// How long a close waits for what was accepted to be delivered, and for the other end to close. Default: 5 s.
+    ///
+    /// A listener that is being closed receives what its peers still send: then this is how long one of them may be silent. It
+    /// starts over with every byte that is received, and [`drain_timeout`](Self::drain_timeout) limits the whole.
     #[must_use]
     pub fn close_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.close_timeout = limit.into();
+        self
+    }
+
+    /// How long a listener that is being closed goes on receiving. Default: 60 s.
+    ///
+    /// Bounds peers that never come to an end, by sending a byte now and then, or always another message. Who has not closed
+    /// by then is disconnected; what has arrived by then is received all the same. It is also how long
+    /// [`Serving::close`](crate::Serving::close) waits for a callback. A peer that was cut off is an error there and of
+    /// [`Listener::serve`](crate::Listener::serve), and its [`Event::Disconnected`](crate::Event::Disconnected) tells of it.
+    #[must_use]
+    pub fn drain_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.drain_timeout = limit.into();
         self
     }
 

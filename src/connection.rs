@@ -97,7 +97,7 @@ impl Connection {
 
     /// The connection of a socket that a listener accepted.
     pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
-        Self::new(stream, config, codec, Origin::Accepted { peer, on_end })
+        Self::new(stream, config, codec, Origin::Accepted { peer, on_end: Some(on_end) })
     }
 
     fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Self {

@@ -195,7 +195,8 @@ impl Drop for Reserved<'_> {
 
 /// Runs the task of a link. A panic that ends it is a defect of this crate: then the address is closed in order.
 async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, directory: Weak<Directory>) {
-    let Err(panic) = foreign::run(running).await else { return };
+    // Dropped before its end, it has been taken by whoever closes the address.
+    let Err(panic) = foreign::run(running, drop).await else { return };
     let Some(directory) = directory.upgrade() else { return };
     directory.common.panicked(&link.address, PanicSource::Task, panic);
     let why = Error::Panicked { what: PanicSource::Task };

@@ -304,9 +304,9 @@ mod tests {
         assert!(format!("{text:?}").contains(held.trim_matches(['[', ']'])), "the program's error has it");
         let length = u64::from_be_bytes(secret[..8].try_into().unwrap());
         let codec = crate::Config::new().wire_format(crate::WireFormat::u64_be()).codec().unwrap();
-        let frame = || crate::wire::Decoder::with(codec).want(&secret).unwrap_err();
+        let frame = || crate::wire::Decoder::with(codec).header(&secret).unwrap_err();
         assert!(format!("{:?}", frame()).contains(&length.to_string()), "and the header");
-        let truncated = || Error::Truncated { got: 3, want: length as usize };
+        let truncated = || Error::Truncated { got: 3, want: length as usize, looks_like: None };
         let panicked = || Panic { message: "secret".into() };
         let peer = Peer::new(7, "127.0.0.1:5031".parse().unwrap());
         let (address, after) = (Address::from("host:5031"), Duration::from_secs(7));

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     /// Panics when it is dropped, with a payload that does the same.
-    struct Bomb(&'static str);
+    struct Bomb;
 
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -181,17 +181,17 @@ mod tests {
         assert_eq!(call(|| 1), Ok(1));
         assert_eq!(call(|| panic!("a {}", "text")), Err::<(), _>(Panic { message: "a text".into() }));
         assert_eq!(call(|| std::panic::panic_any(Payload)), Err::<(), _>(Panic { message: String::new() }));
-        assert!(dispose(Bomb("dropped")).is_err());
+        assert!(dispose(Bomb).is_err());
 
         let holding = async {
-            let _bomb = Bomb("held");
+            let _bomb = Bomb;
             std::future::pending::<()>().await;
         };
         let mut contained = Box::pin(contain(holding));
         assert!(contained.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(contained);
 
-        let panicked = run(async { drop(Bomb("in a poll")) }, drop).now_or_never();
+        let panicked = run(async { drop(Bomb) }, drop).now_or_never();
         assert_eq!(panicked, Some(Err(Panic { message: String::new() })));
 
         let told = Arc::new(AtomicUsize::new(0));
@@ -200,11 +200,10 @@ mod tests {
             telling.fetch_add(1, Ordering::Relaxed);
         };
         let counting = count.clone();
-        let mut running =
-            Box::pin(run(async { drop((Bomb("held"), std::future::pending::<()>().await)) }, |_| count()));
+        let mut running = Box::pin(run(async { drop((Bomb, std::future::pending::<()>().await)) }, |_| count()));
         assert!(running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(running);
-        drop(Told::new(Box::new(Bomb("told")), Arc::new(move |_, _| counting())));
+        drop(Told::new(Box::new(Bomb), Arc::new(move |_, _| counting())));
         assert_eq!(told.load(Ordering::Relaxed), 2);
     }
 }

@@ -138,7 +138,9 @@ mod callback;
 mod hub;
 mod listener;
 mod loan;
+mod member;
 mod outgoing;
+mod running;
 mod serve;
 
 mod connection;

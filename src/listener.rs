@@ -15,14 +15,16 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::events::{Event, Events};
-use crate::hub::{Arrival, Delivery, Hub, Member, Received};
+use crate::hub::{Delivery, Hub};
 use crate::inbox::{self, ITEM, Parcel, Receiver};
-use crate::loan::Lent;
-use crate::net::{self, Acceptor, Shutter, Task};
+use crate::loan::{Lent, Loaned};
+use crate::member::{Arrival, Member, Received};
+use crate::net::{self, Acceptor, Task};
 use crate::outgoing::Outgoing;
 use crate::peer::{Address, Peer};
 use crate::pool::CHUNK;
 use crate::reader;
+use crate::running::Running;
 
 /// A listening socket: a `Stream` of `(Peer, Bytes)` with the messages of all who connect.
 ///
@@ -44,7 +46,8 @@ use crate::reader;
 ///
 /// # The end
 ///
-/// The stream ends after [`close`](Self::close), when every peer has closed or has been silent for `close_timeout`.
+/// The stream ends after [`close`](Self::close), when every peer has closed, or has been silent for `close_timeout`, or
+/// `drain_timeout` is over.
 /// Dropping the listener closes its sockets and ends its tasks at once, without waiting; what was received and not taken is
 /// gone. Dropping a future of `next` loses nothing.
 pub struct Listener {
@@ -60,7 +63,8 @@ pub struct Incoming {
 
 /// The connections of a [`Listener`], one [`Connection`] each, instead of the merged stream.
 ///
-/// A connection counts towards `max_connections` until both its halves are dropped. It does not end with the listener.
+/// A connection counts towards `max_connections` until its socket is closed: when both its halves are dropped or, after it
+/// was closed, when its peer has closed as well, which takes `close_timeout` at the most. It does not end with the listener.
 pub struct Connections {
     arrivals: Arrivals,
 }
@@ -89,10 +93,8 @@ pub struct ListenerStats {
 
 /// What every form of listener stands on: it ends with this.
 struct Arrivals {
-    hub: Arc<Hub>,
+    hub: Running,
     inbox: Receiver<Arrival>,
-    /// Dropped, these stop accepting.
-    _shutter: Shutter,
     _accept: Task,
 }
 
@@ -124,13 +126,10 @@ impl Listener {
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address).await?;
-        let _shutter = acceptor.shutter();
-        let (hub, ended) = Hub::new(local_addr, config, codec);
-        let (sender, inbox) = inbox::inbox(hub.config.inbox_bytes, Some(hub.panicked.clone()));
-        let _accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender, ended));
-        Ok(Self {
-            incoming: Incoming { arrivals: Arrivals { hub, inbox, _shutter, _accept }, batch: None, borrowed: None },
-        })
+        let hub = Running::new(Hub::new(local_addr, config, codec, acceptor.shutter()));
+        let (sender, inbox) = inbox::inbox(hub.config.inbox_bytes, Some(hub.panic_hook.clone()));
+        let _accept = net::spawn(accept::accept_all(hub.clone(), acceptor, sender));
+        Ok(Self { incoming: Incoming { arrivals: Arrivals { hub, inbox, _accept }, batch: None, borrowed: None } })
     }
 
     /// The address that it listens on.
@@ -165,7 +164,7 @@ impl Listener {
     /// # }
     /// ```
     pub fn split(self) -> (Incoming, Outgoing) {
-        let outgoing = Outgoing::new(self.hub().clone());
+        let outgoing = Outgoing::new(self.hub().hub().clone());
         self.hub().choose(Delivery::Inbox);
         (self.incoming, outgoing)
     }
@@ -180,15 +179,16 @@ impl Listener {
     }
 
     /// Closes: stops accepting, frees the port, and tells the peers by ending the sending direction of their
-    /// connections. What they send until they close is still received: read the stream to its end.
+    /// connections. What they send until they close is still received, for `drain_timeout` at the most: read the stream to its
+    /// end.
     ///
-    /// It waits until that is done, for `close_timeout` at the most; then the error is [`Error::Timeout`]. Dropping the
+    /// It waits until they are told, for `close_timeout` at the most; then the error is [`Error::Timeout`]. Dropping the
     /// future does not take the close back.
     pub async fn close(&mut self) -> Result<(), Error> {
         self.hub().close().await
     }
 
-    pub(crate) fn hub(&self) -> &Arc<Hub> {
+    pub(crate) fn hub(&self) -> &Running {
         &self.incoming.arrivals.hub
     }
 
@@ -270,7 +270,7 @@ impl Arrivals {
     }
 
     fn closer(&self) -> Closer {
-        Closer { hub: self.hub.clone() }
+        Closer { hub: self.hub.hub().clone() }
     }
 }
 
@@ -341,11 +341,15 @@ impl Incoming {
             };
             match member.loan.poll_batch(*lent, cx, count) {
                 Poll::Pending => return Poll::Ready(None),
-                Poll::Ready(None) => {}
-                Poll::Ready(Some(batch)) => {
+                Poll::Ready(Loaned::Batch(batch)) => {
                     *bytes_left = bytes_left.saturating_sub(batch.share.bytes());
                     return Poll::Ready(Some(batch));
                 }
+                Poll::Ready(Loaned::Last(batch)) => {
+                    self.borrowed = None;
+                    return Poll::Ready(Some(batch));
+                }
+                Poll::Ready(Loaned::Back) => {}
             }
         }
         self.borrowed = None;
@@ -357,7 +361,7 @@ impl Incoming {
         self.arrivals.hub.local_addr
     }
 
-    pub(crate) fn hub(&self) -> &Arc<Hub> {
+    pub(crate) fn hub(&self) -> &Running {
         &self.arrivals.hub
     }
 
@@ -412,6 +416,10 @@ impl Closer {
     /// Whether the listener is gone.
     pub(crate) fn is_stopped(&self) -> bool {
         self.hub.is_stopped()
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// What the listener has counted so far.

@@ -15,7 +15,8 @@ use crate::backlog::{Place, Stage};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::Event;
-use crate::hub::{Hub, Member};
+use crate::hub::Hub;
+use crate::member::Member;
 use crate::peer::Peer;
 use crate::writer::HIGH_WATER;
 
@@ -161,9 +162,7 @@ impl Outgoing {
     /// No more replies: peers that have closed their direction are not kept for them.
     fn end_replies(&self) {
         self.hub.replies.store(false, Ordering::Release);
-        for member in self.hub.members() {
-            member.outbox.call_driver();
-        }
+        self.hub.call_all();
     }
 }
 

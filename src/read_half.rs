@@ -19,19 +19,20 @@ use crate::wire::Decoder;
 
 /// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
 pub struct ReadHalf {
-    shared: Arc<Shared>,
     reader: Reader<net::Stream>,
     /// Which of the connection's sockets the reader reads.
     generation: u64,
     ended: bool,
     slow: Deadline,
+    /// The last to be dropped: it tells that the socket is closed.
+    shared: Arc<Shared>,
 }
 
 impl ReadHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (stream, generation) = (shared.socket().stream.clone(), 0);
         let reader = Reader::with(stream, Decoder::with(shared.codec));
-        Self { shared, reader, generation, ended: false, slow: Deadline::default() }
+        Self { reader, generation, ended: false, slow: Deadline::default(), shared }
     }
 
     /// Waits for more frames; `false` at the end. It comes once for each batch.

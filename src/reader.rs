@@ -108,6 +108,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         !matches!(self.buffer, Buffer::Empty)
     }
 
+    /// How many bytes have been received and not been taken: while a frame comes, this grows.
+    pub(crate) fn received(&self) -> usize {
+        match &self.buffer {
+            Buffer::Empty => 0,
+            Buffer::Glimpsed { len, .. } => (*len).into(),
+            Buffer::Lent { filled, .. } => *filled,
+        }
+    }
+
     /// Whether it is the peer that the last poll waits for.
     pub(crate) fn waits_for_peer(&self) -> bool {
         !self.yielded

@@ -1,9 +1,7 @@
 //! The task of one accepted connection: reads what comes, delivers it, and drives the replies that the socket does not
 //! take at once.
 
-use std::any::Any;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -15,13 +13,16 @@ use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::events::{Event, Reason};
-use crate::hub::{Arrival, AsyncCallback, Callback, Delivery, Hub, Member, Received};
+use crate::foreign::{self, Panic, PanicSource};
+use crate::hub::{AsyncCallback, Callback, Delivery};
 use crate::inbox::{ITEM, Sender, Share};
 use crate::loan::PeerReader;
+use crate::member::{Arrival, Member, Received};
 use crate::net;
-use crate::peer::Peer;
 use crate::pool::CHUNK;
 use crate::reader::Reader;
+use crate::running::{Running, Seat};
+use crate::socket::OnEnd;
 use crate::wire::Decoder;
 use crate::writer::HIGH_WATER;
 
@@ -31,50 +32,78 @@ const BATCHES_IN_A_ROW: u32 = 4;
 /// is noticed what becomes of a peer whose messages nobody asks for.
 const LOAN: Duration = Duration::from_millis(50);
 
-/// Runs until the connection ends. The inbox ends with the last task that holds a sender, whatever it is used for.
-pub(crate) async fn run(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+/// Runs until the connection ends, and tells how it ended, whatever panics in it. The inbox ends with the last task that
+/// holds a sender, whatever it is used for.
+pub(crate) fn run(
+    seat: Seat,
+    member: Arc<Member>,
+    stream: net::Stream,
+    inbox: Sender<Arrival>,
+) -> impl Future<Output = ()> + Send {
+    let (running, leaving) = (Running::clone(&seat), member.clone());
+    // The callback tells by itself if it panics when the task is dropped.
+    foreign::run(serve(seat, member, stream, inbox), drop).map(move |ended| match ended {
+        Ok(Some(Ended { seat, reason, inbox: _inbox })) => seat.leave(&leaving, reason),
+        Ok(None) => {}
+        Err(panic) => running.failed(&leaving, PanicSource::Task, panic),
+    })
+}
+
+/// A connection of which the socket is closed, as far as its task had it. It is told before the inbox may end.
+struct Ended {
+    seat: Seat,
+    reason: Reason,
+    inbox: Sender<Arrival>,
+}
+
+/// Returns how the connection ended; `None` if it has another owner.
+async fn serve(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) -> Option<Ended> {
     // Without a choice the listener is gone, and its tasks with it.
-    let Some(delivery) = hub.chosen().await else { return };
+    let delivery = seat.chosen().await?;
     if let Delivery::Connections = delivery {
-        return hand_over(hub, member, stream, inbox).await;
+        hand_over(seat, member, stream, inbox).await;
+        return None;
     }
-    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(hub.codec)));
+    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.codec)));
     let mut task =
-        PeerTask { hub, member, stream, slow: Deadline::default(), stalled: Deadline::default(), half_closed: false };
+        PeerTask { stream, member, slow: Deadline::default(), stalled: Deadline::default(), half_closed: false, seat };
     let end = match delivery {
-        Delivery::Callback(callback) => task.call(reader, &*callback).await,
-        Delivery::AsyncCallback(callback) => task.call_async(reader, &*callback).await,
+        Delivery::Callback(callback) => task.call(reader, callback.get()).await,
+        Delivery::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
         Delivery::Inbox | Delivery::Connections => task.fill(reader, &mut inbox).await,
     };
-    task.finish(end).await;
+    let reason = task.finish(end).await;
+    Some(Ended { seat: task.close(), reason, inbox })
 }
 
 /// Gives the connection to the program, which reads and writes it by itself.
-async fn hand_over(hub: Arc<Hub>, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+async fn hand_over(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
     let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
-    let (config, codec, peer) = (hub.config.clone(), hub.codec, member.peer);
-    hub.hand_over(&member);
-    let on_end = Box::new(move |reason| hub.leave(&member, reason));
+    let (config, codec, peer) = (seat.config.clone(), seat.codec, member.peer);
+    seat.hand_over(&member).await;
+    let on_end = OnEnd::new(move |reason| seat.leave(&member, reason));
     let connection = Connection::accepted(stream, config, codec, peer, on_end);
     // If there is no consumer any more, the connection ends with the item.
     let _ = inbox.send(Arrival::Connection(Box::new(connection)), share);
 }
 
 struct PeerTask {
-    hub: Arc<Hub>,
-    member: Arc<Member>,
     stream: net::Stream,
+    member: Arc<Member>,
     /// How long the peer takes for what it is doing now.
     slow: Deadline,
     /// How long it has taken nothing of the replies to it.
     stalled: Deadline,
     half_closed: bool,
+    /// The last to be dropped, as the place is free when the socket is closed.
+    seat: Seat,
 }
 
 /// What became of a connection, when not a clean end.
 enum End {
     Error(Error),
-    Panicked,
+    /// The callback did.
+    Panicked(Panic),
     /// The consumer is gone.
     Stopped,
 }
@@ -98,7 +127,7 @@ impl PeerTask {
         let mut in_a_row = 0;
         while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(&mut reader, Some(inbox), cx)).await? {
             let batch = reader.take();
-            self.hub.count(batch.messages, batch.bytes);
+            self.seat.count(batch.messages, batch.bytes);
             let memory = batch.memory + ITEM;
             // Counted as in flight from here on: its replies are still to come.
             let mut received = Received::new(&self.member, batch.frames);
@@ -115,8 +144,8 @@ impl PeerTask {
             };
             // A consumer that is done with everything else reads on by itself, where there may be more at once, or where
             // nobody else sends: its next wait is as likely to be for this peer as for any other.
-            let likely = self.hub.was_last(self.member.peer) || batch.memory == CHUNK;
-            let lends = likely && reader.fits_a_chunk() && share.is_all() && !self.hub.is_closing();
+            let likely = self.seat.was_last(self.member.peer) || batch.memory == CHUNK;
+            let lends = likely && reader.fits_a_chunk() && share.is_all() && !self.seat.is_closing();
             if !lends {
                 inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
                 in_a_row = rest(in_a_row).await;
@@ -134,15 +163,14 @@ impl PeerTask {
     async fn call(&mut self, mut reader: PeerReader, callback: &Callback) -> Result<(), End> {
         let mut in_a_row = 0;
         while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
-            let (peer, hub) = (self.member.peer, &self.hub);
+            let (peer, seat) = (self.member.peer, &self.seat);
             let visit = |message: &[u8]| {
                 if let Err(error) = callback(peer, message) {
-                    hub.call_failed(peer, error);
+                    seat.call_failed(peer, error);
                 }
             };
-            let called = catch_unwind(AssertUnwindSafe(|| reader.visit(visit)));
-            let (messages, bytes) = called.map_err(|panic| panicked(hub, peer, &*panic))?;
-            hub.count(messages, bytes);
+            let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
+            seat.count(messages, bytes);
             in_a_row = rest(in_a_row).await;
         }
         Ok(())
@@ -152,14 +180,15 @@ impl PeerTask {
     async fn call_async(&mut self, mut reader: PeerReader, callback: &AsyncCallback) -> Result<(), End> {
         let mut in_a_row = 0;
         while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
-            let peer = self.member.peer;
+            let (peer, seat) = (self.member.peer, &self.seat);
             let batch = reader.take();
-            self.hub.count(batch.messages, batch.bytes);
+            seat.count(batch.messages, batch.bytes);
             for message in batch.frames {
-                // The call may panic as well as its future.
-                let called = AssertUnwindSafe(async { callback(peer, message).await }).catch_unwind().await;
-                if let Err(error) = called.map_err(|panic| panicked(&self.hub, peer, &*panic))? {
-                    self.hub.call_failed(peer, error);
+                // The call may panic as well as its future, and that when it is dropped with the task.
+                let call = async { callback(peer, message).await };
+                let called = foreign::run(call, |panic| seat.call_panicked(peer, panic)).await;
+                if let Err(error) = called.map_err(End::Panicked)? {
+                    seat.call_failed(peer, error);
                 }
             }
             in_a_row = rest(in_a_row).await;
@@ -196,11 +225,7 @@ impl PeerTask {
             Poll::Ready(false) => Readable::CleanEnd,
             Poll::Pending => {
                 drop(share);
-                if !reader.waits_for_peer() {
-                    return Poll::Pending;
-                }
-                let error = ready!(self.slow.poll(self.patience(reader), 0, cx));
-                return Poll::Ready(Err(error));
+                return if reader.waits_for_peer() { self.poll_patience(reader, cx).map(Err) } else { Poll::Pending };
             }
         };
         self.slow.clear();
@@ -209,8 +234,8 @@ impl PeerTask {
 
     /// What limits how long the peer may take for what comes next.
     fn patience(&self, reader: &Reader<net::Stream>) -> (&'static str, Option<Duration>) {
-        let config = &self.hub.config;
-        if self.hub.is_closing() {
+        let config = &self.seat.config;
+        if self.seat.is_closing() {
             ("close_timeout", config.close_timeout)
         } else if reader.is_mid_frame() {
             ("frame_timeout", config.frame_timeout)
@@ -219,9 +244,22 @@ impl PeerTask {
         }
     }
 
+    fn poll_patience(&mut self, reader: &Reader<net::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
+        let limit = self.patience(reader);
+        // A frame has its time as a whole; of whoever is in the middle of one while this end closes, only silence counts.
+        let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
+        let error = ready!(self.slow.poll(limit, progress, cx));
+        if let (what @ "close_timeout", Some(after)) = limit
+            && reader.is_mid_frame()
+        {
+            self.seat.cut(what, after);
+        }
+        Poll::Ready(error)
+    }
+
     /// Tells the peer that this end closes, as soon as nothing is on its way to it.
     fn half_close_if_closing(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        if !self.hub.is_closing() || self.half_closed || self.may_be_answered() {
+        if !self.seat.is_closing() || self.half_closed || self.may_be_answered() {
             return Ok(());
         }
         if let Poll::Ready(driven) = self.poll_drive(cx) {
@@ -236,7 +274,7 @@ impl PeerTask {
 
     /// Whether the program has messages of this peer, and a way to reply.
     fn may_be_answered(&self) -> bool {
-        self.hub.replies.load(Ordering::Acquire) && !self.member.is_taken()
+        self.seat.replies.load(Ordering::Acquire) && !self.member.is_taken()
     }
 
     /// Waits for a share of the inbox, without neglecting the rest.
@@ -257,17 +295,17 @@ impl PeerTask {
         self.half_close_if_closing(cx)?;
         let loan = &self.member.loan;
         let Some(since) = loan.quiet_since() else { return Poll::Pending };
-        let mut back = if self.hub.is_closing() { loan.revoke() } else { loan.take_back() };
+        let mut back = if self.seat.is_closing() { loan.revoke() } else { loan.take_back() };
         if back.is_none() {
             // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
-            let config = &self.hub.config;
+            let config = &self.seat.config;
             let limit = [Some(LOAN), config.frame_timeout, config.idle_timeout].into_iter().flatten().min();
             self.slow.start("", since);
             ready!(self.slow.poll(("", limit), 0, cx));
             back = loan.revoke();
         }
         if let Some(Ok(reader)) = &back
-            && !self.hub.is_closing()
+            && !self.seat.is_closing()
         {
             let (what, _) = self.patience(reader);
             self.slow.start(what, since);
@@ -294,35 +332,50 @@ impl PeerTask {
             self.stalled.clear();
             return Poll::Ready(driven);
         }
-        let config = &self.hub.config;
-        let limit = match self.hub.is_closing() {
+        let config = &self.seat.config;
+        let limit = match self.seat.is_closing() {
             true => ("close_timeout", config.close_timeout),
             false => ("write_timeout", config.write_timeout),
         };
         self.stalled.poll(limit, outbox.progress(), cx).map(Err)
     }
 
-    /// The peer sends no more; the replies to what it sent still go out.
-    async fn finish(mut self, end: Result<(), End>) {
+    /// The peer sends no more; the replies to what it sent still go out. Returns why it ended.
+    async fn finish(&mut self, end: Result<(), End>) -> Reason {
         let end = match end {
             Ok(()) => poll_fn(|cx| self.poll_answered(cx)).await.map_err(End::Error),
             failed => failed,
         };
-        let (hub, member) = (&self.hub, &self.member);
-        hub.end_replies(member).await;
-        let reason = match end {
+        let (seat, peer) = (&self.seat, self.member.peer);
+        seat.end_replies(&self.member).await;
+        let cut = self.member.is_cut.load(Ordering::Acquire).then_some(seat.config.drain_timeout).flatten();
+        let end = match (end, cut) {
+            // It did not end by itself.
+            (Ok(()) | Err(End::Error(Error::Truncated { .. } | Error::Read(_) | Error::Write(_))), Some(after)) => {
+                Err(End::Error(Error::Timeout { what: "drain_timeout", after }))
+            }
+            (end, _) => end,
+        };
+        match end {
             Ok(()) => Reason::Closed,
             Err(End::Stopped) => Reason::Stopped,
-            Err(End::Panicked) => Reason::CallbackPanicked,
+            Err(End::Panicked(panic)) => {
+                seat.call_panicked(peer, panic);
+                Reason::CallbackPanicked
+            }
             Err(End::Error(error)) => {
                 let reason = Reason::from(&error);
                 if let Error::Frame(error) = error {
-                    hub.reporter.report(Event::Rejected { peer: member.peer, error });
+                    seat.reporter.report(Event::Rejected { peer, error });
                 }
                 reason
             }
-        };
-        hub.leave(member, reason);
+        }
+    }
+
+    /// Closes the socket, as far as it is here.
+    fn close(self) -> Seat {
+        self.seat
     }
 
     /// Waits until all that the peer sent was taken, and writes what was replied.
@@ -334,11 +387,6 @@ impl PeerTask {
         }
         self.poll_drive(cx)
     }
-}
-
-fn panicked(hub: &Hub, peer: Peer, panic: &(dyn Any + Send)) -> End {
-    hub.call_panicked(peer, panic);
-    End::Panicked
 }
 
 /// Lets other tasks run, now and then.

@@ -7,6 +7,7 @@ use futures::AsyncReadExt;
 
 use crate::config::Config;
 use crate::events::Reason;
+use crate::foreign;
 use crate::net;
 use crate::peer::{Address, Peer};
 use crate::wire::Codec;
@@ -15,8 +16,9 @@ use crate::wire::Codec;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) codec: Codec,
-    pub(crate) origin: Origin,
     socket: Mutex<Socket>,
+    /// Behind the socket, which is closed when the listener is told.
+    pub(crate) origin: Origin,
 }
 
 /// How the connection came about.
@@ -24,11 +26,28 @@ pub(crate) enum Origin {
     /// It can be dialed again.
     Dialed { address: Address },
     /// It cannot.
-    Accepted { peer: Peer, on_end: OnEnd },
+    Accepted { peer: Peer, on_end: Option<OnEnd> },
 }
 
-/// Told once, when both halves are gone, how it ended.
-pub(crate) type OnEnd = Box<dyn Fn(Reason) + Send + Sync>;
+/// Tells, when it is dropped, how a connection has ended: when the socket is closed, which may be after the halves are gone.
+pub(crate) struct OnEnd {
+    tell: Option<Box<dyn FnOnce(Reason) + Send + Sync>>,
+    reason: Option<Reason>,
+}
+
+impl OnEnd {
+    pub(crate) fn new(tell: impl FnOnce(Reason) + Send + Sync + 'static) -> Self {
+        Self { tell: Some(Box::new(tell)), reason: None }
+    }
+}
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            tell(self.reason.take().unwrap_or(Reason::Stopped));
+        }
+    }
+}
 
 pub(crate) struct Socket {
     pub(crate) stream: net::Stream,
@@ -77,15 +96,25 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let limit = self.config.close_timeout;
         let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if socket.half_closed && socket.end.is_none() {
+        let discards = socket.half_closed && socket.end.is_none();
+        let on_end = match &mut self.origin {
+            Origin::Accepted { on_end, .. } => {
+                if let Some(on_end) = on_end {
+                    on_end.reason = socket.end.take();
+                }
+                discards.then(|| on_end.take()).flatten()
+            }
+            Origin::Dialed { .. } => None,
+        };
+        if discards {
             let mut stream = socket.stream.clone();
-            net::spawn(async move {
+            let discarding = async move {
                 net::within(limit, discard(&mut stream)).await;
-            })
-            .detach();
-        }
-        if let Origin::Accepted { on_end, .. } = &self.origin {
-            on_end(socket.end.take().unwrap_or(Reason::Stopped));
+                drop(stream);
+                drop(on_end);
+            };
+            // The runtime may log that it starts a task.
+            let _ = foreign::call(|| net::spawn(discarding).detach());
         }
     }
 }

@@ -254,11 +254,6 @@ impl<T: Clone> Signal<T> {
         }
     }
 
-    /// Whether it has been given.
-    pub(crate) fn get(&self) -> Option<T> {
-        self.0.lock().value.clone()
-    }
-
     /// Waits for it.
     pub(crate) fn wait(&self) -> Given<T> {
         Given { signal: self.clone(), place: None }

@@ -24,7 +24,6 @@ use crate::writer::{HIGH_WATER, Writer};
 
 /// The sending half of a [`Connection`](crate::Connection): a `Sink<Bytes>`.
 pub struct WriteHalf {
-    shared: Arc<Shared>,
     state: WriteState,
     /// Under a lock that is never taken, because the program's delays are not `Sync`.
     retries: Lock<Retries>,
@@ -38,6 +37,8 @@ pub struct WriteHalf {
     midway: bool,
     stalled: Deadline,
     closing: Deadline,
+    /// The last to be dropped: it tells that the socket is closed.
+    shared: Arc<Shared>,
 }
 
 /// What is done with an open writer.

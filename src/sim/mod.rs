@@ -24,7 +24,7 @@ use crate::foreign;
 use crate::peer::Address;
 use cable::{Bug, Cable, Side};
 use network::Backlog;
-use world::{Sleep, trace, with};
+use world::{Sleep, does, trace, with};
 
 pub(crate) use world::now;
 
@@ -100,6 +100,7 @@ impl Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.panic_if_planted(Bug::Read);
+        does("read");
         let (mut cable, side) = self.cable();
         let polled = cable.poll_read(side, cx, buf);
         trace(|| format!("{} reads {polled:?}", self.0.local));
@@ -118,6 +119,7 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.panic_if_planted(Bug::Write);
+        does("write");
         let (mut cable, side) = self.cable();
         let polled = cable.poll_write(side, cx, bufs);
         trace(|| format!("{} writes {polled:?}", self.0.local));
@@ -172,6 +174,7 @@ impl Acceptor {
     }
 
     pub(crate) async fn accept(&self, _: &Config) -> io::Result<(Stream, SocketAddr)> {
+        does("accept");
         poll_fn(|cx| self.0.lock().unwrap().poll_accept(cx)).await
     }
 }

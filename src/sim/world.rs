@@ -49,6 +49,7 @@ pub(super) struct World {
     ready: Ready,
     random: Option<u64>,
     trace: Option<Vec<String>>,
+    planted: Option<&'static str>,
     pub(super) network: Network,
 }
 
@@ -103,6 +104,7 @@ impl Sim {
             // Any number but 0, and far from that of the next seed.
             random: self.seed.map(|seed| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             trace: self.traced.then(Vec::new),
+            planted: None,
             network: Network::new(self.capacity),
         };
         let before = WORLD.with_borrow_mut(|here| here.replace(world));
@@ -245,6 +247,17 @@ pub(crate) fn elapsed() -> Duration {
 /// Keeps the only thread busy for so long: nothing else can run meanwhile.
 pub(crate) fn block(duration: Duration) {
     with(|world| world.now += duration);
+}
+
+/// A defect: the next time that the library does this, it panics.
+pub(crate) fn plant(what: &'static str) {
+    with(|world| world.planted = Some(what));
+}
+
+/// What is done; it may be what a defect was planted in.
+pub(super) fn does(what: &'static str) {
+    let planted = with(|world| world.planted.take_if(|planted| *planted == what)).flatten();
+    assert!(planted.is_none(), "planted: {what}");
 }
 
 /// Notes what happens, if anybody wants to know.

@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use buffstreams::{Bytes, Connection, Error, Event, Listener, Reason};
 use futures::{SinkExt, StreamExt, stream};
 
 use crate::net::{
-    SOON, alone, config, connected, event, next, number, numbered, put, raw, rest, run, start, until, within,
+    SOON, alone, config, connected, event, frame, next, number, numbered, put, raw, rest, run, start, until, within,
 };
 
 #[test]
@@ -219,5 +221,34 @@ fn a_close_is_over_when_its_listener_is_dropped_meanwhile() {
         assert!(async_std::future::timeout(Duration::from_millis(50), &mut closing).await.is_err());
         drop(incoming);
         within(SOON, closing).await.unwrap();
+    });
+}
+
+#[test]
+fn a_close_receives_a_large_message_that_comes_slowly_and_whole() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    run(async {
+        let listener =
+            Listener::bind("127.0.0.1:0", config().max_message_size(4 << 20).close_timeout(LIMIT)).await.unwrap();
+        let (closer, bytes) = (listener.closer(), Arc::new(AtomicUsize::new(0)));
+        let counting = bytes.clone();
+        let serving = listener.serve_in_background(move |_, message| {
+            counting.fetch_add(message.len(), Ordering::Relaxed);
+            Ok(())
+        });
+        let mut peer = raw(closer.local_addr());
+        until(SOON, || closer.stats().connections == 1);
+        let sending = std::thread::spawn(move || {
+            for piece in frame(&vec![7; 2_500_000]).chunks(64 << 10) {
+                // Much shorter than the limit, and all of them together are much longer.
+                peer.write_all(piece).unwrap();
+                std::thread::sleep(LIMIT / 20);
+            }
+        });
+        let start = Instant::now();
+        within(SOON, serving.close()).await.unwrap();
+        assert!(start.elapsed() > LIMIT * 3 / 2, "{:?}", start.elapsed());
+        sending.join().unwrap();
+        assert_eq!(bytes.load(Ordering::Relaxed), 2_500_000);
     });
 }

@@ -162,6 +162,48 @@ fn subscriptions_end_with_their_source() {
     });
 }
 
+/// A handle to what is gone is no source of events: not a `Closer`, not the manager that has one, not the sink of replies.
+#[test]
+fn the_events_of_a_listener_end_when_it_is_gone_although_there_are_handles_to_it() {
+    run(async {
+        let manager = Manager::new(config());
+        let listener = manager.listen("127.0.0.1:0").await.unwrap();
+        let (closer, events) = (listener.closer(), listener.events());
+        let mut connection = Connection::dial(listener.local_addr(), config()).await.unwrap();
+        let (mut incoming, mut outgoing) = listener.split();
+        connection.send(numbered(1, 8)).await.unwrap();
+        let (peer, _) = within(SOON, "the message", incoming.next()).await.unwrap();
+        drop(incoming);
+        let told: Vec<_> = within(SOON, "the end of the events", events.collect()).await;
+        assert!(matches!(told[0], Event::Connected { peer: p } if p == peer), "{told:?}");
+        assert!(matches!(told[1], Event::Disconnected { peer: p, reason: Reason::Stopped } if p == peer), "{told:?}");
+        assert_eq!(told.len(), 2);
+        // Whoever is late misses nothing.
+        outgoing.send((peer, numbered(2, 8))).await.unwrap();
+        assert!(closer.close().await.is_ok());
+        drop((manager, outgoing, closer));
+    });
+}
+
+#[test]
+fn the_events_of_a_listener_do_not_end_before_the_connections_that_it_gave_away() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (closer, mut events) = (listener.closer(), listener.events());
+        let _client = Connection::dial(listener.local_addr(), config()).await.unwrap();
+        let mut connections = listener.connections();
+        let kept = within(SOON, "the connection", connections.next()).await.unwrap();
+        drop(connections);
+        assert!(matches!(events.next().await, Some(Event::Connected { .. })));
+        assert!(events.next().now_or_never().is_none());
+        drop(kept);
+        let last = within(SOON, "the end of the connection", events.next()).await;
+        assert!(matches!(last, Some(Event::Disconnected { reason: Reason::Stopped, .. })), "{last:?}");
+        assert!(within(SOON, "the end of the events", events.next()).await.is_none());
+        drop(closer);
+    });
+}
+
 #[test]
 fn a_listener_tells_who_comes_and_goes() {
     run(async {

@@ -8,7 +8,8 @@ use futures::stream::FusedStream;
 use futures::{SinkExt, StreamExt};
 
 use crate::net::{
-    SOON, config, connected, disconnected, event, frame, get, next, number, numbered, put, raw, rest, run, within,
+    SOON, alone, config, connected, descriptors, disconnected, event, frame, get, next, number, numbered, put, raw,
+    rest, run, start, until, within,
 };
 
 #[test]
@@ -347,5 +348,66 @@ fn a_close_writes_the_replies_that_nobody_has_flushed() {
         drop(client);
         within(SOON, ending).await;
         drop(outgoing);
+    });
+}
+
+/// A server closes each connection, and the clients stay: what they have not closed counts.
+#[test]
+fn max_connections_bounds_descriptors_also_where_clients_stay() {
+    alone("listener::max_connections_bounds_descriptors_also_where_clients_stay", "", || {
+        const ALLOWED: usize = 20;
+        run(async {
+            let config = config().max_connections(ALLOWED).close_timeout(None);
+            let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+            let (addr, closer) = (listener.local_addr(), listener.closer());
+            let served = listener.connections().for_each(async |mut connection| {
+                connection.close().await.unwrap();
+            });
+            let serving = async_std::task::spawn(served);
+            let mut first = raw(addr);
+            assert_eq!(rest(&mut first), b"");
+            let before = descriptors();
+            let mut clients = Vec::new();
+            for n in 1..10 * ALLOWED {
+                clients.push(raw(addr));
+                // One after the other, each is served or refused.
+                assert_eq!(rest(&mut clients[n - 1]), b"");
+                let ours = descriptors() - before - n;
+                assert!(ours < ALLOWED, "{ours} more descriptors after {n} clients");
+            }
+            let stats = closer.stats();
+            assert_eq!((stats.accepted, stats.refused), (ALLOWED as u64, 9 * ALLOWED as u64));
+            // Who leaves makes room.
+            drop(first);
+            until(SOON, || closer.stats().connections == ALLOWED - 1);
+            let mut next = raw(addr);
+            assert_eq!(rest(&mut next), b"");
+            until(SOON, || closer.stats().accepted == ALLOWED as u64 + 1);
+            drop((clients, next));
+            until(SOON, || closer.stats().connections == 0);
+            // What is closed is closed.
+            until(SOON, || descriptors() < before);
+            serving.cancel().await;
+        });
+    });
+}
+
+/// A peer's place is free when its task is gone, and not when it is told to go.
+#[test]
+fn a_place_is_free_when_its_peer_is_told_to_be_gone() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config().max_connections(1)).await.unwrap();
+        let (addr, mut events) = (listener.local_addr(), listener.events());
+        start(&mut listener);
+        for _ in 0..200 {
+            let mut peer = raw(addr);
+            connected(&mut events).await;
+            put(&mut peer, b"?");
+            assert_eq!(next(&mut listener).await.unwrap().1, "?");
+            let local = peer.local_addr().unwrap();
+            drop(peer);
+            assert!(matches!(disconnected(&mut events, local).await, Reason::Closed));
+        }
+        assert_eq!(listener.stats().refused, 0);
     });
 }

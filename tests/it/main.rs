@@ -2,6 +2,7 @@
 
 mod alloc;
 mod blocked;
+mod blocked_callbacks;
 mod callback;
 mod cancel;
 mod clean_close;
@@ -26,6 +27,8 @@ mod manager_breaks;
 mod manager_limits;
 mod manager_storm;
 mod net;
+mod orphans;
+mod panics;
 mod peers;
 mod pressure;
 mod proxy;

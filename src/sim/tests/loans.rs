@@ -1,20 +1,21 @@
 //! A reader that is lent to the consumer: time limits are kept, the end is noticed, and the order stays.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::io::AsyncWriteExt;
+use futures::{FutureExt, StreamExt};
 
 use crate::events::{Event, Events, Reason};
-use crate::loan::Loan;
-use crate::net;
-use crate::net::world::{Sim, elapsed};
-use crate::reader::Reader;
+use crate::loan::{Loan, Loaned};
+use crate::net::world::{Sim, elapsed, plant};
+use crate::net::{self, Acceptor};
+use crate::reader::{Batch, Reader};
 use crate::wire::{Decoder, Encoder};
-use crate::{Address, Config, Listener, WireFormat};
+use crate::{Address, Config, Error, Listener, WireFormat};
 
 const LIMIT: Duration = Duration::from_millis(7_013);
 /// How much later than without a loan the end of a peer may be noticed, when nobody asks for its messages.
@@ -215,11 +216,55 @@ fn who_was_lent_a_reader_once_cannot_use_it_when_it_is_lent_again() {
         let first = loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))));
         let Some(Ok(reader)) = loan.revoke() else { panic!("it was out") };
         let second = loan.lend(reader);
-        assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(first, cx, drop))), Poll::Ready(None)));
+        assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(first, cx, drop))), Poll::Ready(Loaned::Back)));
         loan.give_back(first);
         assert!(loan.take_back().is_none());
         assert!(futures::poll!(poll_fn(|cx| loan.poll_batch(second, cx, drop))).is_pending());
         loan.give_back(second);
         assert!(matches!(loan.take_back(), Some(Ok(_))));
+    });
+}
+
+/// What the consumer's reading calls comes back here: its waker, and those who wait for room in the inbox. Whoever wants the
+/// reader meanwhile gets it afterwards, and the batch is the consumer's. It takes two threads to get there otherwise.
+#[test]
+fn a_reader_that_is_in_use_can_be_asked_for() {
+    roomy(None).run(async {
+        let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
+        let mut peer = net::dial(&addr.into(), &config()).await.unwrap();
+        let (stream, _) = acceptor.accept(&config()).await.unwrap();
+        let reader = |stream| Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap())));
+        for ends in [false, true] {
+            let loan = Loan::default();
+            let lent = loan.lend(reader(stream.clone()));
+            peer.write_all(&frames(0..BURST)).await.unwrap();
+            let ask = |batch: Batch| {
+                assert!(loan.take_back().is_none());
+                let asked = if ends { loan.end() } else { loan.revoke() };
+                assert!(asked.is_none());
+                assert!(loan.quiet_since().is_some());
+                batch.messages
+            };
+            let polled = futures::poll!(poll_fn(|cx| loan.poll_batch(lent, cx, ask)));
+            assert!(matches!(polled, Poll::Ready(Loaned::Last(400))), "the batch is there, and nothing else");
+            assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(lent, cx, drop))), Poll::Ready(Loaned::Back)));
+            loan.give_back(lent);
+            assert_eq!(loan.take_back().is_some_and(|back| back.is_ok()), !ends);
+        }
+    });
+}
+
+#[test]
+fn a_consumer_that_panics_while_it_reads_costs_the_connection_and_not_its_task() {
+    roomy(None).run(async {
+        let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
+        let _peer = net::dial(&addr.into(), &config()).await.unwrap();
+        let (stream, _) = acceptor.accept(&config()).await.unwrap();
+        let loan = Loan::default();
+        let lent = loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))));
+        plant("read");
+        let polled = AssertUnwindSafe(poll_fn(|cx| loan.poll_batch(lent, cx, drop))).catch_unwind().await;
+        assert!(polled.is_err());
+        assert!(matches!(loan.take_back(), Some(Err(Error::Read(_)))));
     });
 }

@@ -3,8 +3,10 @@
 mod attempts;
 mod attention;
 mod audit;
+mod closing;
 mod cuts;
 mod defects;
+mod defects_of_peers;
 mod ends;
 mod fairness;
 mod foreign;
