@@ -107,6 +107,7 @@
 mod foreign;
 mod sync;
 
+mod chain;
 mod error;
 mod peer;
 pub mod wire;
@@ -177,7 +178,8 @@ pub use read_half::ReadHalf;
 pub use write_half::WriteHalf;
 pub use writer::Writer;
 
-pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent, chain};
+pub use chain::chain;
+pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
 pub use events::{Event, Events, ManagerEvent, Reason};
 pub use foreign::PanicSource;
 

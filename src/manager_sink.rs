@@ -130,7 +130,6 @@ impl Producer {
                 self.withdraw(directory);
                 return Poll::Ready(());
             }
-            return Poll::Ready(());
         }
     }
 

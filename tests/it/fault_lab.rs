@@ -4,6 +4,8 @@
 pub(crate) mod books;
 #[path = "../../examples/fault_lab/lab.rs"]
 pub(crate) mod lab;
+// The stress has it as well.
+#[allow(clippy::duplicate_mod)]
 #[path = "../../examples/fault_lab/proxy.rs"]
 pub(crate) mod proxy;
 

@@ -2,7 +2,7 @@
 //! wrong, which it must find.
 
 // To print is what it is for. What it can leave out is for whoever looks for a fault.
-#[allow(clippy::print_stdout, clippy::print_stderr, dead_code, unused_imports)]
+#[allow(clippy::print_stdout, clippy::print_stderr, clippy::duplicate_mod, dead_code, unused_imports)]
 #[path = "../../examples/stress/mod.rs"]
 mod program;
 
