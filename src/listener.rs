@@ -293,7 +293,7 @@ impl Incoming {
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         // Only now is its last message answered: see `Outgoing`.
         self.batch = None;
-        self.batch = ready!(self.read_on(cx));
+        ready!(self.read_on(cx));
         while self.batch.is_none() {
             match ready!(self.arrivals.poll_next(cx)) {
                 Some(Parcel { item: Arrival::Batch(received), share }) => {
@@ -317,10 +317,10 @@ impl Incoming {
         Batch { peer: received.member.peer, received, share }
     }
 
-    /// The next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept waiting.
-    /// Pending to let other tasks run.
-    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
-        let Some(Borrowed { member, lent, bytes_left }) = &mut self.borrowed else { return Poll::Ready(None) };
+    /// Takes the next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept
+    /// waiting. Pending to let other tasks run.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Borrowed { member, lent, bytes_left }) = &mut self.borrowed else { return Poll::Ready(()) };
         let (hub, inbox) = (&self.arrivals.hub, &self.arrivals.inbox);
         // Where there is one thread for all, nobody else reads meanwhile.
         let mut may = inbox.is_empty() && member.may_be_read();
@@ -334,26 +334,19 @@ impl Incoming {
             may = false;
         }
         if let Some(mut share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
-            let count = |batch: reader::Batch| {
-                hub.count(batch.messages, batch.bytes);
-                share.shrink(batch.memory + ITEM);
-                Batch { peer: member.peer, received: Received::new(member, batch.frames), share }
+            let batch = &mut self.batch;
+            let take = |taken: reader::Batch| {
+                hub.count(taken.messages, taken.bytes);
+                share.shrink(taken.memory + ITEM);
+                *bytes_left = bytes_left.saturating_sub(share.bytes());
+                *batch = Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), share });
             };
-            match member.loan.poll_batch(*lent, cx, count) {
-                Poll::Pending => return Poll::Ready(None),
-                Poll::Ready(Loaned::Batch(batch)) => {
-                    *bytes_left = bytes_left.saturating_sub(batch.share.bytes());
-                    return Poll::Ready(Some(batch));
-                }
-                Poll::Ready(Loaned::Last(batch)) => {
-                    self.borrowed = None;
-                    return Poll::Ready(Some(batch));
-                }
-                Poll::Ready(Loaned::Back) => {}
+            if let Poll::Pending | Poll::Ready(Loaned::Batch) = member.loan.poll_batch(*lent, cx, take) {
+                return Poll::Ready(());
             }
         }
         self.borrowed = None;
-        Poll::Ready(None)
+        Poll::Ready(())
     }
 
     /// The address that the listener listens on.
