@@ -260,6 +260,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
 
     /// Ends a turn of writing. What is returned is to be dropped without the lock.
     #[must_use]
+    #[inline(never)]
     pub(crate) fn put_back(&mut self, writer: Writer<W>) -> Option<W> {
         let io = if mem::take(&mut self.lost) {
             let io = self.lose(writer);
@@ -363,6 +364,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         self.later.drop(left);
     }
 
+    #[inline]
     fn wake(&mut self, first: Wait, last: Wait) {
         self.waiters.wake(first..=last, &mut self.later);
     }
@@ -371,6 +373,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         self.wake(Wait::Over(Ticket::FIRST), Wait::Over(self.ledger.over()));
     }
 
+    #[inline]
     fn wake_for_room(&mut self) {
         self.wake(Wait::Room, Wait::Room);
         if mem::take(&mut self.driver_wants_room) {
@@ -379,7 +382,12 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
     }
 
     /// A producer stops writing: if others wait for what is left, the driver goes on.
+    #[inline]
     pub(crate) fn pass_on(&mut self) {
+        // As mostly.
+        if self.waiters.is_empty() {
+            return;
+        }
         let Transport::Idle(writer) = &self.transport else { return };
         let is_left = !writer.output().is_empty() || !self.pending.is_empty();
         if is_left && !self.stalled && self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room) {

@@ -111,7 +111,7 @@ struct Batch {
     peer: Peer,
     received: Received,
     /// Its share of the inbox, free again when the batch is taken.
-    share: inbox::Share,
+    _share: inbox::Share,
 }
 
 impl Listener {
@@ -314,7 +314,7 @@ impl Incoming {
             // This batch counts as well.
             bytes_left: self.arrivals.hub.config.inbox_bytes.saturating_sub(share.bytes()),
         });
-        Batch { peer: received.member.peer, received, share }
+        Batch { peer: received.member.peer, received, _share: share }
     }
 
     /// Takes the next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept
@@ -339,7 +339,8 @@ impl Incoming {
                 hub.count(taken.messages, taken.bytes);
                 share.shrink(taken.memory + ITEM);
                 *bytes_left = bytes_left.saturating_sub(share.bytes());
-                *batch = Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), share });
+                *batch =
+                    Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), _share: share });
             };
             if let Poll::Pending | Poll::Ready(Loaned::Batch) = member.loan.poll_batch(*lent, cx, take) {
                 return Poll::Ready(());

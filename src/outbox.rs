@@ -91,9 +91,16 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     // ---- producers
 
-    /// Accepts a message. It never waits.
-    pub(crate) fn push(&self, mut message: Bytes) -> Result<Ticket, Error> {
-        self.lock().push(&mut message)
+    /// Accepts a message. It never waits, but writes what can be written at once where `mark` bytes are pending.
+    pub(crate) fn push(&self, mut message: Bytes, mark: usize) -> Result<Ticket, Error> {
+        let mut state = self.lock();
+        let ticket = state.push(&mut message)?;
+        let has_room = state.has_room(mark);
+        drop(state);
+        if !has_room {
+            self.try_room(mark);
+        }
+        Ok(ticket)
     }
 
     /// Hands over a message of which its producer has a copy: if it is not written, the producer returns it. It is accepted when
@@ -310,10 +317,13 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
         let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
             Transport::Idle(writer) => writer,
-            other => {
-                let step = if matches!(other, Transport::Taken(_)) { Step::Busy } else { Step::Gone };
-                state.transport = other;
-                return (state, step);
+            Transport::Taken(load) => {
+                state.transport = Transport::Taken(load);
+                return (state, Step::Busy);
+            }
+            Transport::Gone(output) => {
+                state.transport = Transport::Gone(output);
+                return (state, Step::Gone);
             }
         };
         let begins = writer.output().is_empty();
@@ -429,7 +439,7 @@ mod tests {
     }
 
     fn pushed<W: AsyncWrite + Unpin>(outbox: &Outbox<W>, message: &'static [u8]) -> Place {
-        let ticket = outbox.push(Bytes::from_static(message)).unwrap();
+        let ticket = outbox.push(Bytes::from_static(message), usize::MAX).unwrap();
         Place { stage: Stage::Accepted(ticket), waiting: None }
     }
 

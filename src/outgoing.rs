@@ -109,13 +109,12 @@ impl Sink<(Peer, Bytes)> for Outgoing {
             return Err(Error::Closed { message: Some(message.into()) });
         }
         let sent = match this.member(peer) {
-            Some(member) => member.outbox.push(message).map(|ticket| (member.clone(), ticket)),
+            // What is worth a system call goes now; the peer's own task goes on if the socket takes no more.
+            Some(member) => member.outbox.push(message, HIGH_WATER).map(|ticket| (member.clone(), ticket)),
             None => Err(Error::Closed { message: None }),
         };
         match sent {
             Ok((member, ticket)) => {
-                // What is worth a system call goes now; the peer's own task goes on if the socket takes no more.
-                member.outbox.try_room(HIGH_WATER);
                 let (_, place) = this.unflushed.entry(peer.id()).or_insert_with(|| (member, Place::default()));
                 place.stage = Stage::Accepted(ticket);
                 if this.unflushed.len() >= this.prune_at {

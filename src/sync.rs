@@ -40,7 +40,7 @@ pub(crate) trait Wakes {
 impl<T: Wakes> Lock<T> {
     /// As [`lock`](Self::lock), and when the lock is released what was put aside is done. If that panics, `panicked` is told.
     pub(crate) fn hold<'a>(&'a self, panicked: Option<&'a PanicHook>) -> Held<'a, T> {
-        Held { state: self.lock(), after: After { later: None, panicked } }
+        Held { state: Some(self.lock()), panicked }
     }
 }
 
@@ -62,8 +62,21 @@ impl Later {
         put(waker, &mut self.dropped, &mut self.also_dropped);
     }
 
+    #[inline]
     fn is_empty(&self) -> bool {
         self.woken.is_none() && self.dropped.is_none()
+    }
+
+    /// Does it, without the lock. If something panics, `panicked` is told.
+    #[cold]
+    fn run(self, panicked: Option<&PanicHook>) {
+        let woken = self.woken.into_iter().chain(self.also_woken).map(foreign::wake);
+        let dropped = self.dropped.into_iter().chain(self.also_dropped).map(foreign::dispose);
+        for done in woken.chain(dropped) {
+            if let (Err(panic), Some(panicked)) = (done, panicked) {
+                panicked(PanicSource::Waker, panic);
+            }
+        }
     }
 }
 
@@ -76,16 +89,20 @@ fn put(waker: Option<Waker>, first: &mut Option<Waker>, others: &mut Vec<Waker>)
 
 /// A lock that is held. Dropped, it first releases the lock, and then does what was put aside.
 pub(crate) struct Held<'a, T: Wakes> {
-    // In this order.
-    state: MutexGuard<'a, T>,
-    after: After<'a>,
+    /// `None` while it is being dropped.
+    state: Option<MutexGuard<'a, T>>,
+    panicked: Option<&'a PanicHook>,
 }
 
 impl<T: Wakes> Drop for Held<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        let later = self.state.later();
+        let Some(mut state) = self.state.take() else { return };
+        let later = state.later();
         if !later.is_empty() {
-            self.after.later = Some(mem::take(later));
+            let later = mem::take(later);
+            drop(state);
+            later.run(self.panicked);
         }
     }
 }
@@ -93,32 +110,16 @@ impl<T: Wakes> Drop for Held<'_, T> {
 impl<T: Wakes> Deref for Held<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
-        &self.state
+        self.state.as_ref().expect("it is held until it is dropped")
     }
 }
 
 impl<T: Wakes> DerefMut for Held<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.state
-    }
-}
-
-struct After<'a> {
-    later: Option<Later>,
-    panicked: Option<&'a PanicHook>,
-}
-
-impl Drop for After<'_> {
-    fn drop(&mut self) {
-        let Some(Later { woken, also_woken, dropped, also_dropped }) = self.later.take() else { return };
-        let woken = woken.into_iter().chain(also_woken).map(foreign::wake);
-        let dropped = dropped.into_iter().chain(also_dropped).map(foreign::dispose);
-        for done in woken.chain(dropped) {
-            if let (Err(panic), Some(panicked)) = (done, self.panicked) {
-                panicked(PanicSource::Waker, panic);
-            }
-        }
+        self.state.as_mut().expect("it is held until it is dropped")
     }
 }
 
@@ -168,6 +169,7 @@ impl<K: Ord + Copy> Waiters<K> {
 
     /// Gives the place up. What is returned is to be dropped without the lock.
     #[must_use]
+    #[inline]
     pub(crate) fn leave(&mut self, place: &mut Option<Key<K>>) -> Option<Waker> {
         self.waiting.remove(&place.take()?).flatten()
     }
@@ -189,19 +191,31 @@ impl<K: Ord + Copy> Waiters<K> {
         self.waiting.values_mut().filter_map(Option::take).collect()
     }
 
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether somebody waits for one of these.
+    #[inline]
     pub(crate) fn any(&self, what: RangeInclusive<K>) -> bool {
         self.next(what).is_some()
     }
 
     /// Puts aside the wakers of all who wait for one of these. They have no place any more.
+    #[inline]
     pub(crate) fn wake(&mut self, what: RangeInclusive<K>, later: &mut Later) {
         while let Some(key) = self.next(what.clone()) {
             later.wake(self.waiting.remove(&key).flatten());
         }
     }
 
+    #[inline]
     fn next(&self, what: RangeInclusive<K>) -> Option<Key<K>> {
+        // As mostly.
+        if self.waiting.is_empty() {
+            return None;
+        }
         let (first, last) = what.into_inner();
         let keys = Key { what: first, number: 0 }..=Key { what: last, number: u64::MAX };
         self.waiting.range(keys).next().map(|(key, _)| *key)

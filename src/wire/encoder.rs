@@ -72,6 +72,7 @@ fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
 }
 
 #[cold]
+#[inline(never)]
 fn too_large(codec: Codec, message: Bytes) -> Error {
     Error::MessageTooLarge { len: message.len(), max: codec.max(), message: message.into() }
 }

@@ -265,10 +265,10 @@ fn outbox() -> (Arc<Outbox<Gate>>, Gate) {
 fn the_memory_of_a_message_may_look_at_the_queue_that_drops_it() {
     run(|| async {
         let (outbox, _) = outbox();
-        outbox.push(Bytes::from_owner(Owner(outbox.clone()))).unwrap();
+        outbox.push(Bytes::from_owner(Owner(outbox.clone())), usize::MAX).unwrap();
         assert_eq!(outbox.books().held, 1);
         outbox.close();
-        outbox.push(Bytes::from_owner(Owner(outbox.clone()))).unwrap_err();
+        outbox.push(Bytes::from_owner(Owner(outbox.clone())), usize::MAX).unwrap_err();
     });
 }
 
@@ -276,7 +276,7 @@ fn the_memory_of_a_message_may_look_at_the_queue_that_drops_it() {
 fn the_waker_of_a_driver_may_look_at_the_queue_that_wakes_or_drops_it() {
     run(|| async {
         let (outbox, gate) = outbox();
-        outbox.push(Bytes::from_static(b"held")).unwrap();
+        outbox.push(Bytes::from_static(b"held"), usize::MAX).unwrap();
         for _ in 0..2 {
             outbox.set_driver(&waker(Arc::new(Owner(outbox.clone()))));
         }
@@ -293,10 +293,10 @@ fn a_waker_that_waits_for_room_or_the_end_may_look_at_the_queue() {
     run(|| async {
         let (outbox, gate) = outbox();
         let cx_of = |owner: Arc<Owner>| waker(owner);
-        outbox.push(vec![7; 1 << 20].into()).unwrap();
+        outbox.push(vec![7; 1 << 20].into(), usize::MAX).unwrap();
         // It is being written.
         outbox.try_room(HIGH_WATER);
-        outbox.push(vec![7; 1 << 16].into()).unwrap();
+        outbox.push(vec![7; 1 << 16].into(), usize::MAX).unwrap();
         let (mut place, mut closed, mut lost) = (Place::default(), outbox.closed().boxed(), outbox.lose().boxed());
         for _ in 0..2 {
             let waker = cx_of(Arc::new(Owner(outbox.clone())));
