@@ -18,6 +18,8 @@ const CONFIRMED: i32 = 10;
 const AHEAD: i32 = 10;
 /// How much less of each will do for a usual mistake: it is that much likelier to begin with.
 const USUAL: i32 = 4;
+/// How much a frame that is not whole speaks against a format, while the peer goes on.
+const UNFINISHED: i32 = 3;
 /// How many headers are read, at most: after so many it is plain enough.
 const HEADERS: usize = 32;
 /// How many of the first bytes of a connection are kept.
@@ -261,9 +263,11 @@ impl Candidate {
             let (length, exact) = (self.length(header), at == seen.end());
             let speaks = self.speaks(header, &bytes, exact);
             if at > seen.end() {
-                // Nothing bears it out, and it is odd that it should be much longer than all that came.
+                // Nothing bears it out. It is odd that it should be much longer than all that came; and that it should not be whole
+                // while the peer goes on: what is received mostly ends where something was written whole.
                 walk.cut = true;
                 walk.bits += if walk.whole { 0 } else { speaks } - (length - bits(seen.end())).max(0);
+                walk.bits -= if seen.ended { 0 } else { UNFINISHED };
                 break;
             }
             let content = seen.message(start, at).map_or(0, protobuf);

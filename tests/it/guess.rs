@@ -251,6 +251,19 @@ fn text_of_any_length_is_not_taken_for_a_varint() {
     }
 }
 
+/// A client that sends a request and waits shows no more than one frame.
+#[test]
+fn a_narrower_buffstreams_header_is_named_by_one_short_message() {
+    let buffstreams = WireFormat::buffstreams();
+    for (theirs, width, ours) in [(100, 2, 4096), (255, 2, 16 << 20), (4096, 3, 65_536), (65_536, 4, 16 << 20)] {
+        for len in [5, 20, 99] {
+            let wire = encode(buffstreams, theirs, &[text(len)]);
+            let expected = LooksLike::BuffstreamsWidth { width };
+            assert_eq!(told(buffstreams, ours, Source::whole(&wire)), Some(Some(expected)), "{theirs}, {ours}, {len}");
+        }
+    }
+}
+
 /// The usual mistake, the way in which the place is lost only behind the first frame.
 #[test]
 fn a_wider_buffstreams_header_is_named_by_its_width() {
