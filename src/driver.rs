@@ -30,7 +30,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Whether there is something for the driver to do.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.lock().stalled
+        self.peek().stalled
     }
 
     /// Whether there is room, for the driver, which is called when there is.
@@ -134,7 +134,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// How many bytes transports have taken so far: while this grows, the peer is alive.
     pub(crate) fn progress(&self) -> u64 {
-        self.lock().progress
+        self.peek().progress
     }
 
     /// Takes back all that was not written when the transport is lost: those who wait for it are told. Returns the
@@ -166,6 +166,6 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// When a message may be too old, at the earliest; `None` where none ever is.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.lock().ledger.next_expiry()
+        self.peek().ledger.next_expiry()
     }
 }

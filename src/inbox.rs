@@ -109,8 +109,9 @@ impl<T> Receiver<T> {
 
     /// A part of the budget for the consumer itself, if `bytes` fit and nobody waits for them.
     pub(crate) fn reserve(&self, bytes: usize) -> Option<Share> {
-        let mut state = self.budget.lock();
-        if !state.waiting.is_first(None) || !state.fits(bytes, self.budget.total) {
+        // Nobody is to be woken.
+        let mut state = self.budget.state.lock();
+        if !state.waiting.is_empty() || !state.fits(bytes, self.budget.total) {
             return None;
         }
         state.used += bytes;
@@ -184,7 +185,7 @@ impl Share {
 
     /// Whether it is all that is held: the consumer has finished with everything else.
     pub(crate) fn is_all(&self) -> bool {
-        self.budget.lock().used == self.bytes
+        self.budget.state.lock().used == self.bytes
     }
 }
 

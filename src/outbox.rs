@@ -18,7 +18,7 @@
 
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -213,12 +213,15 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
     pub(crate) fn poll_room(&self, mark: usize, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        if place.waiting.is_none() && room(&self.peek(), mark).is_ok() {
+            return Poll::Ready(());
+        }
         self.poll_producer(place, cx, |state, _| room(state, mark))
     }
 
     /// Whether there is room now, if need be by writing. Nobody waits for it.
     pub(crate) fn try_room(&self, mark: usize) -> bool {
-        self.write_until(|state| room(state, mark)).is_ok()
+        room(&self.peek(), mark).is_ok() || self.write_until(|state| room(state, mark)).is_ok()
     }
 
     /// Waits, as a producer, until `look` finds what it looks for.
@@ -281,7 +284,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Whether nothing more is accepted.
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.peek().closed
     }
 
     /// Waits until nothing more is accepted.
@@ -307,7 +310,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     pub(crate) fn books(&self) -> Books {
-        self.lock().books()
+        self.peek().books()
     }
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
@@ -385,12 +388,17 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         poll_fn(move |cx| poll(&mut attendance.place, cx))
     }
 
+    /// To look, and to change nothing.
+    pub(crate) fn peek(&self) -> MutexGuard<'_, Backlog<W>> {
+        self.state.lock()
+    }
+
     pub(crate) fn lock(&self) -> State<'_, W> {
         self.state.hold(self.rules.panicked.as_ref())
     }
 }
 
-pub(crate) fn room<W: AsyncWrite + Unpin>(state: &mut Backlog<W>, mark: usize) -> Result<(), Wait> {
+pub(crate) fn room<W: AsyncWrite + Unpin>(state: &Backlog<W>, mark: usize) -> Result<(), Wait> {
     if state.closed || state.has_room(mark) { Ok(()) } else { Err(Wait::Room) }
 }
 

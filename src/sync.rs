@@ -181,7 +181,12 @@ impl<K: Ord + Copy> Waiters<K> {
 
     /// Takes the waker of whoever has waited longest, to be woken without the lock; they keep their place.
     #[must_use]
+    #[inline]
     pub(crate) fn take_first(&mut self) -> Option<Waker> {
+        // As mostly.
+        if self.waiting.is_empty() {
+            return None;
+        }
         self.waiting.values_mut().next()?.take()
     }
 

@@ -172,6 +172,16 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
         polled.map_err(Error::Write)
     }
+
+    /// Writes until there is room. What it fails with is told with the message that there is no room for.
+    // A call, which keeps the way of most messages short.
+    #[inline(never)]
+    fn poll_write_for_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let Err(Error::Write(error)) = ready!(self.poll_write_below(HIGH_WATER, cx)) {
+            self.untold = Some(error);
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn poll_write<W: AsyncWrite + Unpin>(io: &mut W, output: &Output, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -190,18 +200,17 @@ fn poll_write<W: AsyncWrite + Unpin>(io: &mut W, output: &Output, cx: &mut Conte
 impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {
     type Error = Error;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         // When it is closed, `start_send` gives the message back.
         if this.output.len() < HIGH_WATER || this.io().is_none() {
             return Poll::Ready(Ok(()));
         }
-        if let Err(Error::Write(error)) = ready!(this.poll_write_below(HIGH_WATER, cx)) {
-            this.untold = Some(error);
-        }
-        Poll::Ready(Ok(()))
+        this.poll_write_for_room(cx)
     }
 
+    #[inline]
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         let this = self.get_mut();
         match this.state {

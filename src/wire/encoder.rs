@@ -39,7 +39,8 @@ impl Encoder {
 
     /// Appends the message, behind its header, to `out`. Where it is over the limit, `out` stays as it was and the
     /// error is [`Error::MessageTooLarge`].
-    #[inline]
+    // A call would be a third of what a small message costs.
+    #[inline(always)]
     pub fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         if message.len() > self.codec.max() {
             return Err(too_large(self.codec, Bytes::copy_from_slice(message)));
@@ -72,7 +73,6 @@ fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
 }
 
 #[cold]
-#[inline(never)]
 fn too_large(codec: Codec, message: Bytes) -> Error {
     Error::MessageTooLarge { len: message.len(), max: codec.max(), message: message.into() }
 }
