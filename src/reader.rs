@@ -49,13 +49,13 @@ const READS_PER_POLL: usize = 16;
 /// ```
 pub struct Reader<R> {
     source: Source<R>,
-    decoder: Decoder,
     buffer: Buffer,
     /// How many bytes the frame at the start of the buffer has, or its header where that is not whole; 0 where nobody
     /// has looked.
     want: usize,
     /// It stopped reading to let other tasks run, not because nothing was there.
     yielded: bool,
+    /// What the peer may speak is told by how the connection started.
     start: Start,
     frames: Frames,
 }
@@ -100,7 +100,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let frames = Frames::new(decoder, Bytes::new());
         let source = Source::Open(io);
-        Self { source, decoder, buffer: Buffer::Empty, want: 0, yielded: false, start: Start::new(), frames }
+        Self { source, buffer: Buffer::Empty, want: 0, yielded: false, start: Start::new(), frames }
     }
 
     /// Whether a frame has begun and has not ended.
@@ -146,7 +146,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
-        let decoder = self.decoder;
+        let decoder = self.frames.decoder();
         let polled = self.buffer.poll_fill(io, decoder, &self.start, &mut self.want, &mut self.yielded, cx);
         if let Poll::Ready(Ok(false) | Err(_)) = polled {
             self.source = Source::Ended;
@@ -157,7 +157,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Takes all whole frames out of the buffer, without a copy if they are worth a buffer of their own.
     pub(crate) fn take(&mut self) -> Batch {
-        let decoder = self.decoder;
+        let decoder = self.frames.decoder();
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
             return Batch { frames: Frames::new(decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
         };
@@ -197,7 +197,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// bytes, headers included.
     pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
-        let decoder = self.decoder;
+        let decoder = self.frames.decoder();
         let scan = decoder.scan(&buf[..filled], visit);
         self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         self.want = scan.want();

@@ -176,6 +176,10 @@ impl Frames {
         Self { decoder, bytes }
     }
 
+    pub(crate) fn decoder(&self) -> Decoder {
+        self.decoder
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

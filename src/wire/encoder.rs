@@ -224,11 +224,9 @@ impl Output {
             Segment::Copied { bytes, .. } => &bytes[..],
             Segment::Chained(bytes) => &bytes[..],
         });
+        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
         let mut skip = self.cursor;
-        sealed.chain([&self.tail[..]]).filter_map(move |chunk| {
-            let chunk = &chunk[mem::take(&mut skip)..];
-            (!chunk.is_empty()).then_some(chunk)
-        })
+        sealed.chain(tail).map(move |chunk| &chunk[mem::take(&mut skip)..])
     }
 
     /// Counts `n` bytes as written; at most [`Output::len`].

@@ -62,7 +62,7 @@ pub(super) fn protocol(start: &[u8], all: bool) -> Option<LooksLike> {
     found.or_else(|| (all && is_socks(start)).then_some(LooksLike::Socks5))
 }
 
-/// Whether a connection starts in a text, as it were typed.
+/// The kind of text that a connection starts in, if it does.
 pub(super) fn text(start: &[u8]) -> Option<LooksLike> {
     if is_json(start) {
         Some(LooksLike::Json)
