@@ -385,12 +385,13 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
     #[inline]
     pub(crate) fn pass_on(&mut self) {
         // As mostly.
-        if self.waiters.is_empty() {
+        if self.waiters.is_empty() && !self.driver_wants_room {
             return;
         }
         let Transport::Idle(writer) = &self.transport else { return };
         let is_left = !writer.output().is_empty() || !self.pending.is_empty();
-        if is_left && !self.stalled && self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room) {
+        let is_waited_for = self.driver_wants_room || self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room);
+        if is_left && is_waited_for && !self.stalled {
             self.stall();
         }
     }
