@@ -291,3 +291,38 @@ fn log_lines_are_few_and_have_no_payload() {
         assert!(!format!("{error} {error:?}").contains("the payload"), "{error:?}");
     });
 }
+
+#[test]
+fn the_log_has_nothing_of_a_message_on_which_a_callback_fails() {
+    run(async {
+        Lines::install();
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (address, mut events) = (listener.local_addr(), listener.events());
+        let _serving = listener.serve_in_background(|_, message| {
+            let text = String::from_utf8(message.to_vec())?;
+            panic!("what is {text}?")
+        });
+        let mut connection = Connection::dial(address, config()).await.unwrap();
+        let local = connection.local_addr().unwrap().to_string();
+        connection.feed(b"\xffunreadable".as_slice().into()).await.unwrap();
+        connection.send("unspeakable".into()).await.unwrap();
+        let mut told = String::new();
+        loop {
+            let event = within(SOON, "an event", events.next()).await.unwrap();
+            told += &format!("{event:?}\n");
+            if let Event::Disconnected { .. } = event {
+                break;
+            }
+        }
+        // The program may know.
+        let bytes = format!("{:?}", b"\xffunreadable");
+        assert!(told.contains(&bytes) && told.contains("unspeakable"), "{told}");
+        for what in ["CallbackFailed", "CallbackPanicked", "Disconnected"] {
+            assert!(LINES.of(&local).iter().any(|line| line.contains(what)), "{what}");
+        }
+        for line in LINES.of("") {
+            assert!(!line.contains("unspeakable") && !line.contains("unreadable"), "{line}");
+            assert!(!line.contains(bytes.trim_matches(['[', ']'])), "{line}");
+        }
+    });
+}

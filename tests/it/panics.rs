@@ -198,6 +198,7 @@ fn a_logger_that_panics_ends_nothing_but_the_peer_whose_task_it_is() {
             panicked(&mut events, PanicSource::Logger, payload).await;
             assert_eq!(rest(&mut many[7]), b"");
             drop(many);
+            until(SOON, || other.closer.stats().connections == 1);
             other.is_well();
         }
     });
@@ -212,8 +213,9 @@ async fn served(payload: Payload) -> (Serving, Events<Event>, Other) {
         b"a panic" => payload.throw(),
         _ => Ok(()),
     });
-    let other = Other::new(closer.clone());
-    until(SOON, || closer.stats().connections == 1);
+    let mut other = Other::new(closer.clone());
+    put(&mut other.stream, b"a message");
+    until(SOON, || closer.stats().messages == 1);
     (serving, events, other)
 }
 
