@@ -13,7 +13,7 @@ const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 ///
 /// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
 /// takes a `Duration`, or `None` for no limit. Zero is an error ([`ConfigError::Time`](crate::ConfigError::Time)), except for
-/// `close_timeout`, where it means that a close waits for nothing, and `message_ttl`.
+/// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, and `message_ttl`.
 ///
 /// ```
 /// use std::time::Duration;
