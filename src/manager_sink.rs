@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::sink::Sink;
 
-use crate::backlog::Place;
+use crate::backlog::{Place, Stage};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::ledger::{Outcome, Verdict};
@@ -53,7 +53,7 @@ pub struct ManagerSink {
     by_address: HashMap<Address, usize>,
     /// The one that was written to last: mostly the next one, too.
     last: usize,
-    /// How many batches it has handed over.
+    /// How many batches it has written by itself.
     batches: u32,
     /// From so many producers on, those are forgotten that are of no use any more.
     prune_at: usize,
@@ -114,21 +114,23 @@ impl ManagerSink {
 
 impl Producer {
     /// Hands over what there is, and waits until it is accepted. If the address was closed, and not dialed again, it becomes
-    /// dead letters.
-    fn poll_hand_over(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<()> {
+    /// dead letters. `true` where there was room only because this has written.
+    fn poll_hand_over(&mut self, directory: &Directory, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut has_written = false;
         loop {
             // One after the other: a sink has one place in the line.
             while ready!(self.link.outbox.poll_accepted(&mut self.place, cx)) {
                 if self.local.messages == 0 {
-                    return Poll::Ready(());
+                    return Poll::Ready(has_written);
                 }
                 if !self.link.outbox.offer_batch(&mut self.local, &mut self.place) {
                     break;
                 }
+                has_written = matches!(self.place.stage, Stage::InLine(_));
             }
             if !self.follow(directory) {
                 self.withdraw(directory);
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
         }
     }
@@ -202,11 +204,12 @@ impl Sink<(Address, Bytes)> for ManagerSink {
             _ if this.closed => Poll::Ready(Ok(())),
             // No other can be full: it was the last when its last message came.
             Some(producer) if producer.local.output.len() >= this.batch => {
-                ready!(producer.poll_hand_over(&this.directory, cx));
-                this.batches = this.batches.wrapping_add(1);
-                if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                if ready!(producer.poll_hand_over(&this.directory, cx)) {
+                    this.batches = this.batches.wrapping_add(1);
+                    if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                 }
                 Poll::Ready(Ok(()))
             }

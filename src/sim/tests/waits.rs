@@ -1,20 +1,25 @@
 //! Who waits at a queue: that they are served in turn, that nobody else is woken, and that nothing of them stays.
 
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use futures::io::{AsyncReadExt, AsyncWriteExt};
+use futures::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures::task::{ArcWake, waker};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
-use crate::net;
+use crate::backlog::Place;
 use crate::net::world::Sim;
-use crate::{Address, Listener, Manager};
+use crate::net::{self, Acceptor};
+use crate::outbox::{Outbox, Rules};
+use crate::writer::HIGH_WATER;
+use crate::{Address, Error, Listener, Manager};
 
 const SINKS: usize = 8;
 /// How many messages of one kilobyte a sink hands over at once.
@@ -225,6 +230,126 @@ fn who_does_not_come_for_their_turn_keeps_no_other_waiting() {
         assert_eq!(manager.stats().total.held, 0);
         drop(reading);
     });
+}
+
+/// What its transport had not taken whole is as much as may be held while it is away, and less than when it is back.
+#[test]
+fn who_waits_while_it_is_away_is_let_in_when_it_is_back() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let config = config().reconnect(every(SECOND)).queue_bytes(4096);
+        let (manager, address, acceptor, far) = dialed(config.clone()).await;
+        let mut first = Waiting::new(manager.write(&address, vec![7; 8192].into()));
+        drop((far, acceptor));
+        net::sleep(SECOND / 2).await;
+        let mut second = Waiting::new(manager.write(&address, one_kb(2)));
+        assert_eq!(manager.stats().total.accepted, 1);
+        let (acceptor, _) = Acceptor::bind(&address).await.unwrap();
+        let (mut far, _) = acceptor.accept(&config).await.unwrap();
+        far.read_exact(&mut [0; 8196]).await.unwrap();
+        assert_eq!(net::within(Some(SECOND), read_one(&mut far)).await, Some(2));
+        net::yield_now().await;
+        assert!(first.poll_if_called().is_ready() && second.poll_if_called().is_ready());
+    });
+}
+
+#[test]
+fn who_waits_for_room_has_the_message_back_when_the_address_is_closed() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, _acceptor, _far) = dialed(config()).await;
+        fill(&manager, &address).await;
+        let mut write = Waiting::new(manager.write(&address, one_kb(2)));
+        let mut sink = manager.sink();
+        sink.feed((address.clone(), one_kb(3))).await.unwrap();
+        let mut flush = Waiting::new(async move { sink.flush().await });
+        let _closing = Waiting::new(manager.close(&address));
+        let Poll::Ready(Err(Error::NotOpen { message, .. })) = write.poll_if_called() else { panic!("it is told") };
+        assert_eq!(message.unwrap().into_inner(), one_kb(2));
+        assert!(matches!(flush.poll_if_called(), Poll::Ready(Err(Error::NotOpen { .. }))));
+    });
+}
+
+/// A transport that takes everything, and while it does, something happens that only another thread could do.
+#[derive(Clone, Default)]
+struct Meanwhile(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+
+impl AsyncWrite for Meanwhile {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let happens = self.0.lock().unwrap().take();
+        if let Some(happens) = happens {
+            happens();
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Somebody writes one message, and in the midst of it `happens` comes about. Returns how often the driver is called.
+fn while_somebody_writes(happens: impl FnOnce(&Outbox<Meanwhile>, &mut Context<'_>) + Send + 'static) -> usize {
+    let meanwhile = Meanwhile::default();
+    let outbox = Arc::new(Outbox::new(meanwhile.clone(), config().codec().unwrap(), Rules::default()));
+    let (driver, other) = (Arc::new(Calls::default()), outbox.clone());
+    outbox.set_driver(&waker(driver.clone()));
+    let waker_of_driver = waker(driver.clone());
+    *meanwhile.0.lock().unwrap() = Some(Box::new(move || {
+        happens(&other, &mut Context::from_waker(&waker_of_driver));
+    }));
+    let mut place = Place::default();
+    outbox.offer(one_kb(1), &mut place).unwrap();
+    assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
+    let calls = driver.0.load(Relaxed);
+    if calls > 0 {
+        assert!(outbox.poll_drive(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(outbox.books().held, 0);
+    }
+    calls
+}
+
+#[test]
+fn a_writer_leaves_to_the_driver_what_others_wait_for() {
+    let calls = while_somebody_writes(|outbox, cx| {
+        let mut place = Place::default();
+        outbox.offer(one_kb(2), &mut place).unwrap();
+        assert!(outbox.poll_over(&mut place, cx).is_pending());
+    });
+    assert_eq!(calls, 1);
+    // Nobody waits: nobody is called.
+    let calls = while_somebody_writes(|outbox, _| {
+        outbox.push(one_kb(2), usize::MAX).unwrap();
+    });
+    assert_eq!(calls, 0);
+}
+
+#[test]
+fn what_is_accepted_and_given_up_is_left_to_the_driver() {
+    let calls = while_somebody_writes(|outbox, cx| {
+        let mut place = Place::default();
+        outbox.offer(one_kb(2), &mut place).unwrap();
+        assert!(outbox.poll_over(&mut place, cx).is_pending());
+        assert!(outbox.abandon(&mut place).is_none());
+    });
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn a_driver_that_finds_somebody_writing_is_called_when_they_have_done() {
+    let calls = while_somebody_writes(|outbox, cx| {
+        outbox.push(one_kb(2), usize::MAX).unwrap();
+        assert!(outbox.poll_drive(cx).is_pending());
+    });
+    assert_eq!(calls, 1);
+    // And for room.
+    let calls = while_somebody_writes(|outbox, _| {
+        outbox.push(vec![7; HIGH_WATER].into(), usize::MAX).unwrap();
+        assert!(!outbox.drives_room(HIGH_WATER));
+    });
+    assert_eq!(calls, 1);
 }
 
 /// Gives a future up when it is polled for the last of so many times.
