@@ -270,7 +270,9 @@ fn who_waits_for_room_has_the_message_back_when_the_address_is_closed() {
 
 /// A transport that takes everything, and while it does, something happens that only another thread could do.
 #[derive(Clone, Default)]
-struct Meanwhile(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+struct Meanwhile(Arc<Mutex<Option<Act>>>);
+
+type Act = Box<dyn FnOnce() + Send>;
 
 impl AsyncWrite for Meanwhile {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
