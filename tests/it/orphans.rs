@@ -126,7 +126,6 @@ fn whoever_waits_for_a_close_may_be_dropped_by_it_with_the_listener() {
 }
 
 #[test]
-#[ignore = "the queue of replies wakes under its lock"]
 fn whoever_waits_for_a_peer_in_a_close_may_be_dropped_by_it_with_the_listener() {
     alone("orphans::whoever_waits_for_a_peer_in_a_close_may_be_dropped_by_it_with_the_listener", "", || {
         for by_the_replies in [false, true] {
@@ -159,7 +158,6 @@ fn whoever_waits_for_a_peer_in_a_close_may_be_dropped_by_it_with_the_listener() 
 }
 
 #[test]
-#[ignore = "the queue of replies wakes under its lock"]
 fn whoever_waits_for_replies_to_be_written_may_be_dropped_by_that_with_the_listener() {
     alone("orphans::whoever_waits_for_replies_to_be_written_may_be_dropped_by_that_with_the_listener", "", || {
         each_round(async |gone| {
