@@ -4,21 +4,41 @@
 //! woken is put aside until the lock is released.
 
 use std::mem;
+use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use crate::error::Error;
+use crate::foreign::PanicHook;
 use crate::ledger::{Fate, Ledger, Ticket, Verdict};
-use crate::line::{Batch, Line, Offer, Turn};
+use crate::line::{Accepted, Batch, Line, Offer, Turn};
 use crate::sync::{Key, Later, Waiters, Wakes};
 use crate::wire::{Codec, Output};
 use crate::writer::{HIGH_WATER, Writer};
 
+/// How a queue treats what it holds.
+pub(crate) struct Rules<W> {
+    /// Looks, before each batch, whether a transport would take it and lose it.
+    pub(crate) is_dead: fn(&W) -> bool,
+    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
+    pub(crate) room_while_down: Option<usize>,
+    /// How old a message may be when it is given to a transport.
+    pub(crate) ttl: Option<Duration>,
+    /// Is told where the waker of somebody who waits panics.
+    pub(crate) panicked: Option<PanicHook>,
+}
+
+impl<W> Default for Rules<W> {
+    fn default() -> Self {
+        Self { is_dead: |_| false, room_while_down: None, ttl: None, panicked: None }
+    }
+}
+
 /// What one queue holds, and who waits for it.
 pub(crate) struct Backlog<W> {
-    codec: Codec,
     /// What was accepted and is not with the transport yet.
     pub(crate) pending: Output,
     pub(crate) transport: Transport<W>,
@@ -35,8 +55,7 @@ pub(crate) struct Backlog<W> {
     pub(crate) closed: bool,
     /// There is to be no other transport.
     pub(crate) ended: bool,
-    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
-    room_while_down: Option<usize>,
+    rules: Arc<Rules<W>>,
     /// What is to be accepted when there is room.
     pub(crate) line: Line,
     waiters: Waiters<Wait>,
@@ -64,10 +83,12 @@ pub(crate) enum Wait {
 }
 
 /// Where a producer is with what it has handed over, and where it waits.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Place {
     pub(crate) stage: Stage,
     pub(crate) waiting: Option<Key<Wait>>,
+    /// What went through the line last, and is empty now.
+    pub(crate) spare: Option<Box<Batch>>,
 }
 
 /// How far the messages that were handed over last have come.
@@ -123,19 +144,18 @@ impl<W> Wakes for Backlog<W> {
 
 impl<W: AsyncWrite + Unpin> Backlog<W> {
     /// Nothing yet, for this transport.
-    pub(crate) fn new(io: W, codec: Codec, ledger: Ledger, room_while_down: Option<usize>) -> Self {
+    pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
         Self {
-            codec,
             pending: Output::new(codec),
             transport: Transport::Idle(Writer::with(io, Output::new(codec))),
-            ledger,
+            ledger: Ledger::new(rules.ttl),
             progress: 0,
             stalled: false,
             broken: None,
             lost: false,
             closed: false,
             ended: false,
-            room_while_down,
+            rules,
             line: Line::default(),
             waiters: Waiters::default(),
             driver: None,
@@ -163,22 +183,28 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
         }
         let offer = Offer::Message(self.pending.check(message)?);
         let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
-        Ok(if has_turn { Stage::Accepted(self.accept(offer)) } else { Stage::InLine(self.line.join(offer)) })
+        Ok(if has_turn { Stage::Accepted(self.accept(offer).ticket) } else { Stage::InLine(self.line.join(offer)) })
     }
 
-    /// Accepts a batch, when there is room; it is empty then. `None` if nothing more is accepted.
-    pub(crate) fn offer_batch(&mut self, batch: &mut Batch) -> Option<Stage> {
+    /// Accepts a batch, when there is room; it is empty then. `false` if nothing more is accepted.
+    pub(crate) fn offer_batch(&mut self, batch: &mut Batch, place: &mut Place) -> bool {
         if self.closed {
-            return None;
+            return false;
         }
-        let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
-        Some(match has_turn {
-            true => Stage::Accepted(self.accept_batch(batch, true)),
-            false => Stage::InLine(self.line.join_with(batch, self.codec)),
-        })
+        if self.line.is_empty() && self.has_room(HIGH_WATER) {
+            place.stage = Stage::Accepted(self.accept_batch(batch, true));
+            return true;
+        }
+        let spare = place.spare.take();
+        let mut offer = spare.unwrap_or_else(|| Box::new(Batch::new(batch.output.another(), batch.fate.clone())));
+        offer.fate = batch.fate.clone();
+        mem::swap(&mut offer.output, &mut batch.output);
+        offer.messages = mem::take(&mut batch.messages);
+        place.stage = Stage::InLine(self.line.join(Offer::Batch(offer)));
+        true
     }
 
-    fn accept(&mut self, offer: Offer) -> Ticket {
+    fn accept(&mut self, offer: Offer) -> Accepted {
         match offer {
             Offer::Message(message) => {
                 // It was checked; and it is not the last owner of what is dropped here.
@@ -186,12 +212,11 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
                 let ticket = self.ledger.accept(1, None);
                 self.ledger.claim(ticket);
                 self.call_for_transport();
-                ticket
+                Accepted { ticket, batch: None }
             }
             Offer::Batch(mut batch) => {
                 let ticket = self.accept_batch(&mut batch, true);
-                self.line.keep(batch);
-                ticket
+                Accepted { ticket, batch: Some(batch) }
             }
         }
     }
@@ -214,7 +239,7 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
 
     /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
     pub(crate) fn has_room(&self, mark: usize) -> bool {
-        match (&self.transport, self.room_while_down) {
+        match (&self.transport, self.rules.room_while_down) {
             (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
             _ => self.pending.len() < mark,
         }
@@ -226,8 +251,8 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             && self.has_room(HIGH_WATER)
             && let Some((turn, offer)) = self.line.next()
         {
-            let ticket = self.accept(offer);
-            self.line.let_in(turn, ticket);
+            let accepted = self.accept(offer);
+            self.line.let_in(turn, accepted);
             self.wake(Wait::Accepted(turn), Wait::Accepted(turn));
         }
         self.wake_for_room();
@@ -239,7 +264,11 @@ impl<W: AsyncWrite + Unpin> Backlog<W> {
             if self.line.is_waiting(turn) {
                 return if self.closed { None } else { Some(Err(Wait::Accepted(turn))) };
             }
-            place.stage = self.line.accepted(turn).map_or(Stage::Nothing, Stage::Accepted);
+            place.stage = Stage::Nothing;
+            if let Some(Accepted { ticket, batch }) = self.line.accepted(turn) {
+                place.stage = Stage::Accepted(ticket);
+                place.spare = batch;
+            }
         }
         Some(Ok(()))
     }

@@ -15,6 +15,7 @@ use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
 use crate::ledger::Verdict;
 use crate::member::{Member, Members, Owner};
 use crate::net::{self, Shutter};
+use crate::outbox::Rules;
 use crate::peer::Peer;
 use crate::sync::{Lock, Signal};
 use crate::wire::Codec;
@@ -43,6 +44,8 @@ pub(crate) struct Hub {
     pub(crate) reporter: Arc<Reporter<Event>>,
     /// Tells of panics of what may outlive the listener.
     pub(crate) panic_hook: PanicHook,
+    /// Those of the peers' queues.
+    pub(crate) rules: Arc<Rules<net::Stream>>,
     pub(crate) counters: Counters,
     /// Whether there is a sink of replies.
     pub(crate) replies: AtomicBool,
@@ -89,6 +92,7 @@ impl Hub {
             config,
             codec,
             local_addr,
+            rules: Arc::new(Rules { panicked: Some(reporter.panic_hook()), ..Rules::default() }),
             reporter,
             counters: Counters::default(),
             replies: AtomicBool::new(false),

@@ -4,13 +4,12 @@
 //! to come back for a turn, and a producer that does not (its future lives, and is not polled) keeps no other waiting.
 
 use std::collections::BTreeMap;
-use std::mem;
 
 use bytes::Bytes;
 
 use crate::error::Error;
 use crate::ledger::{Fate, Ticket};
-use crate::wire::{Codec, Output};
+use crate::wire::Output;
 
 /// A place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,8 +36,9 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(codec: Codec) -> Self {
-        Self { output: Output::new(codec), messages: 0, fate: Fate::default() }
+    /// An empty one. Its producer is told the fate of what is put into it.
+    pub(crate) fn new(output: Output, fate: Fate) -> Self {
+        Self { output, messages: 0, fate }
     }
 
     /// Accepts a message. Where it is over the limit it comes back in the error.
@@ -57,69 +57,62 @@ impl Batch {
     }
 }
 
-/// Who waits to be let in.
+/// Who waits to be let in. Most queues have nobody, and no memory for them.
 #[derive(Default)]
-pub(crate) struct Line {
+pub(crate) struct Line(Option<Box<Places>>);
+
+#[derive(Default)]
+struct Places {
     last: u64,
     waiting: BTreeMap<Turn, Offer>,
     /// Those that were let in, until their producers ask.
-    accepted: BTreeMap<Turn, Ticket>,
-    /// A buffer for the next who comes.
-    spare: Option<Box<Batch>>,
+    accepted: BTreeMap<Turn, Accepted>,
+}
+
+/// What became of one that was let in.
+pub(crate) struct Accepted {
+    pub(crate) ticket: Ticket,
+    /// Its buffer, empty.
+    pub(crate) batch: Option<Box<Batch>>,
 }
 
 impl Line {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.0.as_ref().is_none_or(|places| places.waiting.is_empty())
     }
 
     /// Waits behind the others.
     pub(crate) fn join(&mut self, offer: Offer) -> Turn {
-        self.last += 1;
-        let turn = Turn(self.last);
-        self.waiting.insert(turn, offer);
+        let places = self.0.get_or_insert_default();
+        places.last += 1;
+        let turn = Turn(places.last);
+        places.waiting.insert(turn, offer);
         turn
     }
 
-    /// As [`join`](Self::join), with what is in `batch`, which gets an empty buffer for the next messages.
-    pub(crate) fn join_with(&mut self, batch: &mut Batch, codec: Codec) -> Turn {
-        let mut offer = self.spare.take().unwrap_or_else(|| Box::new(Batch::new(codec)));
-        mem::swap(&mut *offer, batch);
-        batch.fate = offer.fate.clone();
-        self.join(Offer::Batch(offer))
-    }
-
     /// Takes out the first.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<(Turn, Offer)> {
-        self.waiting.pop_first()
+        self.0.as_mut()?.waiting.pop_first()
     }
 
     /// The one that was taken out was accepted.
-    pub(crate) fn let_in(&mut self, turn: Turn, ticket: Ticket) {
-        self.accepted.insert(turn, ticket);
-    }
-
-    /// What was in it has been taken over.
-    pub(crate) fn keep(&mut self, batch: Box<Batch>) {
-        self.spare = Some(batch);
-    }
-
-    /// Lets go of a buffer that may never be needed.
-    pub(crate) fn release(&mut self) {
-        self.spare = None;
+    pub(crate) fn let_in(&mut self, turn: Turn, accepted: Accepted) {
+        self.0.get_or_insert_default().accepted.insert(turn, accepted);
     }
 
     pub(crate) fn is_waiting(&self, turn: Turn) -> bool {
-        self.waiting.contains_key(&turn)
+        self.0.as_ref().is_some_and(|places| places.waiting.contains_key(&turn))
     }
 
-    /// As the producer, which asks once: the ticket of the one that does not wait any more.
-    pub(crate) fn accepted(&mut self, turn: Turn) -> Option<Ticket> {
-        self.accepted.remove(&turn)
+    /// As the producer, which asks once: what became of the one that does not wait any more.
+    pub(crate) fn accepted(&mut self, turn: Turn) -> Option<Accepted> {
+        self.0.as_mut()?.accepted.remove(&turn)
     }
 
     /// As the producer: takes it back, if it was not let in.
     pub(crate) fn leave(&mut self, turn: Turn) -> Option<Offer> {
-        self.waiting.remove(&turn)
+        self.0.as_mut()?.waiting.remove(&turn)
     }
 }

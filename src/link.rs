@@ -92,7 +92,7 @@ impl Link {
             ttl: common.config.message_ttl,
             panicked: Some(common.reporter.panic_hook()),
         };
-        let outbox = Outbox::new(stream.clone(), codec, rules);
+        let outbox = Outbox::new(stream.clone(), codec, Arc::new(rules));
         let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&address)), net::now());
         let socket = LinkSocket::new(stream.clone());
         let (reconnects, attempts) = (AtomicU64::new(0), AtomicU32::new(0));

@@ -28,7 +28,8 @@ use futures::future::join_all;
 ///
 /// Each address has one connection and one queue in front of it. Producers put messages in, with [`write`](Self::write)
 /// or through a [`sink`](Self::sink) of their own; each one's messages keep their order. Addresses do not wait for each
-/// other: a dead one holds up only those who write to it.
+/// other: a dead one holds up only those who write to it. Who waits for room in a queue is served in the order in which they
+/// came, so sinks that always have something get equal shares.
 ///
 /// A manager has no stream of replies: what a peer sends is read and thrown away. To have replies, use a
 /// [`Connection`](crate::Connection).
@@ -108,8 +109,8 @@ impl Manager {
 
     /// Sends one message, and waits until the kernel has taken it.
     ///
-    /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits before the
-    /// message is accepted. Many `write`s at once share system calls, but
+    /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits, in turn, before
+    /// the message is accepted. Many `write`s at once share system calls, but
     /// each waits for its own; for a stream of messages a [`sink`](Self::sink) is many times faster.
     ///
     /// The errors give the message back: [`Error::NotOpen`] for an address that was never dialed or is closed,

@@ -14,10 +14,11 @@ use futures::sink::Sink;
 use crate::backlog::{Place, Stage};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::ledger::{Outcome, Verdict};
+use crate::ledger::{Fate, Outcome, Verdict};
 use crate::line::{Batch, Offer};
 use crate::link::Link;
 use crate::peer::Address;
+use crate::wire::Output;
 use crate::writer::HIGH_WATER;
 
 /// From how many addresses on a sink forgets those that were closed. Never more often than they double.
@@ -30,7 +31,8 @@ const BATCHES_IN_A_ROW: u32 = 4;
 ///
 /// - `start_send` never waits. A message over the limit comes back in [`Error::MessageTooLarge`], one to an address that is
 ///   not open in [`Error::NotOpen`]; the sink works on.
-/// - `poll_ready` waits while the queue of the last address written to is full, and as much as a hand-over is collected here.
+/// - `poll_ready` waits, in turn, while the queue of the last address written to is full, and as much as a hand-over is collected
+///   here; and now and then for a moment, so that a sink that never has to wait lets other tasks run.
 ///   It is full when 60 KiB are pending, or, while the connection is down and is opened again by
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
@@ -98,7 +100,7 @@ impl ManagerSink {
 
     fn add(&mut self, address: &Address) -> Option<usize> {
         let link = self.directory.open(address)?;
-        let local = Batch::new(self.directory.common.config.codec().ok()?);
+        let local = Batch::new(Output::new(self.directory.common.config.codec().ok()?), Fate::default());
         if self.producers.len() >= self.prune_at {
             self.producers.retain_mut(|producer| !producer.is_over());
             let kept = self.producers.iter().enumerate();
@@ -120,6 +122,12 @@ impl Producer {
         loop {
             // One after the other: a sink has one place in the line.
             while ready!(self.link.outbox.poll_accepted(&mut self.place, cx)) {
+                if let Some(spare) = &mut self.place.spare
+                    && self.local.output.is_empty()
+                {
+                    // It has a buffer, which this has not.
+                    mem::swap(&mut self.local.output, &mut spare.output);
+                }
                 if self.local.messages == 0 {
                     return Poll::Ready(has_written);
                 }

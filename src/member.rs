@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::connection::Connection;
-use crate::foreign::{self, PanicHook};
+use crate::foreign;
 use crate::loan::{Lent, Loan};
 use crate::net::{self, Task};
 use crate::outbox::{Outbox, Rules};
@@ -59,8 +59,8 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(peer: Peer, stream: net::Stream, codec: Codec, panicked: PanicHook) -> Arc<Self> {
-        let outbox = Outbox::new(stream, codec, Rules { panicked: Some(panicked), ..Rules::default() });
+    pub(crate) fn new(peer: Peer, stream: net::Stream, codec: Codec, rules: Arc<Rules<net::Stream>>) -> Arc<Self> {
+        let outbox = Outbox::new(stream, codec, rules);
         Arc::new(Self {
             peer,
             outbox,

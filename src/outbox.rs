@@ -20,15 +20,15 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
+pub(crate) use crate::backlog::Rules;
 use crate::backlog::{Backlog, Books, Load, Place, Stage, Transport, Wait};
 use crate::error::Error;
-use crate::foreign::{self, PanicHook, PanicSource};
-use crate::ledger::{Ledger, Ticket, Verdict};
+use crate::foreign::{self, PanicSource};
+use crate::ledger::{Ticket, Verdict};
 use crate::line::{Batch, Offer};
 use crate::sync::{Held, Lock};
 use crate::wire::Codec;
@@ -36,25 +36,7 @@ use crate::wire::Codec;
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
     state: Lock<Backlog<W>>,
-    pub(crate) rules: Rules<W>,
-}
-
-/// How a queue treats what it holds.
-pub(crate) struct Rules<W> {
-    /// Looks, before each write, whether a transport would take it and lose it.
-    pub(crate) is_dead: fn(&W) -> bool,
-    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
-    pub(crate) room_while_down: Option<usize>,
-    /// How old a message may be when it is given to a transport.
-    pub(crate) ttl: Option<Duration>,
-    /// Is told where the waker of somebody who waits panics.
-    pub(crate) panicked: Option<PanicHook>,
-}
-
-impl<W> Default for Rules<W> {
-    fn default() -> Self {
-        Self { is_dead: |_| false, room_while_down: None, ttl: None, panicked: None }
-    }
+    pub(crate) rules: Arc<Rules<W>>,
 }
 
 /// What a queue held when it was closed.
@@ -84,9 +66,8 @@ pub(crate) enum Step {
 pub(crate) type State<'a, W> = Held<'a, Backlog<W>>;
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
-    pub(crate) fn new(io: W, codec: Codec, rules: Rules<W>) -> Self {
-        let backlog = Backlog::new(io, codec, Ledger::new(rules.ttl), rules.room_while_down);
-        Self { state: Lock::new(backlog), rules }
+    pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
+        Self { state: Lock::new(Backlog::new(io, codec, rules.clone())), rules }
     }
 
     // ---- producers
@@ -112,9 +93,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Hands over what one producer has put together; the batch is empty then. `false` if nothing more is accepted.
     pub(crate) fn offer_batch(&self, batch: &mut Batch, place: &mut Place) -> bool {
-        let stage = self.lock().offer_batch(batch);
-        place.stage = stage.unwrap_or_default();
-        stage.is_some()
+        self.lock().offer_batch(batch, place)
     }
 
     /// Waits until what was handed over is accepted; `false` if it is not, because the queue was closed.
@@ -333,7 +312,6 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         if begins {
             if state.pending.is_empty() {
                 state.pending.release();
-                state.line.release();
                 writer.output_mut().release();
                 state.transport = Transport::Idle(writer);
                 state.stalled = false;
@@ -448,7 +426,7 @@ mod tests {
 
     fn pushed<W: AsyncWrite + Unpin>(outbox: &Outbox<W>, message: &'static [u8]) -> Place {
         let ticket = outbox.push(Bytes::from_static(message), usize::MAX).unwrap();
-        Place { stage: Stage::Accepted(ticket), waiting: None }
+        Place { stage: Stage::Accepted(ticket), ..Place::default() }
     }
 
     /// Kept here because over sockets it takes another thread to look in that moment.
@@ -456,7 +434,7 @@ mod tests {
     fn the_books_count_what_somebody_is_writing() {
         let looking = Looking::default();
         let codec = Config::new().wire_format(crate::WireFormat::u32_be()).codec().unwrap();
-        let outbox = Arc::new(Outbox::new(looking.clone(), codec, Rules::default()));
+        let outbox = Arc::new(Outbox::new(looking.clone(), codec, Arc::default()));
         assert!(looking.0.set(outbox.clone()).is_ok());
         let mut place = pushed(&outbox, b"message");
         assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
@@ -476,7 +454,7 @@ mod tests {
     /// Kept here because over sockets it takes a transport that breaks while a producer writes the last message.
     #[test]
     fn a_producer_calls_the_driver_that_has_nothing_to_do_whatever_it_was_called_for_before() {
-        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Rules::default());
+        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Arc::default());
         let calls = Arc::new(Calls(AtomicUsize::new(0)));
         let driver = waker(calls.clone());
         let mut cx = Context::from_waker(&driver);

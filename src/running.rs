@@ -110,7 +110,7 @@ impl Running {
             }
             members.last_id += 1;
             let peer = Peer::new(members.last_id, addr);
-            let member = Member::new(peer, stream.clone(), self.codec, self.panic_hook.clone());
+            let member = Member::new(peer, stream.clone(), self.codec, self.rules.clone());
             let entry = Entry { member: member.clone(), stream: stream.clone(), owner: Owner::Task(None) };
             members.connected.insert(peer.id(), entry);
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);

@@ -48,18 +48,30 @@ impl<T: Wakes> Lock<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Later {
     woken: Option<Waker>,
-    also_woken: Vec<Waker>,
     dropped: Option<Waker>,
-    also_dropped: Vec<Waker>,
+    #[allow(clippy::box_collection)] // There are many locks, and hardly ever more wakers.
+    others: Option<Box<Vec<Then>>>,
+}
+
+#[derive(Debug)]
+enum Then {
+    Wake(Waker),
+    Drop(Waker),
 }
 
 impl Later {
-    pub(crate) fn wake(&mut self, waker: impl Into<Option<Waker>>) {
-        put(waker.into(), &mut self.woken, &mut self.also_woken);
+    pub(crate) fn wake(&mut self, waker: Option<Waker>) {
+        let Some(waker) = waker else { return };
+        if let Some(woken) = self.woken.replace(waker) {
+            self.others.get_or_insert_default().push(Then::Wake(woken));
+        }
     }
 
     pub(crate) fn drop(&mut self, waker: Option<Waker>) {
-        put(waker, &mut self.dropped, &mut self.also_dropped);
+        let Some(waker) = waker else { return };
+        if let Some(dropped) = self.dropped.replace(waker) {
+            self.others.get_or_insert_default().push(Then::Drop(dropped));
+        }
     }
 
     #[inline]
@@ -70,20 +82,17 @@ impl Later {
     /// Does it, without the lock. If something panics, `panicked` is told.
     #[cold]
     fn run(self, panicked: Option<&PanicHook>) {
-        let woken = self.woken.into_iter().chain(self.also_woken).map(foreign::wake);
-        let dropped = self.dropped.into_iter().chain(self.also_dropped).map(foreign::dispose);
-        for done in woken.chain(dropped) {
+        let others = self.others.map_or_else(Vec::new, |others| *others);
+        let last = self.woken.map(Then::Wake).into_iter().chain(self.dropped.map(Then::Drop));
+        for then in others.into_iter().chain(last) {
+            let done = match then {
+                Then::Wake(waker) => foreign::wake(waker),
+                Then::Drop(waker) => foreign::dispose(waker),
+            };
             if let (Err(panic), Some(panicked)) = (done, panicked) {
                 panicked(PanicSource::Waker, panic);
             }
         }
-    }
-}
-
-fn put(waker: Option<Waker>, first: &mut Option<Waker>, others: &mut Vec<Waker>) {
-    match first {
-        None => *first = waker,
-        Some(_) => others.extend(waker),
     }
 }
 

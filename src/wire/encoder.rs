@@ -119,6 +119,11 @@ impl Output {
         }
     }
 
+    /// An empty one, of the same format.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.codec)
+    }
+
     /// How much is yet to be written, in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {

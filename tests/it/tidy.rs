@@ -31,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("retries.rs", &["backoff", "error", "foreign"]),
     ("dead_letters.rs", &["error", "events", "foreign", "ledger", "net", "peer", "sync"]),
     ("line.rs", &["error", "ledger", "wire"]),
-    ("backlog.rs", &["error", "ledger", "line", "sync", "wire", "writer"]),
+    ("backlog.rs", &["error", "foreign", "ledger", "line", "sync", "wire", "writer"]),
     ("outbox.rs", &["backlog", "error", "foreign", "ledger", "line", "sync", "wire"]),
     ("driver.rs", &["backlog", "error", "ledger", "outbox", "writer"]),
     ("socket.rs", &["config", "events", "foreign", "net", "peer", "wire"]),
@@ -40,7 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("connection.rs", &["config", "error", "net", "peer", "read_half", "socket", "wire", "write_half"]),
     ("loan.rs", &["error", "net", "reader", "sync"]),
     ("member.rs", &["connection", "foreign", "loan", "net", "outbox", "peer", "wire", "writer"]),
-    ("hub.rs", &["config", "error", "events", "foreign", "ledger", "member", "net", "peer", "sync", "wire"]),
+    ("hub.rs", &["config", "error", "events", "foreign", "ledger", "member", "net", "outbox", "peer", "sync", "wire"]),
     ("running.rs", &["events", "foreign", "hub", "member", "net", "peer"]),
     (
         "serve.rs",
@@ -106,7 +106,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("directory.rs", &["error", "foreign", "link", "net", "peer", "sync", "wire"]),
-    ("manager_sink.rs", &["backlog", "directory", "error", "ledger", "line", "link", "peer", "writer"]),
+    ("manager_sink.rs", &["backlog", "directory", "error", "ledger", "line", "link", "peer", "wire", "writer"]),
     (
         "manager.rs",
         &[

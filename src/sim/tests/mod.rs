@@ -17,6 +17,7 @@ mod producers;
 mod repeat;
 mod session;
 mod times;
+mod turns;
 mod waits;
 mod wakers;
 mod wakeups;

@@ -1,31 +1,26 @@
 //! Who waits at a queue: that they are served in turn, that nobody else is woken, and that nothing of them stays.
 
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use futures::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::task::{ArcWake, waker};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
-use crate::backlog::Place;
 use crate::net::world::Sim;
 use crate::net::{self, Acceptor};
-use crate::outbox::{Outbox, Rules};
-use crate::writer::HIGH_WATER;
 use crate::{Address, Error, Listener, Manager};
 
 const SINKS: usize = 8;
 /// How many messages of one kilobyte a sink hands over at once.
 const BATCH: usize = 62;
 
-fn one_kb(first: u8) -> Bytes {
+pub(super) fn one_kb(first: u8) -> Bytes {
     let mut message = vec![0; 1000];
     message[0] = first;
     message.into()
@@ -80,9 +75,28 @@ fn sinks_that_always_have_something_get_equal_shares_and_a_write_beside_them_its
     }
 }
 
+/// The socket takes everything at once, so that no sink ever has to wait for another.
+#[test]
+fn a_sink_that_can_always_write_lets_the_others_run() {
+    const EACH: usize = 4 * 16 * BATCH;
+    Sim { capacity: 1 << 27, ..Sim::default() }.run(async {
+        let (manager, address, _acceptor, mut far) = dialed(config()).await;
+        let feed = |n: usize| {
+            let (mut sink, address) = (manager.sink(), address.clone());
+            net::spawn(async move { while sink.feed((address.clone(), one_kb(n as u8))).await.is_ok() {} })
+        };
+        let _feeding: Vec<_> = (0..SINKS).map(feed).collect();
+        let mut counts = [0; SINKS];
+        for _ in 0..SINKS * EACH {
+            counts[read_one(&mut far).await as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (EACH * 3 / 4..=EACH * 5 / 4).contains(count)), "{counts:?}");
+    });
+}
+
 /// A waker that counts.
 #[derive(Default)]
-struct Calls(AtomicUsize);
+pub(super) struct Calls(pub(super) AtomicUsize);
 
 impl ArcWake for Calls {
     fn wake_by_ref(calls: &Arc<Self>) {
@@ -91,7 +105,7 @@ impl ArcWake for Calls {
 }
 
 /// A future with a waker of its own, which is polled when that is called.
-struct Waiting<'a, T> {
+pub(super) struct Waiting<'a, T> {
     future: BoxFuture<'a, T>,
     calls: Arc<Calls>,
     polled: usize,
@@ -100,7 +114,7 @@ struct Waiting<'a, T> {
 impl<'a, T> Waiting<'a, T> {
     /// It has been polled once, and waits.
     #[track_caller]
-    fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
+    pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
         let mut waiting = Self { future: future.boxed(), calls: Arc::default(), polled: 0 };
         assert!(waiting.poll().is_pending());
         waiting
@@ -112,7 +126,7 @@ impl<'a, T> Waiting<'a, T> {
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
-    fn poll_if_called(&mut self) -> Poll<T> {
+    pub(super) fn poll_if_called(&mut self) -> Poll<T> {
         if self.calls.0.load(Relaxed) > self.polled { self.poll() } else { Poll::Pending }
     }
 
@@ -268,90 +282,21 @@ fn who_waits_for_room_has_the_message_back_when_the_address_is_closed() {
     });
 }
 
-/// A transport that takes everything, and while it does, something happens that only another thread could do.
-#[derive(Clone, Default)]
-struct Meanwhile(Arc<Mutex<Option<Act>>>);
-
-type Act = Box<dyn FnOnce() + Send>;
-
-impl AsyncWrite for Meanwhile {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let happens = self.0.lock().unwrap().take();
-        if let Some(happens) = happens {
-            happens();
+/// A sink is fed, and does not wait.
+#[test]
+fn what_is_accepted_while_it_is_away_opens_the_connection() {
+    Sim::default().run(async {
+        let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND))).await;
+        drop((far, acceptor));
+        net::sleep(SECOND).await;
+        let mut sink = manager.sink();
+        for _ in 0..BATCH + 1 {
+            sink.feed((address.clone(), one_kb(1))).await.unwrap();
         }
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Somebody writes one message, and in the midst of it `happens` comes about. Returns how often the driver is called.
-fn while_somebody_writes(happens: impl FnOnce(&Outbox<Meanwhile>, &mut Context<'_>) + Send + 'static) -> usize {
-    let meanwhile = Meanwhile::default();
-    let outbox = Arc::new(Outbox::new(meanwhile.clone(), config().codec().unwrap(), Rules::default()));
-    let (driver, other) = (Arc::new(Calls::default()), outbox.clone());
-    outbox.set_driver(&waker(driver.clone()));
-    let waker_of_driver = waker(driver.clone());
-    *meanwhile.0.lock().unwrap() = Some(Box::new(move || {
-        happens(&other, &mut Context::from_waker(&waker_of_driver));
-    }));
-    let mut place = Place::default();
-    outbox.offer(one_kb(1), &mut place).unwrap();
-    assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
-    let calls = driver.0.load(Relaxed);
-    if calls > 0 {
-        assert!(outbox.poll_drive(&mut Context::from_waker(Waker::noop())).is_ready());
-        assert_eq!(outbox.books().held, 0);
-    }
-    calls
-}
-
-#[test]
-fn a_writer_leaves_to_the_driver_what_others_wait_for() {
-    let calls = while_somebody_writes(|outbox, cx| {
-        let mut place = Place::default();
-        outbox.offer(one_kb(2), &mut place).unwrap();
-        assert!(outbox.poll_over(&mut place, cx).is_pending());
+        let (acceptor, _) = Acceptor::bind(&address).await.unwrap();
+        let (mut far, _) = net::within(Some(2 * SECOND), acceptor.accept(&config())).await.expect("a dial").unwrap();
+        assert_eq!(net::within(Some(SECOND), read_one(&mut far)).await, Some(1));
     });
-    assert_eq!(calls, 1);
-    // Nobody waits: nobody is called.
-    let calls = while_somebody_writes(|outbox, _| {
-        outbox.push(one_kb(2), usize::MAX).unwrap();
-    });
-    assert_eq!(calls, 0);
-}
-
-#[test]
-fn what_is_accepted_and_given_up_is_left_to_the_driver() {
-    let calls = while_somebody_writes(|outbox, cx| {
-        let mut place = Place::default();
-        outbox.offer(one_kb(2), &mut place).unwrap();
-        assert!(outbox.poll_over(&mut place, cx).is_pending());
-        assert!(outbox.abandon(&mut place).is_none());
-    });
-    assert_eq!(calls, 1);
-}
-
-#[test]
-fn a_driver_that_finds_somebody_writing_is_called_when_they_have_done() {
-    let calls = while_somebody_writes(|outbox, cx| {
-        outbox.push(one_kb(2), usize::MAX).unwrap();
-        assert!(outbox.poll_drive(cx).is_pending());
-    });
-    assert_eq!(calls, 1);
-    // And for room.
-    let calls = while_somebody_writes(|outbox, _| {
-        outbox.push(vec![7; HIGH_WATER].into(), usize::MAX).unwrap();
-        assert!(!outbox.drives_room(HIGH_WATER));
-    });
-    assert_eq!(calls, 1);
 }
 
 /// Gives a future up when it is polled for the last of so many times.

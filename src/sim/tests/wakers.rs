@@ -22,7 +22,7 @@ use crate::foreign::PanicHook;
 use crate::inbox::{ITEM, Sender, Share, inbox};
 use crate::net;
 use crate::net::world::Sim;
-use crate::outbox::{Outbox, Rules};
+use crate::outbox::Outbox;
 use crate::writer::HIGH_WATER;
 use crate::{Address, Listener, Manager, ManagerEvent, PanicSource};
 
@@ -258,7 +258,7 @@ impl ArcWake for Owner {
 
 fn outbox() -> (Arc<Outbox<Gate>>, Gate) {
     let gate = Gate::default();
-    (Arc::new(Outbox::new(gate.clone(), config().codec().unwrap(), Rules::default())), gate)
+    (Arc::new(Outbox::new(gate.clone(), config().codec().unwrap(), Arc::default())), gate)
 }
 
 #[test]
