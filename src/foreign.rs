@@ -58,13 +58,24 @@ impl Panic {
     fn new(payload: Box<dyn Any + Send>) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let message = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
-        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            // Whoever does this twice would do it for ever.
-            mem::forget(another);
-        }
+        get_rid_of(payload);
         Self { message }
     }
 }
+
+/// Drops a payload. Each drop may panic with another payload, and the next with one more; in the end it is forgotten.
+fn get_rid_of(mut payload: Box<dyn Any + Send>) {
+    for _ in 0..PAYLOADS_IN_A_ROW {
+        match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => return,
+            Err(another) => payload = another,
+        }
+    }
+    mem::forget(payload);
+}
+
+/// How many payloads are dropped of which each is that of the panic in the drop before.
+const PAYLOADS_IN_A_ROW: u32 = 4;
 
 /// Calls it.
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panic> {
@@ -205,5 +216,30 @@ mod tests {
         drop(running);
         drop(Told::new(Box::new(Bomb), Arc::new(move |_, _| counting())));
         assert_eq!(told.load(Ordering::Relaxed), 2);
+    }
+
+    /// Panics when it is dropped, so many times more.
+    struct Chain(u32, Arc<AtomicUsize>);
+
+    impl Drop for Chain {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            if let Some(more) = self.0.checked_sub(1) {
+                std::panic::panic_any(Chain(more, self.1.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_payload_of_a_payload_is_dropped_and_one_without_end_is_not() {
+        let dropped = |length| {
+            let dropped = Arc::new(AtomicUsize::new(0));
+            assert!(call(|| std::panic::panic_any(Chain(length, dropped.clone()))).is_err());
+            (dropped.load(Ordering::Relaxed), Arc::strong_count(&dropped))
+        };
+        // Each once, and nothing is left.
+        assert_eq!(dropped(2), (3, 1));
+        // The last is forgotten, with its share of the counter.
+        assert_eq!(dropped(u32::MAX), (PAYLOADS_IN_A_ROW as usize, 2));
     }
 }
