@@ -104,84 +104,54 @@
 
 #![forbid(unsafe_code)]
 
+// Each from those above it only.
+mod chain;
 mod foreign;
+
 mod sync;
 
-mod chain;
+mod backoff;
 mod error;
 mod peer;
+
 pub mod wire;
 
-mod backoff;
 mod config;
-mod events;
-mod reporter;
+mod observe;
 
 // The unit tests run on a network, an executor and a clock in memory.
 #[cfg_attr(test, path = "sim/mod.rs")]
 mod net;
 
 mod deadline;
-mod pool;
-mod reader;
-mod writer;
 
-mod backlog;
-mod driver;
-mod inbox;
-mod ledger;
-mod line;
-mod outbox;
-mod retries;
+mod framed;
 
-mod accept;
-mod callback;
-mod hub;
-mod listener;
-mod loan;
-mod member;
-mod outgoing;
-mod running;
-mod serve;
+mod queue;
+
+mod link;
 
 mod connection;
-mod read_half;
-mod socket;
-mod write_half;
 
-mod dead_letters;
-mod directory;
-mod link;
-mod link_socket;
+mod listener;
+
 mod manager;
-mod manager_sink;
 
 pub use bytes::Bytes;
 
 pub use backoff::Backoff;
-pub use config::Config;
-pub use wire::{FixedFormat, WireFormat};
-
-pub use callback::Serving;
-pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats};
-pub use outgoing::Outgoing;
-pub use peer::{Address, Peer};
-pub use reader::Reader;
-
-pub use connection::Connection;
-pub use dead_letters::{DeadLetter, DeadLetters};
-pub use ledger::Outcome;
-pub use link::LinkStats;
-pub use manager::{Ending, Manager, ManagerStats};
-pub use manager_sink::ManagerSink;
-pub use read_half::ReadHalf;
-pub use write_half::WriteHalf;
-pub use writer::Writer;
-
 pub use chain::chain;
+pub use config::Config;
+pub use connection::{Connection, ReadHalf, WriteHalf};
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
-pub use events::{Event, Events, ManagerEvent, Reason};
 pub use foreign::PanicSource;
+pub use framed::{Reader, Writer};
+pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats, Outgoing, Serving};
+pub use manager::{DeadLetter, DeadLetters, Ending, LinkStats, Manager, ManagerSink, ManagerStats};
+pub use observe::{Event, Events, ManagerEvent, Reason};
+pub use peer::{Address, Peer};
+pub use queue::Outcome;
+pub use wire::{FixedFormat, WireFormat};
 
 /// The programs of the README are tests.
 #[doc = include_str!("../README.md")]

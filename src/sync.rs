@@ -39,8 +39,8 @@ pub(crate) trait Wakes {
 
 impl<T: Wakes> Lock<T> {
     /// As [`lock`](Self::lock), and when the lock is released what was put aside is done. If that panics, `panicked` is told.
-    pub(crate) fn hold<'a>(&'a self, panicked: Option<&'a PanicHook>) -> Held<'a, T> {
-        Held { state: Some(self.lock()), panicked }
+    pub(crate) fn hold<'a>(&'a self, panicked: Option<&'a PanicHook>) -> Guard<'a, T> {
+        Guard { state: Some(self.lock()), panicked }
     }
 }
 
@@ -97,13 +97,13 @@ impl Later {
 }
 
 /// A lock that is held. Dropped, it first releases the lock, and then does what was put aside.
-pub(crate) struct Held<'a, T: Wakes> {
+pub(crate) struct Guard<'a, T: Wakes> {
     /// `None` while it is being dropped.
     state: Option<MutexGuard<'a, T>>,
     panicked: Option<&'a PanicHook>,
 }
 
-impl<T: Wakes> Drop for Held<'_, T> {
+impl<T: Wakes> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         let Some(mut state) = self.state.take() else { return };
@@ -116,7 +116,7 @@ impl<T: Wakes> Drop for Held<'_, T> {
     }
 }
 
-impl<T: Wakes> Deref for Held<'_, T> {
+impl<T: Wakes> Deref for Guard<'_, T> {
     type Target = T;
 
     #[inline]
@@ -125,7 +125,7 @@ impl<T: Wakes> Deref for Held<'_, T> {
     }
 }
 
-impl<T: Wakes> DerefMut for Held<'_, T> {
+impl<T: Wakes> DerefMut for Guard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.state.as_mut().expect("it is held until it is dropped")

@@ -1,150 +1,112 @@
 //! The rules of the house, held against the source text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each file may import of this crate. The order is that of the floors: a file imports only from above it here,
-/// so there is no circle.
+/// What each folder, and each file beside them, may import of this crate. The order is that of the layers: each imports only
+/// from above it here, so there is no circle.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("chain.rs", &[]),
-    ("foreign.rs", &[]),
-    ("sync.rs", &["foreign"]),
-    ("peer.rs", &[]),
-    ("inbox.rs", &["foreign", "sync"]),
-    ("pool.rs", &[]),
-    ("error.rs", &["foreign", "peer"]),
-    ("wire/names.rs", &["error"]),
-    ("wire/guess.rs", &["error"]),
-    ("wire/decoder.rs", &["error"]),
-    ("wire/encoder.rs", &["error", "foreign"]),
-    ("wire/mod.rs", &["error"]),
-    ("reporter.rs", &["foreign", "sync"]),
-    ("events.rs", &["error", "foreign", "peer", "reporter"]),
-    ("backoff.rs", &["foreign"]),
-    ("config.rs", &["backoff", "error", "wire"]),
-    ("net.rs", &["config", "error", "foreign", "peer", "sync"]),
-    ("deadline.rs", &["error", "net"]),
-    ("reader.rs", &["config", "error", "pool", "wire"]),
-    ("writer.rs", &["config", "error", "wire"]),
-    ("ledger.rs", &["error", "net"]),
-    ("retries.rs", &["backoff", "error", "foreign"]),
-    ("dead_letters.rs", &["error", "events", "foreign", "ledger", "net", "peer", "sync"]),
-    ("line.rs", &["error", "ledger", "wire"]),
-    ("backlog.rs", &["error", "foreign", "ledger", "line", "sync", "wire", "writer"]),
-    ("outbox.rs", &["backlog", "error", "foreign", "ledger", "line", "sync", "wire"]),
-    ("driver.rs", &["backlog", "error", "ledger", "outbox", "writer"]),
-    ("socket.rs", &["config", "events", "foreign", "net", "peer", "wire"]),
-    ("read_half.rs", &["deadline", "error", "events", "net", "reader", "socket", "wire"]),
-    ("write_half.rs", &["deadline", "error", "events", "net", "peer", "retries", "socket", "sync", "wire", "writer"]),
-    ("connection.rs", &["config", "error", "net", "peer", "read_half", "socket", "wire", "write_half"]),
-    ("loan.rs", &["error", "net", "reader", "sync"]),
-    ("member.rs", &["connection", "foreign", "loan", "net", "outbox", "peer", "wire", "writer"]),
-    ("hub.rs", &["config", "error", "events", "foreign", "ledger", "member", "net", "outbox", "peer", "sync", "wire"]),
-    ("running.rs", &["events", "foreign", "hub", "member", "net", "peer"]),
+    ("chain", &[]),
+    ("foreign", &[]),
+    ("sync", &["foreign"]),
+    ("peer", &[]),
+    ("error", &["foreign", "peer"]),
+    ("backoff", &["foreign"]),
+    ("wire", &["error", "foreign"]),
+    ("config", &["backoff", "error", "wire"]),
+    ("observe", &["error", "foreign", "peer", "sync"]),
+    ("net", &["config", "error", "foreign", "peer", "sync"]),
+    ("deadline", &["error", "net"]),
+    ("framed", &["config", "error", "wire"]),
+    ("queue", &["error", "foreign", "framed", "net", "sync", "wire"]),
+    ("link", &["backoff", "error", "foreign"]),
     (
-        "serve.rs",
+        "connection",
+        &["config", "deadline", "error", "foreign", "framed", "link", "net", "observe", "peer", "sync", "wire"],
+    ),
+    (
+        "listener",
         &[
+            "config",
             "connection",
             "deadline",
             "error",
-            "events",
             "foreign",
-            "hub",
-            "inbox",
-            "loan",
-            "member",
+            "framed",
             "net",
-            "pool",
-            "reader",
-            "running",
-            "socket",
-            "wire",
-            "writer",
-        ],
-    ),
-    ("accept.rs", &["events", "foreign", "hub", "inbox", "member", "net", "running", "serve"]),
-    ("outgoing.rs", &["backlog", "deadline", "error", "events", "hub", "member", "peer", "writer"]),
-    (
-        "listener.rs",
-        &[
-            "accept",
-            "config",
-            "connection",
-            "error",
-            "events",
-            "hub",
-            "inbox",
-            "loan",
-            "member",
-            "net",
-            "outgoing",
+            "observe",
             "peer",
-            "pool",
-            "reader",
-            "running",
-        ],
-    ),
-    ("callback.rs", &["error", "events", "foreign", "hub", "listener", "net", "peer", "running"]),
-    ("link_socket.rs", &["config", "error", "net", "peer", "sync"]),
-    (
-        "link.rs",
-        &[
-            "config",
-            "dead_letters",
-            "deadline",
-            "error",
-            "events",
-            "foreign",
-            "ledger",
-            "link_socket",
-            "net",
-            "outbox",
-            "peer",
-            "retries",
-            "wire",
-        ],
-    ),
-    ("directory.rs", &["error", "foreign", "link", "net", "peer", "sync", "wire"]),
-    ("manager_sink.rs", &["backlog", "directory", "error", "ledger", "line", "link", "peer", "wire", "writer"]),
-    (
-        "manager.rs",
-        &[
-            "backlog",
-            "config",
-            "dead_letters",
-            "directory",
-            "error",
-            "events",
-            "foreign",
-            "link",
-            "listener",
-            "manager_sink",
-            "net",
-            "peer",
+            "queue",
             "sync",
+            "wire",
         ],
     ),
-    ("lib.rs", &[]),
+    (
+        "manager",
+        &[
+            "config", "deadline", "error", "foreign", "framed", "link", "listener", "net", "observe", "peer", "queue",
+            "sync", "wire",
+        ],
+    ),
+    ("lib", &[]),
 ];
 
 #[test]
-fn each_file_imports_only_what_the_table_allows() {
-    let mut listed = BTreeSet::new();
-    for (at, (file, allowed)) in MAY_IMPORT.iter().enumerate() {
-        for import in *allowed {
-            let above = MAY_IMPORT[..at].iter().any(|(other, _)| module(other) == *import);
-            assert!(above, "{file} may import {import}, which does not stand above it: that would be a circle");
-        }
-        let imports = imports(&code(&source(file)));
-        let extra: Vec<_> = imports.iter().filter(|import| !allowed.contains(&import.as_str())).collect();
-        assert!(extra.is_empty(), "{file} imports {extra:?}: change the design, then this table");
-        let unused: Vec<_> = allowed.iter().filter(|allowed| !imports.contains(**allowed)).collect();
-        assert!(unused.is_empty(), "{file} no longer imports {unused:?}: change this table");
-        listed.insert((*file).to_owned());
+fn each_folder_imports_only_what_the_table_allows() {
+    let mut imported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in sources() {
+        let (folder, imports) = (folder(&file).to_owned(), imports(&code(&source(&file))));
+        assert!(!imports.contains(&folder), "{file} imports its own folder by the long way: `super` is shorter");
+        imported.entry(folder).or_default().extend(imports);
     }
-    let found: BTreeSet<_> = sources().into_iter().collect();
-    assert_eq!(found, listed, "the table lists every source file");
+    for (at, (folder, allowed)) in MAY_IMPORT.iter().enumerate() {
+        for import in *allowed {
+            let above = MAY_IMPORT[..at].iter().any(|(other, _)| other == import);
+            assert!(above, "{folder} may import {import}, which does not stand above it: that would be a circle");
+        }
+        let allowed: BTreeSet<_> = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let imports = imported.remove(*folder).unwrap_or_default();
+        let extra: Vec<_> = imports.difference(&allowed).collect();
+        assert!(extra.is_empty(), "{folder} imports {extra:?}: change the design, then this table");
+        let unused: Vec<_> = allowed.difference(&imports).collect();
+        assert!(unused.is_empty(), "{folder} no longer imports {unused:?}: change this table");
+    }
+    assert!(imported.is_empty(), "the table does not have {:?}", imported.keys());
+}
+
+/// The files of a folder may import each other, in one direction. What they take of the folder as a whole does not count: it
+/// is what the others see of it.
+#[test]
+fn the_files_of_a_folder_form_no_circle() {
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in sources() {
+        let Some((folder, name)) = file.split_once('/') else { continue };
+        let code = code(&source(&file));
+        let siblings = code.split("super::").skip(1).map(first_word).filter(|word| !word.is_empty());
+        let siblings = siblings.map(|sibling| format!("{folder}/{sibling}.rs")).collect();
+        imports.insert(format!("{folder}/{name}"), siblings);
+    }
+    // Whoever imports nothing that is left falls out, until nothing is left.
+    while !imports.is_empty() {
+        let files: BTreeSet<_> = imports.keys().cloned().collect();
+        imports.retain(|_, siblings| siblings.iter().any(|sibling| files.contains(sibling)));
+        assert!(imports.len() < files.len(), "there is a circle in {:?}", imports.keys());
+    }
+}
+
+/// What a folder is for others is in its `mod.rs`: they name no file in it.
+#[test]
+fn nobody_names_a_file_in_the_folder_of_another() {
+    for file in sources() {
+        for path in code(&source(&file)).split("crate::").skip(1) {
+            let folder = first_word(path);
+            let Some(rest) = path.strip_prefix(&format!("{folder}::")) else { continue };
+            let inner = first_word(rest);
+            let is_file = !inner.is_empty() && root().join(format!("src/{folder}/{inner}.rs")).exists();
+            assert!(!is_file || !rest.starts_with(&format!("{inner}::")), "{file} names {folder}::{inner}");
+        }
+    }
 }
 
 #[test]
@@ -154,7 +116,7 @@ fn one_file_names_the_runtime_and_one_the_channel() {
         for runtime in ["async_std", "async_io"] {
             assert_eq!(code.contains(runtime), file == "net.rs", "{file}: only net.rs names {runtime}");
         }
-        assert_eq!(code.contains("flume"), file == "inbox.rs", "{file}: only inbox.rs names flume");
+        assert_eq!(code.contains("flume"), file == "queue/inbox.rs", "{file}: only the inbox names flume");
     }
 }
 
@@ -206,17 +168,19 @@ fn nothing_waits_by_sleeping() {
     }
 }
 
-/// The module that a file is, as an import names it.
-fn module(file: &str) -> &str {
-    if file.starts_with("wire/") { "wire" } else { file.trim_end_matches(".rs") }
+/// The folder that a file is in, or its own name if it is in none.
+fn folder(file: &str) -> &str {
+    file.split_once('/').map_or(file.trim_end_matches(".rs"), |(folder, _)| folder)
 }
 
 /// The modules of this crate that the code names. `crate::Name` is a public name in a doc link, not an import.
 fn imports(code: &str) -> BTreeSet<String> {
-    let named = code.split("crate::").skip(1);
-    let modules =
-        named.map(|rest| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>());
-    modules.filter(|module| !module.is_empty()).collect()
+    code.split("crate::").skip(1).map(first_word).filter(|module| !module.is_empty()).collect()
+}
+
+/// The name of a module that this begins with; nothing where it begins with that of a type.
+fn first_word(path: &str) -> String {
+    path.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
 }
 
 /// The source without the tests at its end.

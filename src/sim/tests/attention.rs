@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{Sink, SinkExt, StreamExt};
 
-use crate::events::{Event, Reason};
 use crate::net::world::{Sim, block, elapsed};
 use crate::net::{self, Acceptor};
+use crate::observe::{Event, Reason};
 use crate::{Address, Config, Connection, Error, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.

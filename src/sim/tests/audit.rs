@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::session::{CLOSE_TIMEOUT, Client, FLUSH_EVERY, FRAME_TIMEOUT, IDLE_TIMEOUT, Outcome, Server, WRITE_TIMEOUT};
-use crate::events::Reason;
 use crate::net::cable::{Cable, Fault, Side};
 use crate::net::network::{Cut, cables};
+use crate::observe::Reason;
 use crate::wire::{Decoder, Encoder};
 use crate::{Error, LinkStats, Manager, WireFormat};
 
@@ -27,14 +27,14 @@ pub(super) struct Script {
 
 /// How far the books were followed on each connection: bytes, and the whole frames in them.
 #[derive(Default)]
-pub(super) struct Books(Vec<(usize, u64)>);
+pub(super) struct Totals(Vec<(usize, u64)>);
 
 /// How many messages came back.
 pub(super) fn dead_lettered(stats: &LinkStats) -> u64 {
     stats.dead_lettered
 }
 
-impl Books {
+impl Totals {
     /// The books balance, and name as written exactly what the connections have taken whole.
     pub(super) fn check(&mut self, manager: &Manager, script: &Script) {
         let stats = manager.stats().total;

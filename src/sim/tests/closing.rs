@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::io::AsyncWriteExt;
 
-use crate::events::{Event, Events, Reason};
 use crate::net;
 use crate::net::world::{Sim, elapsed};
+use crate::observe::{Event, Events, Reason};
 use crate::{Address, Config, Error, Listener, Serving, WireFormat};
 
 /// Odd times, that nothing else comes to by chance.

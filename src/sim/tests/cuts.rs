@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::audit::{Books, CAPACITY, Script};
+use super::audit::{CAPACITY, Script, Totals};
 use super::session::{self, Client, Server};
 use crate::net::cable::{Fault, Side};
 use crate::net::network::Cut;
@@ -50,7 +50,7 @@ fn named(name: impl std::fmt::Display, case: impl FnOnce()) {
 
 fn one_cut(script: &Script, ends: (Client, Server), cut: Cut, seed: Option<u64>) {
     let manager = Manager::new(session::config(script.format));
-    let mut books = Books::default();
+    let mut books = Totals::default();
     let sim = Sim { capacity: CAPACITY, seed, traced: false };
     let session = async {
         let outcome = session::run(&manager, ends, script.format, &script.messages, cut).await;

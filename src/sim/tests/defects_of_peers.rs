@@ -5,10 +5,10 @@ use bytes::Bytes;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{SinkExt, StreamExt};
 
-use crate::events::{Event, Events, Reason};
 use crate::foreign::PanicSource;
 use crate::net;
 use crate::net::world::{Sim, plant};
+use crate::observe::{Event, Events, Reason};
 use crate::{Address, Config, Connection, Listener, Peer, WireFormat};
 
 const ANYWHERE: &str = "127.0.0.1:0";

@@ -10,10 +10,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{SECOND, config, dialed};
-use crate::events::Events;
 use crate::foreign::PanicSource;
 use crate::net;
 use crate::net::world::Sim;
+use crate::observe::Events;
 use crate::{Address, Config, DeadLetters, Manager, ManagerEvent};
 
 const MESSAGES: usize = 30;

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures::io::AsyncWriteExt;
 use futures::{FutureExt, StreamExt};
 
-use crate::events::{Event, Events, Reason};
-use crate::loan::{Loan, Loaned};
+use crate::framed::{Batch, Reader};
+use crate::listener::{Loan, Loaned};
 use crate::net::world::{Sim, elapsed, plant};
 use crate::net::{self, Acceptor};
-use crate::reader::{Batch, Reader};
+use crate::observe::{Event, Events, Reason};
 use crate::wire::{Decoder, Encoder};
 use crate::{Address, Config, Error, Listener, WireFormat};
 

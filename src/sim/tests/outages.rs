@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::io::AsyncReadExt;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::events::Events;
 use crate::net::world::{Sim, elapsed};
 use crate::net::{self, Acceptor};
+use crate::observe::Events;
 use crate::{Address, Backoff, Config, Connection, Error, Manager, ManagerEvent, Outcome, WireFormat};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);

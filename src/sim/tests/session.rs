@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 
-use crate::events::{Event, ManagerEvent, Reason};
 use crate::net;
 use crate::net::network::{Cut, plan};
 use crate::net::world::elapsed;
+use crate::observe::{Event, ManagerEvent, Reason};
 use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, ReadHalf, WireFormat};
 
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

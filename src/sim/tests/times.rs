@@ -9,11 +9,11 @@ use futures::{SinkExt, StreamExt};
 
 use super::audit::dead_lettered;
 use super::outages::{SECOND, every};
-use crate::events::{Event, Events, ManagerEvent, Reason};
 use crate::net::cable::{Fault, Side};
 use crate::net::network::{Cut, black_hole, plan};
 use crate::net::world::{Sim, elapsed};
 use crate::net::{self, Acceptor};
+use crate::observe::{Event, Events, ManagerEvent, Reason};
 use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.

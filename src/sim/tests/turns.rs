@@ -11,9 +11,8 @@ use futures::task::waker;
 
 use super::outages::config;
 use super::waits::{Calls, Waiting, one_kb};
-use crate::backlog::{Place, Stage};
-use crate::outbox::Outbox;
-use crate::writer::HIGH_WATER;
+use crate::framed::HIGH_WATER;
+use crate::queue::{Outbox, Place, Stage};
 
 /// A transport that takes everything, and while it does, something happens that only another thread could do.
 #[derive(Clone, Default)]

@@ -17,13 +17,11 @@ use futures::task::{ArcWake, waker};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed};
-use crate::backlog::Place;
 use crate::foreign::PanicHook;
-use crate::inbox::{ITEM, Sender, Share, inbox};
+use crate::framed::HIGH_WATER;
 use crate::net;
 use crate::net::world::Sim;
-use crate::outbox::Outbox;
-use crate::writer::HIGH_WATER;
+use crate::queue::{ITEM, Outbox, Place, Sender, Share, inbox};
 use crate::{Address, Listener, Manager, ManagerEvent, PanicSource};
 
 /// A small socket, in a thread of its own: where a lock is taken twice, that hangs for ever.

@@ -7,9 +7,9 @@ use futures::io::AsyncWriteExt;
 use futures::{SinkExt, StreamExt};
 
 use super::outages::{SECOND, config, dialed, every};
-use crate::events::Events;
 use crate::net;
 use crate::net::world::Sim;
+use crate::observe::Events;
 use crate::{ManagerEvent, Outcome};
 
 /// Waits for an event that is asked for, as long as it may take at the most.

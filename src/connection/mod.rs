@@ -1,0 +1,181 @@
+//! A connection: a `Sink` of messages and a `Stream` of the replies. No task and no lock stands between it and its
+//! socket; it moves when it is polled.
+
+mod read_half;
+mod socket;
+mod write_half;
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::sink::Sink;
+use futures::stream::Stream;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::net;
+use crate::peer::{Address, Peer};
+use crate::wire::Codec;
+pub use read_half::ReadHalf;
+pub(crate) use socket::OnEnd;
+use socket::{Origin, Shared};
+pub use write_half::WriteHalf;
+
+/// One connection: a `Sink<Bytes>` of messages and a `Stream<Item = Result<Bytes, Error>>` of the replies.
+///
+/// # Sending
+///
+/// - `poll_ready` waits while 60 KiB are pending.
+/// - `start_send` never waits and never loses a message; one over the limit comes back in
+///   [`Error::MessageTooLarge`], and the sink works on.
+/// - `poll_flush` is ready when the kernel has taken everything. That the peer's host, or its program, has it is more
+///   than TCP can tell.
+/// - `poll_close` flushes, then ends this direction (`shutdown(Write)`); replies can still be read. It takes
+///   `close_timeout` at the most.
+///
+/// `feed` many and `flush` once: small messages then share a system call. A peer that takes nothing for `write_timeout`
+/// is given up with [`Error::Timeout`].
+///
+/// # When it breaks
+///
+/// An error closes the socket. What was accepted and not handed whole to the kernel is held, and so is what is accepted from
+/// then on, 60 KiB of it. The next flush, be it that of a `send` or a `close`, opens the connection again and sends all that
+/// is held, in order; a frame that was cut is sent again from its start, because the receiver discards a part of a frame.
+/// If that fails, the error says why, what is held stays held, and the next flush tries again;
+/// [`take_unsent`](Self::take_unsent) takes the messages back. From 60 KiB on, `poll_ready` does as a flush does.
+///
+/// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
+/// [`Error::Dial`], [`Error::DialTimeout`]. `poll_ready` leaves it to `start_send`, which returns it as the source of
+/// [`Error::NotSent`], and the message that there was no room for with it. So whatever was given to `feed` or `send` is
+/// written, held, or in the error ([`Error::into_unsent`]).
+///
+/// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
+/// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an
+/// [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end may arrive
+/// too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it. On other
+/// systems than Linux and Android, any reply that was not read hides it.
+///
+/// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
+/// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
+///
+/// A connection that was accepted cannot be opened again: its errors are final. What it holds is for `take_unsent`, and
+/// a message that comes later is given back, in [`Error::Closed`], as it is after a close. It does not look whether its
+/// peer has closed, because one that has ended its sending direction may wait for replies.
+///
+/// # Receiving
+///
+/// The stream ends when the peer closes between two messages. An end inside a message is [`Error::Truncated`], a header
+/// that makes no sense is [`Error::Frame`], a message that takes longer than `frame_timeout` is [`Error::Timeout`]; the
+/// stream ends after each of them. When the connection was opened again, polling it again yields the new replies.
+///
+/// # Time limits
+///
+/// `write_timeout`, `frame_timeout`, `idle_timeout` and `close_timeout` count the time in which somebody waits. While nobody
+/// polls, because a future was dropped or the program is busy, none of them runs; only a pause of less than a quarter of the
+/// limit looks like a wait, and counts. Each call of [`close`](Self::close) has a time of its own.
+///
+/// # Cancel safety and dropping
+///
+/// Dropping a future of `next`, `feed`, `send`, `flush` or `close` loses nothing that was accepted. Dropping the
+/// connection closes its socket at once, without waiting for what is pending; close it first. After a close, what the
+/// peer still sends is read and discarded in the background for `close_timeout` at the most, since a socket that is
+/// dropped with unread input would cut off our own last messages.
+pub struct Connection {
+    read: ReadHalf,
+    write: WriteHalf,
+}
+
+impl Connection {
+    /// Connects to `address`: `host:port`, a `SocketAddr`, or Go's `:port` for this machine.
+    ///
+    /// A name is resolved, and each of its addresses tried, within `dial_timeout`. The errors are [`Error::Config`],
+    /// [`Error::Dial`] and [`Error::DialTimeout`]. Dropping the future gives the attempt up.
+    pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
+        let (address, codec) = (address.into(), config.codec()?);
+        let stream = net::dial(&address, &config).await?;
+        Ok(Self::new(stream, config, codec, Origin::Dialed { address }))
+    }
+
+    /// The connection of a socket that a listener accepted.
+    pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
+        Self::new(stream, config, codec, Origin::Accepted { peer, on_end: Some(on_end) })
+    }
+
+    fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Self {
+        let shared = Shared::new(stream, config, codec, origin);
+        Self { read: ReadHalf::new(shared.clone()), write: WriteHalf::new(shared) }
+    }
+
+    /// Who has connected, as the listener's events name them; `None` for a connection that was dialed.
+    pub fn peer(&self) -> Option<Peer> {
+        self.write.peer()
+    }
+
+    /// The remote end of the socket. The error is the system's, when the connection is gone.
+    pub fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        self.write.stream().peer_addr()
+    }
+
+    /// This end of the socket. The error is the system's, when the connection is gone.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.write.stream().local_addr()
+    }
+
+    /// Takes it apart, for a task that receives and one that sends. They share no lock on the way of the messages. The
+    /// socket closes with the last of them.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+
+    /// Flushes, then ends the sending direction, as `poll_close` does. It takes `close_timeout` at the most, and each call
+    /// has all that time, whatever became of one before it.
+    pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.write.close()
+    }
+
+    /// See [`WriteHalf::take_unsent`].
+    pub fn take_unsent(&mut self) -> Vec<Bytes> {
+        self.write.take_unsent()
+    }
+}
+
+impl Sink<Bytes> for Connection {
+    type Error = Error;
+
+    #[inline]
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut self.write).poll_ready(cx)
+    }
+
+    #[inline]
+    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
+        Pin::new(&mut self.write).start_send(message)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut self.write).poll_close(cx)
+    }
+}
+
+impl Stream for Connection {
+    type Item = Result<Bytes, Error>;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.read).poll_next(cx)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("read", &self.read).field("write", &self.write).finish()
+    }
+}

@@ -1,0 +1,124 @@
+//! The receiving half of a connection.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::Stream;
+
+use super::socket::Shared;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::framed::Reader;
+use crate::net;
+use crate::observe::Reason;
+use crate::wire::Decoder;
+
+/// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
+pub struct ReadHalf {
+    reader: Reader<net::Stream>,
+    /// Which of the connection's sockets the reader reads.
+    generation: u64,
+    ended: bool,
+    slow: Deadline,
+    /// The last to be dropped: it tells that the socket is closed.
+    shared: Arc<Shared>,
+}
+
+impl ReadHalf {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (stream, generation) = (shared.socket().stream.clone(), 0);
+        let reader = Reader::with(stream, Decoder::with(shared.codec));
+        Self { reader, generation, ended: false, slow: Deadline::default(), shared }
+    }
+
+    /// Waits for more frames; `false` at the end. It comes once for each batch.
+    #[inline(never)]
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        loop {
+            if self.ended && !self.follow() {
+                return Poll::Ready(Ok(false));
+            }
+            let error = match self.reader.poll_frames(cx) {
+                Poll::Ready(Ok(true)) => {
+                    self.slow.clear();
+                    return Poll::Ready(Ok(true));
+                }
+                Poll::Ready(Ok(false)) => {
+                    self.end(Reason::Closed);
+                    continue;
+                }
+                Poll::Ready(Err(error)) => error,
+                Poll::Pending if self.reader.waits_for_peer() => ready!(self.slow.poll(self.patience(), 0, cx)),
+                Poll::Pending => return Poll::Pending,
+            };
+            self.end(Reason::from(&error));
+            return Poll::Ready(Err(error));
+        }
+    }
+
+    /// What limits how long the peer may take for what comes next.
+    fn patience(&self) -> (&'static str, Option<Duration>) {
+        let config = &self.shared.config;
+        if self.reader.is_mid_frame() {
+            ("frame_timeout", config.frame_timeout)
+        } else if !self.shared.is_dialed() {
+            ("idle_timeout", config.idle_timeout)
+        } else {
+            // Whoever dialed may wait for a reply as long as they like.
+            ("", None)
+        }
+    }
+
+    fn end(&mut self, reason: Reason) {
+        self.ended = true;
+        self.slow.clear();
+        let mut socket = self.shared.socket();
+        if socket.generation == self.generation {
+            // A stream that has lost its place is of no use in either direction; one that ended can still be written.
+            if !matches!(reason, Reason::Closed) {
+                socket.stream.shut_down();
+            }
+            socket.end.get_or_insert(reason);
+        }
+    }
+
+    /// Goes on with the socket that the sending half has opened since, if it has.
+    fn follow(&mut self) -> bool {
+        let socket = self.shared.socket();
+        if socket.generation == self.generation {
+            return false;
+        }
+        self.generation = socket.generation;
+        self.reader = Reader::with(socket.stream.clone(), Decoder::with(self.shared.codec));
+        self.ended = false;
+        true
+    }
+}
+
+impl Stream for ReadHalf {
+    type Item = Result<Bytes, Error>;
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            let frames = this.reader.frames();
+            if let Some(len) = frames.find() {
+                return Poll::Ready(Some(Ok(frames.cut(len))));
+            }
+            if !ready!(this.poll_frames(cx))? {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadHalf").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,126 @@
+//! The socket that the two halves of a connection share, off the way of the messages: where one of them breaks or replaces it,
+//! the other finds out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::AsyncReadExt;
+
+use crate::config::Config;
+use crate::foreign;
+use crate::net;
+use crate::observe::Reason;
+use crate::peer::{Address, Peer};
+use crate::wire::Codec;
+
+/// What the halves have in common. Off the data path: it is locked when a socket breaks, ends or is replaced.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) codec: Codec,
+    socket: Mutex<Socket>,
+    /// Behind the socket, which is closed when the listener is told.
+    pub(crate) origin: Origin,
+}
+
+/// How the connection came about.
+pub(crate) enum Origin {
+    /// It can be dialed again.
+    Dialed { address: Address },
+    /// It cannot.
+    Accepted { peer: Peer, on_end: Option<OnEnd> },
+}
+
+/// Tells, when it is dropped, how a connection has ended: when the socket is closed, which may be after the halves are gone.
+pub(crate) struct OnEnd {
+    tell: Option<Box<dyn FnOnce(Reason) + Send + Sync>>,
+    reason: Option<Reason>,
+}
+
+impl OnEnd {
+    pub(crate) fn new(tell: impl FnOnce(Reason) + Send + Sync + 'static) -> Self {
+        Self { tell: Some(Box::new(tell)), reason: None }
+    }
+}
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            tell(self.reason.take().unwrap_or(Reason::Stopped));
+        }
+    }
+}
+
+pub(crate) struct Socket {
+    pub(crate) stream: net::Stream,
+    /// How often it has been opened again.
+    pub(crate) generation: u64,
+    /// How it ended.
+    pub(crate) end: Option<Reason>,
+    pub(crate) half_closed: bool,
+}
+
+impl Socket {
+    pub(crate) fn replace(&mut self, stream: net::Stream) {
+        *self = Self { stream, generation: self.generation + 1, end: None, half_closed: false };
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Arc<Self> {
+        let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
+        Arc::new(Self { config, codec, origin, socket })
+    }
+
+    /// The other end.
+    pub(crate) fn address(&self) -> Address {
+        match &self.origin {
+            Origin::Dialed { address } => address.clone(),
+            Origin::Accepted { peer, .. } => peer.addr().into(),
+        }
+    }
+
+    pub(crate) fn is_dialed(&self) -> bool {
+        matches!(self.origin, Origin::Dialed { .. })
+    }
+
+    /// Whether it is opened again without a word.
+    pub(crate) fn reconnects(&self) -> bool {
+        self.is_dialed() && self.config.reconnect.is_some()
+    }
+
+    pub(crate) fn socket(&self) -> MutexGuard<'_, Socket> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let limit = self.config.close_timeout;
+        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let discards = socket.half_closed && socket.end.is_none();
+        let on_end = match &mut self.origin {
+            Origin::Accepted { on_end, .. } => {
+                if let Some(on_end) = on_end {
+                    on_end.reason = socket.end.take();
+                }
+                discards.then(|| on_end.take()).flatten()
+            }
+            Origin::Dialed { .. } => None,
+        };
+        if discards {
+            let mut stream = socket.stream.clone();
+            let discarding = async move {
+                net::within(limit, discard(&mut stream)).await;
+                drop(stream);
+                drop(on_end);
+            };
+            // The runtime may log that it starts a task.
+            let _ = foreign::call(|| net::spawn(discarding).detach());
+        }
+    }
+}
+
+/// Reads and forgets what still comes.
+pub(crate) async fn discard(stream: &mut net::Stream) {
+    let mut buf = [0; 1024];
+    while let Ok(1..) = stream.read(&mut buf).await {}
+}

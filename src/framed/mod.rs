@@ -1,0 +1,11 @@
+//! Messages on any transport: a stream of those that come, a sink for those that go.
+
+mod buffers;
+mod reader;
+mod writer;
+
+pub(crate) use buffers::CHUNK;
+pub(crate) use reader::Batch;
+pub use reader::Reader;
+pub(crate) use writer::HIGH_WATER;
+pub use writer::Writer;

@@ -1,0 +1,338 @@
+//! Drives the decoder over any `AsyncRead`: reads of 64 KiB into a lent buffer, whole frames out of it in batches.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::io::AsyncRead;
+use futures::stream::{FusedStream, Stream};
+
+use super::buffers::{CHUNK, Lent};
+use crate::config::Config;
+use crate::error::{ConfigError, Error};
+use crate::wire::{Decoder, Frames, Start};
+
+/// Up to this many bytes of an unfinished frame are set aside in a buffer of about their size while the reader waits: a peer
+/// that stalls holds no more than twice what it sent.
+const STASH: usize = CHUNK / 2;
+/// A frame over this many bytes is large: it is read into a buffer of its own, with little of what comes behind it.
+const LARGE: usize = CHUNK / 4;
+/// How much is read behind a large frame, in bytes: enough to see the next header, little enough to move.
+const LOOKAHEAD: usize = 32;
+/// A batch that fills no more than this fraction of its buffer is copied out of it, so that a message pins at most this many
+/// times what came with it.
+const PIN: usize = 4;
+/// How often one poll reads before it lets other tasks run.
+const READS_PER_POLL: usize = 16;
+
+/// The messages of any byte stream: a `Stream` of `Result<Bytes, Error>`.
+///
+/// This is the reading half of a [`Connection`](crate::Connection) without its socket: for a transport of your own, a
+/// file, or a test. A clean end between two frames is the end of the stream; an end inside a frame is
+/// [`Error::Truncated`]; a header that makes no sense is [`Error::Frame`]. After an error the stream ends.
+///
+/// A message shares the memory of the read that it came in: keeping a small one alive keeps at most four times the bytes
+/// that were received with it, or about 128 bytes. It is never the only owner of that memory, which is used again. Dropping a future that waits for the next message loses nothing.
+///
+/// ```
+/// use buffstreams::{Config, Reader};
+/// use futures::StreamExt;
+///
+/// # futures::executor::block_on(async {
+/// let wire: &[u8] = &[6, 0, 0, b'o', b'n', b'e', 6, 0, 0, b't', b'w', b'o'];
+/// let mut reader = Reader::new(wire, &Config::new())?;
+/// assert_eq!(reader.next().await.unwrap()?, "one");
+/// assert_eq!(reader.next().await.unwrap()?, "two");
+/// assert!(reader.next().await.is_none());
+/// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+/// ```
+pub struct Reader<R> {
+    source: Source<R>,
+    buffer: Buffer,
+    /// How many bytes the frame at the start of the buffer has, or its header where that is not whole; 0 where nobody
+    /// has looked.
+    want: usize,
+    /// It stopped reading to let other tasks run, not because nothing was there.
+    yielded: bool,
+    /// What the peer may speak is told by how the connection started.
+    start: Start,
+    frames: Frames,
+}
+
+enum Source<R> {
+    Open(R),
+    Ended,
+}
+
+/// What has been received and not been taken; a frame starts at its start.
+enum Buffer {
+    Empty,
+    /// A header, or little more.
+    Glimpsed {
+        bytes: [u8; LOOKAHEAD],
+        len: u8,
+    },
+    /// A buffer smaller than a chunk only keeps what is in it.
+    Lent {
+        buf: Lent,
+        filled: usize,
+    },
+}
+
+/// What one read brought: whole frames.
+pub(crate) struct Batch {
+    pub(crate) frames: Frames,
+    /// How many frames it has.
+    pub(crate) messages: usize,
+    /// How many bytes they have, headers included.
+    pub(crate) bytes: usize,
+    /// How much memory they hold, in bytes.
+    pub(crate) memory: usize,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Reads frames of `config`'s format and limit from `io`.
+    pub fn new(io: R, config: &Config) -> Result<Self, ConfigError> {
+        config.codec().map(|codec| Self::with(io, Decoder::with(codec)))
+    }
+
+    pub(crate) fn with(io: R, decoder: Decoder) -> Self {
+        let frames = Frames::new(decoder, Bytes::new());
+        let source = Source::Open(io);
+        Self { source, buffer: Buffer::Empty, want: 0, yielded: false, start: Start::new(), frames }
+    }
+
+    /// Whether a frame has begun and has not ended.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        !matches!(self.buffer, Buffer::Empty)
+    }
+
+    /// How many bytes have been received and not been taken: while a frame comes, this grows.
+    pub(crate) fn received(&self) -> usize {
+        match &self.buffer {
+            Buffer::Empty => 0,
+            Buffer::Glimpsed { len, .. } => (*len).into(),
+            Buffer::Lent { filled, .. } => *filled,
+        }
+    }
+
+    /// Whether it is the peer that the last poll waits for.
+    pub(crate) fn waits_for_peer(&self) -> bool {
+        !self.yielded
+    }
+
+    /// Whether the frame that has begun, if one has, needs no more than a chunk.
+    pub(crate) fn fits_a_chunk(&self) -> bool {
+        self.want <= CHUNK
+    }
+
+    /// What was received and is not taken.
+    #[inline]
+    pub(crate) fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
+    /// Waits for more frames; `false` at a clean end. It comes once for each batch.
+    #[inline(never)]
+    pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let filled = ready!(self.poll_fill(cx))?;
+        if filled {
+            self.frames = self.take().frames;
+        }
+        Poll::Ready(Ok(filled))
+    }
+
+    /// Waits until a whole frame is in the buffer; `false` at a clean end. An error is told once, then it is the end.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
+        let decoder = self.frames.decoder();
+        let polled = self.buffer.poll_fill(io, decoder, &self.start, &mut self.want, &mut self.yielded, cx);
+        if let Poll::Ready(Ok(false) | Err(_)) = polled {
+            self.source = Source::Ended;
+            self.buffer = Buffer::Empty;
+        }
+        polled
+    }
+
+    /// Takes all whole frames out of the buffer, without a copy if they are worth a buffer of their own.
+    pub(crate) fn take(&mut self) -> Batch {
+        let decoder = self.frames.decoder();
+        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
+            return Batch { frames: Frames::new(decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
+        };
+        let scan = decoder.scan(&buf[..filled], |_| {});
+        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
+        let end = scan.end;
+        self.want = scan.want();
+        // A buffer of the pool may be many times larger than what was read into it.
+        let whole = if end <= buf.len() / PIN && end <= CHUNK {
+            let few = Lent::copy_of(&buf[..end]);
+            buf.copy_within(end..filled, 0);
+            self.buffer = Buffer::of(buf, filled - end);
+            few
+        } else {
+            if end < filled {
+                // What is no header is kept as it is, to be told when these frames have been taken.
+                let rest = &buf[end..filled];
+                self.buffer = if self.want > CHUNK && rest.len() <= LOOKAHEAD {
+                    // By the next poll the consumer may have given back a buffer that is large enough; until then there
+                    // may only be one that is too small.
+                    Buffer::set_aside(rest)
+                } else {
+                    let mut next = Lent::growing(with_lookahead(self.want.max(rest.len())), rest.len());
+                    next[..rest.len()].copy_from_slice(rest);
+                    Buffer::of(next, rest.len())
+                };
+            }
+            buf
+        };
+        let memory = whole.len();
+        let mut bytes = whole.freeze();
+        bytes.truncate(end);
+        Batch { frames: Frames::new(decoder, bytes), messages: scan.messages, bytes: end, memory }
+    }
+
+    /// Shows each whole frame's message to `visit` where it lies, and forgets them. Returns how many it showed and their
+    /// bytes, headers included.
+    pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
+        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
+        let decoder = self.frames.decoder();
+        let scan = decoder.scan(&buf[..filled], visit);
+        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
+        self.want = scan.want();
+        buf.copy_within(scan.end..filled, 0);
+        self.buffer = Buffer::of(buf, filled - scan.end);
+        (scan.messages, scan.end)
+    }
+}
+
+impl Buffer {
+    fn of(buf: Lent, filled: usize) -> Self {
+        if filled == 0 { Self::Empty } else { Self::Lent { buf, filled } }
+    }
+
+    fn replace(&mut self) -> Self {
+        std::mem::replace(self, Self::Empty)
+    }
+
+    /// Puts what has been received into a lent buffer with room for more.
+    fn unpack(&mut self, want: usize) -> (Lent, usize) {
+        match self.replace() {
+            Self::Empty => (Lent::chunk(), 0),
+            Self::Glimpsed { bytes, len } => Self::lend(&bytes[..len.into()], want),
+            Self::Lent { buf, filled } if filled < buf.len() && buf.len() >= CHUNK => (buf, filled),
+            Self::Lent { buf, filled } => Self::lend(&buf[..filled], want),
+        }
+    }
+
+    fn lend(received: &[u8], want: usize) -> (Lent, usize) {
+        let mut buf = Lent::growing(with_lookahead(want), received.len());
+        buf[..received.len()].copy_from_slice(received);
+        (buf, received.len())
+    }
+
+    /// Keeps what has been received while nothing more comes.
+    fn pack(&mut self, buf: Lent, filled: usize) {
+        *self = if filled <= STASH { Self::set_aside(&buf[..filled]) } else { Self::of(buf, filled) };
+    }
+
+    /// Keeps this in as little memory as it needs.
+    fn set_aside(received: &[u8]) -> Self {
+        let mut bytes = [0; LOOKAHEAD];
+        match (received.len(), bytes.get_mut(..received.len())) {
+            (0, _) => Self::Empty,
+            (len, Some(glimpsed)) => {
+                glimpsed.copy_from_slice(received);
+                Self::Glimpsed { bytes, len: len as u8 }
+            }
+            (len, None) => Self::Lent { buf: Lent::copy_of(received), filled: len },
+        }
+    }
+
+    fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut R,
+        decoder: Decoder,
+        start: &Start,
+        want: &mut usize,
+        yielded: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, Error>> {
+        *yielded = false;
+        let (mut buf, mut filled) = self.unpack(*want);
+        for _ in 0..READS_PER_POLL {
+            // A frame that has been announced is looked at again when it is whole, and not before.
+            if filled > 0 && filled >= *want {
+                *want = decoder.want(&buf[..filled]).map_err(|kind| start.refuse(decoder, kind, &buf[..filled]))?;
+                if *want <= filled {
+                    *self = Self::Lent { buf, filled };
+                    return Poll::Ready(Ok(true));
+                }
+            }
+            if filled == buf.len() {
+                *self = Self::Lent { buf, filled };
+                (buf, filled) = self.unpack(*want);
+            }
+            let end = if *want > LARGE { buf.len().min(with_lookahead(*want)) } else { buf.len() };
+            match Pin::new(&mut *io).poll_read(cx, &mut buf[filled..end]) {
+                Poll::Ready(Ok(0)) if filled == 0 => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(0)) => {
+                    let looks_like = start.looks_like(decoder, &buf[..filled], true);
+                    return Poll::Ready(Err(Error::Truncated { got: filled, want: *want, looks_like }));
+                }
+                Poll::Ready(Ok(n)) => filled += n,
+                Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::Read(error))),
+                Poll::Pending => {
+                    self.pack(buf, filled);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.pack(buf, filled);
+        *yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A frame of this length and some of what comes behind it. With no limit on messages the length is whatever a peer
+/// announces, so it may be the largest number there is.
+fn with_lookahead(want: usize) -> usize {
+    want.saturating_add(LOOKAHEAD)
+}
+
+impl<R: AsyncRead + Unpin> Stream for Reader<R> {
+    type Item = Result<Bytes, Error>;
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(len) = this.frames.find() {
+                return Poll::Ready(Some(Ok(this.frames.cut(len))));
+            }
+            if !ready!(this.poll_frames(cx))? {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> FusedStream for Reader<R> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.source, Source::Ended) && self.frames.is_empty()
+    }
+}
+
+impl<R> fmt::Debug for Reader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (&self.source, &self.buffer) {
+            (Source::Ended, _) => "ended",
+            (Source::Open(_), Buffer::Empty) => "between frames",
+            (Source::Open(_), _) => "inside a frame",
+        };
+        f.debug_struct("Reader").field("state", &state).finish_non_exhaustive()
+    }
+}

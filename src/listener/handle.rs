@@ -1,0 +1,87 @@
+//! A listener seen from elsewhere: how it is closed, and what it has counted.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::shared::Shared;
+use crate::error::Error;
+
+/// Closes a [`Listener`](crate::Listener) from elsewhere. Cheap to clone.
+#[derive(Clone)]
+pub struct Closer {
+    shared: Arc<Shared>,
+}
+
+/// What a listener has counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// How many peers are connected now.
+    pub connections: usize,
+    /// How many have been accepted.
+    pub accepted: u64,
+    /// How many were closed at once, because of `max_connections`.
+    pub refused: u64,
+    /// How many messages were received, those in the inbox included.
+    pub messages: u64,
+    /// How many bytes they have on the wire, headers included.
+    pub bytes: u64,
+}
+
+impl Closer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Closes the listener: see [`Listener::close`](crate::Listener::close).
+    ///
+    /// It waits for the peers' tasks, so not in a callback, and, with a sink of replies, not between two messages in the
+    /// task that takes them: the message that has just been taken may still be answered, and it would wait for itself until
+    /// `close_timeout`.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.shared.close().await
+    }
+
+    /// The address that the listener listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.local_addr
+    }
+
+    /// Whether the listener is gone.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What the listener has counted so far.
+    pub fn stats(&self) -> ListenerStats {
+        stats(&self.shared)
+    }
+}
+
+pub(crate) fn stats(shared: &Shared) -> ListenerStats {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    ListenerStats {
+        connections: shared.connections(),
+        accepted: count(&shared.counters.accepted),
+        refused: count(&shared.counters.refused),
+        messages: count(&shared.counters.messages),
+        bytes: count(&shared.counters.bytes),
+    }
+}
+
+pub(crate) fn debug(name: &str, shared: &Shared, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (local_addr, connections) = (shared.local_addr, shared.connections());
+    f.debug_struct(name).field("local_addr", &local_addr).field("connections", &connections).finish_non_exhaustive()
+}
+
+impl fmt::Debug for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug("Closer", &self.shared, f)
+    }
+}

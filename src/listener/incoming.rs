@@ -1,0 +1,204 @@
+//! The messages of all peers, as one stream.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::stream::{FusedStream, Stream};
+
+use super::handle::{Closer, ListenerStats, debug, stats};
+use super::member::{Arrival, Member, Received};
+use super::peers::Running;
+use super::read_on::{Lent, Loaned};
+use super::shared::Delivery;
+use crate::framed::{self, CHUNK};
+use crate::net::Task;
+use crate::observe::{Event, Events};
+use crate::peer::Peer;
+use crate::queue::{ITEM, Parcel, Receiver, Share};
+
+/// The receiving half of a [`Listener`](crate::Listener): a `Stream` of `(Peer, Bytes)`. Dropping it ends the listener.
+pub struct Incoming {
+    pub(crate) arrivals: Arrivals,
+    batch: Option<Batch>,
+    borrowed: Option<Borrowed>,
+}
+
+/// What every form of listener stands on: it ends with this.
+pub(crate) struct Arrivals {
+    pub(crate) shared: Running,
+    pub(crate) inbox: Receiver<Arrival>,
+    pub(crate) _accept: Task,
+}
+
+/// A peer whose reader is lent to this end.
+struct Borrowed {
+    member: Arc<Member>,
+    lent: Lent,
+    /// How much it may still bring before others have their turn, in bytes: no more than a full inbox would hold.
+    bytes_left: usize,
+}
+
+/// A batch that is being taken apart.
+struct Batch {
+    peer: Peer,
+    received: Received,
+    /// Its share of the inbox, free again when the batch is taken.
+    _share: Share,
+}
+
+impl Stream for Incoming {
+    type Item = (Peer, Bytes);
+
+    #[inline]
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            // The way of most messages, which is short enough to become part of the consumer.
+            if let Some(batch) = &mut this.batch
+                && let Some(len) = batch.received.frames.find()
+            {
+                return Poll::Ready(Some((batch.peer, batch.received.frames.cut(len))));
+            }
+            if !ready!(this.poll_batch(cx)) {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+impl FusedStream for Incoming {
+    fn is_terminated(&self) -> bool {
+        self.batch.is_none() && self.arrivals.inbox.is_terminated()
+    }
+}
+
+impl Arrivals {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Parcel<Arrival>>> {
+        // The first poll is the choice, if there was none.
+        self.shared.choose(Delivery::Inbox);
+        Pin::new(&mut self.inbox).poll_next(cx)
+    }
+
+    pub(crate) fn events(&self) -> Events<Event> {
+        self.shared.reporter.subscribe()
+    }
+
+    pub(crate) fn closer(&self) -> Closer {
+        Closer::new(self.shared.shared().clone())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.member.loan.give_back(self.lent);
+        self.member.outbox.call_driver();
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Incoming {
+    pub(crate) fn new(arrivals: Arrivals) -> Self {
+        Self { arrivals, batch: None, borrowed: None }
+    }
+
+    /// Waits for the next batch; `false` when none comes any more.
+    #[inline(never)]
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // Only now is its last message answered: see `Outgoing`.
+        self.batch = None;
+        ready!(self.read_on(cx));
+        while self.batch.is_none() {
+            match ready!(self.arrivals.poll_next(cx)) {
+                Some(Parcel { item: Arrival::Batch(received), share }) => {
+                    self.batch = Some(self.batch_of(received, share))
+                }
+                Some(Parcel { item: Arrival::Connection(_), .. }) => {}
+                None => return Poll::Ready(false),
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// A batch out of the inbox, and with it perhaps the reader of its peer.
+    fn batch_of(&mut self, received: Received, share: Share) -> Batch {
+        self.borrowed = received.lent.map(|lent| Borrowed {
+            member: received.member.clone(),
+            lent,
+            // This batch counts as well.
+            bytes_left: self.arrivals.shared.config.inbox_bytes.saturating_sub(share.bytes()),
+        });
+        Batch { peer: received.member.peer, received, _share: share }
+    }
+
+    /// Takes the next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept
+    /// waiting. Pending to let other tasks run.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Borrowed { member, lent, bytes_left }) = &mut self.borrowed else { return Poll::Ready(()) };
+        let (shared, inbox) = (&self.arrivals.shared, &self.arrivals.inbox);
+        // Where there is one thread for all, nobody else reads meanwhile.
+        let mut may = inbox.is_empty() && member.may_be_read();
+        if may && *bytes_left < CHUNK + ITEM {
+            if shared.connections() == 1 {
+                // Nobody else has anything to read. Somebody may want to connect.
+                *bytes_left = shared.config.inbox_bytes.max(CHUNK + ITEM);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            may = false;
+        }
+        if let Some(mut share) = may.then(|| inbox.reserve(CHUNK + ITEM)).flatten() {
+            let batch = &mut self.batch;
+            let take = |taken: framed::Batch| {
+                shared.count(taken.messages, taken.bytes);
+                share.shrink(taken.memory + ITEM);
+                *bytes_left = bytes_left.saturating_sub(share.bytes());
+                *batch =
+                    Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), _share: share });
+            };
+            if let Poll::Pending | Poll::Ready(Loaned::Batch) = member.loan.poll_batch(*lent, cx, take) {
+                return Poll::Ready(());
+            }
+        }
+        self.borrowed = None;
+        Poll::Ready(())
+    }
+
+    /// The address that the listener listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.arrivals.shared.local_addr
+    }
+
+    pub(crate) fn shared(&self) -> &Running {
+        &self.arrivals.shared
+    }
+
+    /// What happens from now on, beside the messages. See [`Events`].
+    pub fn events(&self) -> Events<Event> {
+        self.arrivals.events()
+    }
+
+    /// What the listener has counted so far.
+    pub fn stats(&self) -> ListenerStats {
+        stats(&self.arrivals.shared)
+    }
+
+    /// A handle to close the listener from elsewhere.
+    pub fn closer(&self) -> Closer {
+        self.arrivals.closer()
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug("Incoming", &self.arrivals.shared, f)
+    }
+}

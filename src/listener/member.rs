@@ -1,0 +1,142 @@
+//! One connected peer, as a listener's tasks and handles know it, and what its task sends to the consumer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::read_on::{Lent, Loan};
+use crate::connection::Connection;
+use crate::foreign;
+use crate::framed::HIGH_WATER;
+use crate::net::{self, Task};
+use crate::peer::Peer;
+use crate::queue::{Outbox, Rules};
+use crate::wire::{Codec, Frames};
+
+/// What the inbox carries.
+pub(crate) enum Arrival {
+    Batch(Received),
+    Connection(Box<Connection>),
+}
+
+/// A batch, and whose it is.
+pub(crate) struct Received {
+    pub(crate) member: Arc<Member>,
+    pub(crate) frames: Frames,
+    /// With these, the reader was lent.
+    pub(crate) lent: Option<Lent>,
+}
+
+impl Received {
+    pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
+        member.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self { member: member.clone(), frames, lent: None }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let last = self.member.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.member.waits_for_consumer.load(Ordering::SeqCst) {
+            self.member.outbox.call_driver();
+        }
+    }
+}
+
+/// One connected peer. It may be held longer than its socket should live, so it does not hold the socket.
+pub(crate) struct Member {
+    pub(crate) peer: Peer,
+    /// The replies to it; its task is the driver.
+    pub(crate) outbox: Outbox<net::Stream>,
+    /// Its batches that the consumer has not finished with.
+    in_flight: AtomicUsize,
+    /// Its task ends the connection when there are none.
+    waits_for_consumer: AtomicBool,
+    /// A close took too long, and did not wait for it to end.
+    pub(crate) is_cut: AtomicBool,
+    /// Its reader, when its task has lent it.
+    pub(crate) loan: Loan,
+}
+
+impl Member {
+    pub(crate) fn new(peer: Peer, stream: net::Stream, codec: Codec, rules: Arc<Rules<net::Stream>>) -> Arc<Self> {
+        let outbox = Outbox::new(stream, codec, rules);
+        Arc::new(Self {
+            peer,
+            outbox,
+            in_flight: AtomicUsize::new(0),
+            waits_for_consumer: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            loan: Loan::default(),
+        })
+    }
+
+    /// Whether the consumer has finished with everything. If not, the peer's task is called when it has.
+    pub(crate) fn is_taken(&self) -> bool {
+        // In this order, and that of `Received`'s drop, one of the two sees the other.
+        self.waits_for_consumer.store(true, Ordering::SeqCst);
+        self.in_flight.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether it takes its replies: if not, it gets no more of them.
+    pub(crate) fn may_be_read(&self) -> bool {
+        self.outbox.try_room(HIGH_WATER)
+    }
+
+    /// Gives up the socket, and the reader if it is lent.
+    fn give_up(&self, stream: net::Stream) {
+        // The last of them drops the waker that the socket has kept, which may be the program's.
+        let _ = foreign::dispose(self.loan.end());
+        let _ = foreign::dispose(stream);
+    }
+}
+
+/// All who are connected.
+#[derive(Default)]
+pub(crate) struct Members {
+    pub(crate) connected: HashMap<u64, Entry>,
+    pub(crate) last_id: u64,
+    /// The listener is gone: nobody comes any more.
+    pub(crate) stopped: bool,
+}
+
+pub(crate) struct Entry {
+    pub(crate) member: Arc<Member>,
+    pub(crate) stream: net::Stream,
+    pub(crate) owner: Owner,
+}
+
+/// Who has the connection.
+pub(crate) enum Owner {
+    /// A task of the listener's; `None` until it has been started, and its peer told of.
+    Task(Option<Task>),
+    /// The program.
+    Program,
+}
+
+impl Entry {
+    /// As its task, or its program, which ends by itself: gives up what is held of the socket here.
+    pub(crate) fn let_go(self) -> Arc<Member> {
+        let Self { member, stream, owner } = self;
+        owner.let_go();
+        member.give_up(stream);
+        member
+    }
+
+    /// Ends the task, and the connection at once: the task may hold the socket until a thread has time for it.
+    pub(crate) fn cut(self) -> Arc<Member> {
+        let Self { member, stream, owner } = self;
+        drop(owner);
+        stream.shut_down();
+        member.give_up(stream);
+        member
+    }
+}
+
+impl Owner {
+    pub(crate) fn let_go(self) {
+        if let Self::Task(Some(task)) = self {
+            task.detach();
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A listener: the messages of all peers as one `Stream`, a callback for each, or a connection for each peer.
+
+mod accept;
+mod callback;
+mod handle;
+mod incoming;
+mod member;
+mod peer_task;
+mod peers;
+mod read_on;
+mod replies;
+mod shared;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::stream::{FusedStream, Stream};
+
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::net::{self, Acceptor};
+use crate::observe::{Event, Events};
+use crate::peer::{Address, Peer};
+use crate::queue::{self, Parcel};
+use handle::{debug, stats};
+use incoming::Arrivals;
+use member::Arrival;
+use peers::Running;
+use shared::{Delivery, Shared};
+
+pub use callback::Serving;
+pub use handle::{Closer, ListenerStats};
+pub use incoming::Incoming;
+#[cfg(test)]
+pub(crate) use read_on::{Loan, Loaned};
+pub use replies::Outgoing;
+
+/// A listening socket: a `Stream` of `(Peer, Bytes)` with the messages of all who connect.
+///
+/// It accepts from the moment it is bound. What becomes of the messages is chosen by what is done with it first:
+///
+/// - polled as a `Stream`, or [`split`](Self::split): a task per connection reads batches of messages into one inbox,
+///   from which the stream takes them. Each peer's messages come in order; peers take turns. A stream that finds the
+///   inbox empty reads on from the peer that it served last, as much as the inbox would hold. Errors are not items: a
+///   peer that fails ends alone, and [`events`](Self::events) tells.
+/// - [`serve`](Self::serve), [`serve_async`](Self::serve_async): a callback per message, in the connection's own task.
+/// - [`connections`](Self::connections): a [`Connection`] per peer.
+///
+/// Until then, connections are accepted and nothing is read from them.
+///
+/// # When it waits
+///
+/// The inbox holds `inbox_bytes`. When the program does not take messages, the readers wait, the peers' TCP windows close,
+/// and their sinks are pending; nothing is lost.
+///
+/// # The end
+///
+/// The stream ends after [`close`](Self::close), when every peer has closed, or has been silent for `close_timeout`, or
+/// `drain_timeout` is over.
+/// Dropping the listener closes its sockets and ends its tasks at once, without waiting; what was received and not taken is
+/// gone. Dropping a future of `next` loses nothing.
+pub struct Listener {
+    incoming: Incoming,
+}
+
+/// The connections of a [`Listener`], one [`Connection`] each, instead of the merged stream.
+///
+/// A connection counts towards `max_connections` until its socket is closed: when both its halves are dropped or, after it
+/// was closed, when its peer has closed as well, which takes `close_timeout` at the most. It does not end with the listener.
+pub struct Connections {
+    arrivals: Arrivals,
+}
+
+impl Listener {
+    /// Listens on `address`: `host:port`, a `SocketAddr`, or Go's `:port` for all interfaces, of IPv6 and IPv4. Port 0 lets
+    /// the system choose; [`local_addr`](Self::local_addr) tells.
+    ///
+    /// It is one socket, at one address. `:port` that is taken on one side only, be it IPv6 or IPv4, is an error; where the
+    /// system has no IPv6, it is all of IPv4. Of a name, it is the first of its addresses that this machine has, in the
+    /// system's order; if that one is taken, it is an error, although another may be free.
+    ///
+    /// The errors are [`Error::Config`] and [`Error::Bind`].
+    pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
+        let (address, codec) = (address.into(), config.codec()?);
+        let (acceptor, local_addr) = Acceptor::bind(&address).await?;
+        let shared = Running::new(Shared::new(local_addr, config, codec, acceptor.shutter()));
+        let (sender, inbox) = queue::inbox(shared.config.inbox_bytes, Some(shared.panic_hook.clone()));
+        let _accept = net::spawn(accept::accept_all(shared.clone(), acceptor, sender));
+        Ok(Self { incoming: Incoming::new(Arrivals { shared, inbox, _accept }) })
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared().local_addr
+    }
+
+    /// What happens from now on, beside the messages. See [`Events`].
+    pub fn events(&self) -> Events<Event> {
+        self.incoming.events()
+    }
+
+    /// What it has counted so far.
+    pub fn stats(&self) -> ListenerStats {
+        self.incoming.stats()
+    }
+
+    /// A handle to close it from elsewhere, when it has been split or is being served.
+    pub fn closer(&self) -> Closer {
+        self.incoming.closer()
+    }
+
+    /// Splits it, for the messages to come in and the replies to go out.
+    ///
+    /// ```no_run
+    /// use buffstreams::{Config, Listener};
+    /// use futures::StreamExt;
+    ///
+    /// # async fn echo() -> Result<(), buffstreams::Error> {
+    /// let (incoming, outgoing) = Listener::bind(":5031", Config::new()).await?.split();
+    /// incoming.map(Ok).forward(outgoing).await
+    /// # }
+    /// ```
+    pub fn split(self) -> (Incoming, Outgoing) {
+        let outgoing = Outgoing::new(self.shared().shared().clone());
+        self.shared().choose(Delivery::Inbox);
+        (self.incoming, outgoing)
+    }
+
+    /// One [`Connection`] for each peer, instead of the merged stream.
+    ///
+    /// It must be the first thing that is done with the listener: one that has been polled as a stream, or closed, goes on
+    /// that way, and this stream yields nothing then.
+    pub fn connections(self) -> Connections {
+        self.shared().choose(Delivery::Connections);
+        Connections { arrivals: self.incoming.arrivals }
+    }
+
+    /// Closes: stops accepting, frees the port, and tells the peers by ending the sending direction of their
+    /// connections. What they send until they close is still received, for `drain_timeout` at the most: read the stream to its
+    /// end.
+    ///
+    /// It waits until they are told, for `close_timeout` at the most; then the error is [`Error::Timeout`]. Dropping the
+    /// future does not take the close back.
+    pub async fn close(&mut self) -> Result<(), Error> {
+        self.shared().close().await
+    }
+
+    pub(crate) fn shared(&self) -> &Running {
+        &self.incoming.arrivals.shared
+    }
+
+    pub(crate) fn into_incoming(self) -> Incoming {
+        self.incoming
+    }
+}
+
+impl Stream for Listener {
+    type Item = (Peer, Bytes);
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.incoming).poll_next(cx)
+    }
+}
+
+impl FusedStream for Listener {
+    fn is_terminated(&self) -> bool {
+        self.incoming.is_terminated()
+    }
+}
+
+impl Stream for Connections {
+    type Item = Connection;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Connection>> {
+        loop {
+            match ready!(self.arrivals.poll_next(cx)) {
+                Some(Parcel { item: Arrival::Connection(connection), .. }) => return Poll::Ready(Some(*connection)),
+                Some(Parcel { item: Arrival::Batch(_), .. }) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl FusedStream for Connections {
+    fn is_terminated(&self) -> bool {
+        self.arrivals.inbox.is_terminated()
+    }
+}
+
+impl Connections {
+    /// What happens from now on, beside the messages. See [`Events`].
+    pub fn events(&self) -> Events<Event> {
+        self.arrivals.events()
+    }
+
+    /// What the listener has counted so far; the messages of its connections are not counted.
+    pub fn stats(&self) -> ListenerStats {
+        stats(&self.arrivals.shared)
+    }
+
+    /// A handle to close the listener from elsewhere.
+    pub fn closer(&self) -> Closer {
+        self.arrivals.closer()
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug("Listener", self.shared(), f)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug("Connections", &self.arrivals.shared, f)
+    }
+}

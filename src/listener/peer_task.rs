@@ -1,0 +1,396 @@
+//! The task of one accepted connection: reads what comes, delivers it, and drives the replies that the socket does not
+//! take at once.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::member::{Arrival, Member, Received};
+use super::peers::{Running, Seat};
+use super::read_on::PeerReader;
+use super::shared::{AsyncCallback, Callback, Delivery};
+use crate::connection::{Connection, OnEnd};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::foreign::{self, Panic, PanicSource};
+use crate::framed::{CHUNK, HIGH_WATER, Reader};
+use crate::net;
+use crate::observe::{Event, Reason};
+use crate::queue::{ITEM, Sender, Share};
+use crate::wire::Decoder;
+
+/// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
+const BATCHES_IN_A_ROW: u32 = 4;
+/// For how long a reader that is lent to the consumer may bring nothing, unless a time limit is shorter: up to that much later
+/// is noticed what becomes of a peer whose messages nobody asks for.
+const LOAN: Duration = Duration::from_millis(50);
+
+/// Runs until the connection ends, and tells how it ended, whatever panics in it. The inbox ends with the last task that
+/// holds a sender, whatever it is used for.
+pub(crate) fn run(
+    seat: Seat,
+    member: Arc<Member>,
+    stream: net::Stream,
+    inbox: Sender<Arrival>,
+) -> impl Future<Output = ()> + Send {
+    let (running, leaving) = (Running::clone(&seat), member.clone());
+    // The callback tells by itself if it panics when the task is dropped.
+    foreign::run(serve(seat, member, stream, inbox), drop).map(move |ended| match ended {
+        Ok(Some(Ended { seat, reason, inbox: _inbox })) => seat.leave(&leaving, reason),
+        Ok(None) => {}
+        Err(panic) => running.failed(&leaving, PanicSource::Task, panic),
+    })
+}
+
+/// A connection of which the socket is closed, as far as its task had it. It is told before the inbox may end.
+struct Ended {
+    seat: Seat,
+    reason: Reason,
+    inbox: Sender<Arrival>,
+}
+
+/// Returns how the connection ended; `None` if it has another owner.
+async fn serve(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) -> Option<Ended> {
+    // Without a choice the listener is gone, and its tasks with it.
+    let delivery = seat.chosen().await?;
+    if let Delivery::Connections = delivery {
+        hand_over(seat, member, stream, inbox).await;
+        return None;
+    }
+    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.codec)));
+    let mut task =
+        PeerTask { stream, member, slow: Deadline::default(), stalled: Deadline::default(), half_closed: false, seat };
+    let end = match delivery {
+        Delivery::Callback(callback) => task.call(reader, callback.get()).await,
+        Delivery::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
+        Delivery::Inbox | Delivery::Connections => task.fill(reader, &mut inbox).await,
+    };
+    let reason = task.finish(end).await;
+    Some(Ended { seat: task.close(), reason, inbox })
+}
+
+/// Gives the connection to the program, which reads and writes it by itself.
+async fn hand_over(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+    let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
+    let (config, codec, peer) = (seat.config.clone(), seat.codec, member.peer);
+    seat.hand_over(&member).await;
+    let on_end = OnEnd::new(move |reason| seat.leave(&member, reason));
+    let connection = Connection::accepted(stream, config, codec, peer, on_end);
+    // If there is no consumer any more, the connection ends with the item.
+    let _ = inbox.send(Arrival::Connection(Box::new(connection)), share);
+}
+
+struct PeerTask {
+    stream: net::Stream,
+    member: Arc<Member>,
+    /// How long the peer takes for what it is doing now.
+    slow: Deadline,
+    /// How long it has taken nothing of the replies to it.
+    stalled: Deadline,
+    half_closed: bool,
+    /// The last to be dropped, as the place is free when the socket is closed.
+    seat: Seat,
+}
+
+/// What became of a connection, when not a clean end.
+enum End {
+    Error(Error),
+    /// The callback did.
+    Panicked(Panic),
+    /// The consumer is gone.
+    Stopped,
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What there is to read.
+enum Readable {
+    /// Whole frames, and the share of the inbox that was reserved for them.
+    Frames(Option<Share>),
+    CleanEnd,
+}
+
+impl PeerTask {
+    /// Batches into the inbox, each with its share of the budget.
+    async fn fill(&mut self, mut reader: PeerReader, inbox: &mut Sender<Arrival>) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(&mut reader, Some(inbox), cx)).await? {
+            let batch = reader.take();
+            self.seat.count(batch.messages, batch.bytes);
+            let memory = batch.memory + ITEM;
+            // Counted as in flight from here on: its replies are still to come.
+            let mut received = Received::new(&self.member, batch.frames);
+            let share = match share {
+                Some(mut share) if memory <= share.bytes() => {
+                    share.shrink(memory);
+                    share
+                }
+                // Nothing is held while a larger share is waited for, or two could wait for each other.
+                too_small => {
+                    drop(too_small);
+                    poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
+                }
+            };
+            // A consumer that is done with everything else reads on by itself, where there may be more at once, or where
+            // nobody else sends: its next wait is as likely to be for this peer as for any other.
+            let likely = self.seat.was_last(self.member.peer) || batch.memory == CHUNK;
+            let lends = likely && reader.fits_a_chunk() && share.is_all() && !self.seat.is_closing();
+            if !lends {
+                inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
+                in_a_row = rest(in_a_row).await;
+                continue;
+            }
+            received.lent = Some(self.member.loan.lend(reader));
+            inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
+            reader = poll_fn(|cx| self.poll_taken_back(cx)).await?;
+            in_a_row = 0;
+        }
+        Ok(())
+    }
+
+    /// The callback on each message where it lies.
+    async fn call(&mut self, mut reader: PeerReader, callback: &Callback) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
+            let (peer, seat) = (self.member.peer, &self.seat);
+            let visit = |message: &[u8]| {
+                if let Err(error) = callback(peer, message) {
+                    seat.call_failed(peer, error);
+                }
+            };
+            let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
+            seat.count(messages, bytes);
+            in_a_row = rest(in_a_row).await;
+        }
+        Ok(())
+    }
+
+    /// The callback's future for each message, one after the other.
+    async fn call_async(&mut self, mut reader: PeerReader, callback: &AsyncCallback) -> Result<(), End> {
+        let mut in_a_row = 0;
+        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
+            let (peer, seat) = (self.member.peer, &self.seat);
+            let batch = reader.take();
+            seat.count(batch.messages, batch.bytes);
+            for message in batch.frames {
+                // The call may panic as well as its future, and that when it is dropped with the task.
+                let call = async { callback(peer, message).await };
+                let called = foreign::run(call, |panic| seat.call_panicked(peer, panic)).await;
+                if let Err(error) = called.map_err(End::Panicked)? {
+                    seat.call_failed(peer, error);
+                }
+            }
+            in_a_row = rest(in_a_row).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until whole frames are in the reader's buffer. With an inbox, their share of it is reserved before anything
+    /// is read.
+    fn poll_readable(
+        &mut self,
+        reader: &mut Reader<net::Stream>,
+        inbox: Option<&mut Sender<Arrival>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Readable, Error>> {
+        self.poll_replies(cx)?;
+        self.half_close_if_closing(cx)?;
+        let share = match inbox.map(|inbox| inbox.poll_reserve(CHUNK + ITEM, cx)) {
+            Some(Poll::Pending) => {
+                // It is the consumer, not the peer, that makes us wait.
+                self.slow.clear();
+                return Poll::Pending;
+            }
+            Some(Poll::Ready(share)) => Some(share),
+            None => None,
+        };
+        if !self.member.outbox.drives_room(HIGH_WATER) {
+            // A peer that does not take its replies gets no more of them.
+            self.slow.clear();
+            return Poll::Pending;
+        }
+        let readable = match reader.poll_fill(cx)? {
+            Poll::Ready(true) => Readable::Frames(share),
+            Poll::Ready(false) => Readable::CleanEnd,
+            Poll::Pending => {
+                drop(share);
+                return if reader.waits_for_peer() { self.poll_patience(reader, cx).map(Err) } else { Poll::Pending };
+            }
+        };
+        self.slow.clear();
+        Poll::Ready(Ok(readable))
+    }
+
+    /// What limits how long the peer may take for what comes next.
+    fn patience(&self, reader: &Reader<net::Stream>) -> (&'static str, Option<Duration>) {
+        let config = &self.seat.config;
+        if self.seat.is_closing() {
+            ("close_timeout", config.close_timeout)
+        } else if reader.is_mid_frame() {
+            ("frame_timeout", config.frame_timeout)
+        } else {
+            ("idle_timeout", config.idle_timeout)
+        }
+    }
+
+    fn poll_patience(&mut self, reader: &Reader<net::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
+        let limit = self.patience(reader);
+        // A frame has its time as a whole; of whoever is in the middle of one while this end closes, only silence counts.
+        let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
+        let error = ready!(self.slow.poll(limit, progress, cx));
+        if let (what @ "close_timeout", Some(after)) = limit
+            && reader.is_mid_frame()
+        {
+            self.seat.cut(what, after);
+        }
+        Poll::Ready(error)
+    }
+
+    /// Tells the peer that this end closes, as soon as nothing is on its way to it.
+    fn half_close_if_closing(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if !self.seat.is_closing() || self.half_closed || self.may_be_answered() {
+            return Ok(());
+        }
+        if let Poll::Ready(driven) = self.poll_drive(cx) {
+            driven?;
+            self.half_closed = true;
+            self.member.outbox.close();
+            // A peer that is gone has no use for it.
+            let _ = self.stream.half_close();
+        }
+        Ok(())
+    }
+
+    /// Whether the program has messages of this peer, and a way to reply.
+    fn may_be_answered(&self) -> bool {
+        self.seat.replies.load(Ordering::Acquire) && !self.member.is_taken()
+    }
+
+    /// Waits for a share of the inbox, without neglecting the rest.
+    fn poll_share(
+        &mut self,
+        inbox: &mut Sender<Arrival>,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Share, Error>> {
+        self.poll_replies(cx)?;
+        self.half_close_if_closing(cx)?;
+        inbox.poll_reserve(bytes, cx).map(Ok)
+    }
+
+    /// Waits for the reader that was lent, without neglecting the rest.
+    fn poll_taken_back(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerReader, Error>> {
+        self.poll_replies(cx)?;
+        self.half_close_if_closing(cx)?;
+        let loan = &self.member.loan;
+        let Some(since) = loan.quiet_since() else { return Poll::Pending };
+        let mut back = if self.seat.is_closing() { loan.revoke() } else { loan.take_back() };
+        if back.is_none() {
+            // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
+            let config = &self.seat.config;
+            let limit = [Some(LOAN), config.frame_timeout, config.idle_timeout].into_iter().flatten().min();
+            self.slow.start("", since);
+            ready!(self.slow.poll(("", limit), 0, cx));
+            back = loan.revoke();
+        }
+        if let Some(Ok(reader)) = &back
+            && !self.seat.is_closing()
+        {
+            let (what, _) = self.patience(reader);
+            self.slow.start(what, since);
+        }
+        back.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Writes the replies that the socket did not take at once, as it allows. An error ends the peer.
+    fn poll_replies(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.member.outbox.set_driver(cx.waker());
+        if !self.member.outbox.is_stalled() {
+            return Ok(());
+        }
+        match self.poll_drive(cx) {
+            Poll::Ready(driven) => driven,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Writes all replies. A peer that takes nothing for too long is an error.
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let outbox = &self.member.outbox;
+        if let Poll::Ready(driven) = outbox.poll_drive(cx) {
+            self.stalled.clear();
+            return Poll::Ready(driven);
+        }
+        let config = &self.seat.config;
+        let limit = match self.seat.is_closing() {
+            true => ("close_timeout", config.close_timeout),
+            false => ("write_timeout", config.write_timeout),
+        };
+        self.stalled.poll(limit, outbox.progress(), cx).map(Err)
+    }
+
+    /// The peer sends no more; the replies to what it sent still go out. Returns why it ended.
+    async fn finish(&mut self, end: Result<(), End>) -> Reason {
+        let end = match end {
+            Ok(()) => poll_fn(|cx| self.poll_answered(cx)).await.map_err(End::Error),
+            failed => failed,
+        };
+        let (seat, peer) = (&self.seat, self.member.peer);
+        seat.end_replies(&self.member).await;
+        let cut = self.member.is_cut.load(Ordering::Acquire).then_some(seat.config.drain_timeout).flatten();
+        let end = match (end, cut) {
+            // It did not end by itself.
+            (Ok(()) | Err(End::Error(Error::Truncated { .. } | Error::Read(_) | Error::Write(_))), Some(after)) => {
+                Err(End::Error(Error::Timeout { what: "drain_timeout", after }))
+            }
+            (end, _) => end,
+        };
+        match end {
+            Ok(()) => Reason::Closed,
+            Err(End::Stopped) => Reason::Stopped,
+            Err(End::Panicked(panic)) => {
+                seat.call_panicked(peer, panic);
+                Reason::CallbackPanicked
+            }
+            Err(End::Error(error)) => {
+                let reason = Reason::from(&error);
+                if let Error::Frame(error) = error {
+                    seat.reporter.report(Event::Rejected { peer, error });
+                }
+                reason
+            }
+        }
+    }
+
+    /// Closes the socket, as far as it is here.
+    fn close(self) -> Seat {
+        self.seat
+    }
+
+    /// Waits until all that the peer sent was taken, and writes what was replied.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.member.outbox.set_driver(cx.waker());
+        if self.may_be_answered() {
+            self.poll_replies(cx)?;
+            return Poll::Pending;
+        }
+        self.poll_drive(cx)
+    }
+}
+
+/// Lets other tasks run, now and then.
+async fn rest(in_a_row: u32) -> u32 {
+    if in_a_row < BATCHES_IN_A_ROW {
+        return in_a_row + 1;
+    }
+    net::yield_now().await;
+    0
+}

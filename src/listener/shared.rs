@@ -1,0 +1,289 @@
+//! What a listener, its handles and its tasks share: what becomes of the messages, what is counted, and how it closes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::member::{Member, Members, Owner};
+use crate::config::Config;
+use crate::error::{BoxError, Error};
+use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
+use crate::net::{self, Shutter};
+use crate::observe::{Event, Reporter};
+use crate::peer::Peer;
+use crate::queue::{Rules, Verdict};
+use crate::sync::{Lock, Signal};
+use crate::wire::Codec;
+
+/// What the peers' tasks do with what they receive. Chosen once, by what the program does with its listener.
+#[derive(Clone)]
+pub(crate) enum Delivery {
+    /// Batches into the inbox.
+    Inbox,
+    /// A callback on each message where it lies, in the peer's own task.
+    Callback(Arc<Told<Callback>>),
+    /// A future for each message, awaited in the peer's own task.
+    AsyncCallback(Arc<Told<AsyncCallback>>),
+    /// The connection itself, unread, into the inbox.
+    Connections,
+}
+
+pub(crate) type Callback = dyn Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync;
+pub(crate) type AsyncCallback = dyn Fn(Peer, Bytes) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
+
+/// What a listener, its handles and its tasks share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) codec: Codec,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) reporter: Arc<Reporter<Event>>,
+    /// Tells of panics of what may outlive the listener.
+    pub(crate) panic_hook: PanicHook,
+    /// Those of the peers' queues.
+    pub(crate) rules: Arc<Rules<net::Stream>>,
+    pub(crate) counters: Counters,
+    /// Whether there is a sink of replies.
+    pub(crate) replies: AtomicBool,
+    /// Whose batch came last.
+    last: AtomicU64,
+    pub(crate) members: Lock<Members>,
+    /// How many sockets there are: more than members for a moment, while some of them end.
+    pub(crate) seats: AtomicUsize,
+    /// How many have a part in what runs: see `Running`.
+    pub(crate) running: AtomicUsize,
+    choice: Lock<Choice>,
+    chosen: Signal<()>,
+    is_closing: AtomicBool,
+    pub(crate) closing: Signal<()>,
+    /// Nobody is accepted any more.
+    pub(crate) closed: Signal<()>,
+    /// Dropped, it stops accepting.
+    shutter: Lock<Option<Shutter>>,
+    /// The limit, and its value, that the first peer met that was not done when this end closed.
+    cut: Lock<Option<(&'static str, Duration)>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) messages: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+enum Choice {
+    Open,
+    Made(Delivery),
+    /// The listener is gone.
+    Over,
+}
+
+impl Shared {
+    /// A shared without members.
+    pub(crate) fn new(local_addr: SocketAddr, config: Config, codec: Codec, shutter: Shutter) -> Arc<Self> {
+        let reporter = Arc::new(Reporter::new());
+        Arc::new(Self {
+            panic_hook: reporter.panic_hook(),
+            config,
+            codec,
+            local_addr,
+            rules: Arc::new(Rules { panicked: Some(reporter.panic_hook()), ..Rules::default() }),
+            reporter,
+            counters: Counters::default(),
+            replies: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            members: Lock::default(),
+            seats: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            choice: Lock::new(Choice::Open),
+            chosen: Signal::default(),
+            is_closing: AtomicBool::new(false),
+            closing: Signal::default(),
+            closed: Signal::default(),
+            shutter: Lock::new(Some(shutter)),
+            cut: Lock::default(),
+        })
+    }
+
+    // ---- what becomes of the messages
+
+    /// Chooses what becomes of the messages. The first choice stays.
+    pub(crate) fn choose(&self, delivery: Delivery) {
+        {
+            let mut choice = self.choice.lock();
+            if !matches!(*choice, Choice::Open) {
+                return;
+            }
+            *choice = Choice::Made(delivery);
+        }
+        self.chosen.give(());
+    }
+
+    /// Waits for the choice; `None` if the listener is gone.
+    pub(crate) async fn chosen(&self) -> Option<Delivery> {
+        self.chosen.wait().await;
+        match &*self.choice.lock() {
+            Choice::Made(delivery) => Some(delivery.clone()),
+            Choice::Open | Choice::Over => None,
+        }
+    }
+
+    /// Lets go of the callback.
+    pub(crate) fn forget_choice(&self) {
+        let choice = std::mem::replace(&mut *self.choice.lock(), Choice::Over);
+        // The lock is free again: the program's closure may come back here when it is dropped.
+        drop(choice);
+    }
+
+    // ---- who is connected
+
+    /// The peer, unless it is gone, or of another listener: that may have the same number there.
+    pub(crate) fn member(&self, peer: Peer) -> Option<Arc<Member>> {
+        let members = self.members.lock();
+        let member = &members.connected.get(&peer.id())?.member;
+        (member.peer == peer).then(|| member.clone())
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.members.lock().connected.values().map(|entry| entry.member.clone()).collect()
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.members.lock().stopped
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.members.lock().connected.len()
+    }
+
+    /// The peers, and their sockets, except those that the program has been given.
+    fn sockets(&self) -> Vec<(Arc<Member>, net::Stream)> {
+        let members = self.members.lock();
+        let ours = members.connected.values().filter(|entry| matches!(entry.owner, Owner::Task(_)));
+        ours.map(|entry| (entry.member.clone(), entry.stream.clone())).collect()
+    }
+
+    /// Ends the sending direction to every peer.
+    pub(crate) fn half_close_all(&self) {
+        for (member, stream) in self.sockets() {
+            member.outbox.close();
+            // A peer that is gone has no use for it.
+            let _ = stream.half_close();
+        }
+    }
+
+    /// Accepts no more replies to a peer. Those that it will not get are counted, and nobody waits for them.
+    pub(crate) async fn end_replies(&self, member: &Member) {
+        member.outbox.close();
+        member.outbox.lose().await;
+        let unsent = member.outbox.give_back(&Verdict::closed());
+        let messages = unsent.len();
+        for message in unsent {
+            if let Err(panic) = foreign::dispose(message) {
+                self.panicked(Some(member.peer), PanicSource::Drop, panic);
+            }
+        }
+        if messages > 0 {
+            self.reporter.report(Event::Undelivered { peer: member.peer, messages });
+        }
+    }
+
+    // ---- what is counted and told
+
+    /// Counts what was received.
+    pub(crate) fn count(&self, messages: usize, bytes: usize) {
+        self.counters.messages.fetch_add(messages as u64, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the batch before this one came from this peer as well.
+    pub(crate) fn was_last(&self, peer: Peer) -> bool {
+        self.last.swap(peer.id(), Ordering::Relaxed) == peer.id()
+    }
+
+    /// A callback returned an error.
+    pub(crate) fn call_failed(&self, peer: Peer, error: BoxError) {
+        self.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
+    }
+
+    /// A callback panicked.
+    pub(crate) fn call_panicked(&self, peer: Peer, Panic { message }: Panic) {
+        self.reporter.report(Event::CallbackPanicked { peer, message });
+    }
+
+    /// Something else did.
+    pub(crate) fn panicked(&self, peer: Option<Peer>, source: PanicSource, Panic { message }: Panic) {
+        self.reporter.report(Event::Panicked { peer, source, message });
+    }
+
+    // ---- how it closes
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
+    /// Stops accepting, after what the system holds already, and waits until every peer's task has written its replies
+    /// and ended that direction. What the peers send until they close is still received.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        // Peers that nobody has asked for are received as well, for whoever reads the listener to its end.
+        self.choose(Delivery::Inbox);
+        self.is_closing.store(true, Ordering::Release);
+        self.closing.give(());
+        let all_closed = async {
+            self.closed.wait().await;
+            for member in self.members() {
+                member.outbox.closed().await;
+            }
+        };
+        match (net::within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
+            (None, Some(after)) => {
+                // No thread may have had time to accept what there was.
+                self.stop_accepting();
+                Err(Error::Timeout { what: "close_timeout", after })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops accepting at once: whoever would accept may have no thread to run on.
+    pub(crate) fn stop_accepting(&self) {
+        let shutter = self.shutter.lock().take();
+        drop(shutter);
+    }
+
+    /// The close has taken `drain_timeout`, which is this: no more comes from whoever has not closed. What has arrived is
+    /// received all the same.
+    pub(crate) fn give_up(&self, limit: Duration) {
+        for (member, stream) in self.sockets() {
+            if !stream.is_closed_by_peer() {
+                self.cut("drain_timeout", limit);
+                member.is_cut.store(true, Ordering::Release);
+                stream.shut_down();
+            }
+        }
+    }
+
+    /// Lets each peer's task look around.
+    pub(crate) fn call_all(&self) {
+        for member in self.members() {
+            member.outbox.call_driver();
+        }
+    }
+
+    /// What a peer was sending when this limit was over is lost.
+    pub(crate) fn cut(&self, what: &'static str, after: Duration) {
+        self.cut.lock().get_or_insert((what, after));
+    }
+
+    /// What the close came to, when all has ended: an error if something was lost.
+    pub(crate) fn result(&self) -> Result<(), Error> {
+        match *self.cut.lock() {
+            Some((what, after)) => Err(Error::Timeout { what, after }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Which addresses of a manager are open, and what becomes of them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::mem;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::link::{Common, Link, LinkStats};
+use crate::error::Error;
+use crate::foreign::{self, PanicSource};
+use crate::net::{self, Task};
+use crate::peer::Address;
+use crate::sync::Lock;
+use crate::wire::Codec;
+
+/// How long a close whose time is over waits for the task to go: not for one that cannot run, because callbacks keep all
+/// threads of the runtime.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What the clones of a manager and its sinks share.
+pub(crate) struct Addresses {
+    pub(crate) common: Arc<Common>,
+    state: Lock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    links: HashMap<Address, Slot>,
+    /// The counters of addresses that are closed.
+    retired: LinkStats,
+    /// Nothing is opened any more.
+    shut_down: bool,
+}
+
+enum Slot {
+    Dialing,
+    Open(Arc<Link>, Task),
+    Closing(Arc<Link>),
+}
+
+impl Slot {
+    fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::Open(link, _) | Self::Closing(link) => Some(link),
+            Self::Dialing => None,
+        }
+    }
+
+    fn close(&mut self, addresses: &Arc<Addresses>) -> Option<Closing> {
+        let Self::Open(link, _) = self else { return None };
+        let link = link.clone();
+        let Self::Open(_, task) = mem::replace(self, Self::Closing(link.clone())) else { return None };
+        Some(Closing { addresses: addresses.clone(), link, task: Some(task), ended: false })
+    }
+}
+
+impl Addresses {
+    pub(crate) fn new(common: Common) -> Self {
+        Self { common: Arc::new(common), state: Lock::default() }
+    }
+
+    /// Takes the address for whoever opens it.
+    pub(crate) fn reserve(self: &Arc<Self>, address: &Address) -> Result<Reserved<'_>, Error> {
+        let mut state = self.state.lock();
+        if state.shut_down {
+            return Err(Error::Closed { message: None });
+        }
+        match state.links.entry(address.clone()) {
+            Entry::Occupied(_) => Err(Error::AlreadyOpen { address: address.clone() }),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Slot::Dialing);
+                Ok(Reserved { addresses: self, address: address.clone() })
+            }
+        }
+    }
+
+    /// The address, while it is open.
+    pub(crate) fn open(&self, address: &Address) -> Option<Arc<Link>> {
+        match self.state.lock().links.get(address)? {
+            Slot::Open(link, _) => Some(link.clone()),
+            Slot::Dialing | Slot::Closing(_) => None,
+        }
+    }
+
+    /// Takes the address, if it is open, for whoever closes it.
+    pub(crate) fn close(self: &Arc<Self>, address: &Address) -> Option<Closing> {
+        self.state.lock().links.get_mut(address)?.close(self)
+    }
+
+    /// Takes all addresses that are open, for whoever closes them, and opens no more.
+    pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
+        let mut state = self.state.lock();
+        state.shut_down = true;
+        state.links.values_mut().filter_map(|slot| slot.close(self)).collect()
+    }
+
+    /// All addresses, sorted.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let mut addresses: Vec<_> = self.state.lock().links.keys().cloned().collect();
+        addresses.sort();
+        addresses
+    }
+
+    /// The books of each address that is open or closing, and the sum of those that are closed.
+    pub(crate) fn stats(&self) -> (Vec<(Address, LinkStats)>, LinkStats) {
+        let state = self.state.lock();
+        let links = state.links.iter().filter_map(|(address, slot)| Some((address.clone(), slot.link()?.stats())));
+        (links.collect(), state.retired)
+    }
+
+    /// Enters messages that a sink had accepted for an address and not handed over before that was closed.
+    pub(crate) fn never_handed_over(&self, messages: usize) {
+        let messages = messages as u64;
+        let mut state = self.state.lock();
+        state.retired =
+            state.retired + LinkStats { accepted: messages, dead_lettered: messages, ..LinkStats::default() };
+    }
+
+    /// Takes this link, if it is open, for whoever closes it.
+    fn close_link(self: &Arc<Self>, link: &Arc<Link>) -> Option<Closing> {
+        let mut state = self.state.lock();
+        let slot =
+            state.links.get_mut(&link.address).filter(|slot| slot.link().is_some_and(|it| Arc::ptr_eq(it, link)))?;
+        slot.close(self)
+    }
+
+    /// Forgets an address that is closed, but for its counters.
+    fn forget(&self, link: &Link) {
+        let mut state = self.state.lock();
+        let closed = state.links.remove(&link.address);
+        state.retired = state.retired + link.stats();
+        drop(state);
+        self.dispose(link, closed);
+    }
+
+    /// What is dropped here may be the last of a message, and what the program made it of.
+    fn dispose(&self, link: &Link, last: Option<Slot>) {
+        if let Err(panic) = foreign::dispose(last) {
+            self.common.panicked(&link.address, PanicSource::Drop, panic);
+        }
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        let slots = mem::take(&mut self.state.get_mut().links);
+        // At once: the tasks may not run for a while.
+        slots.values().filter_map(Slot::link).for_each(|link| link.socket.shut());
+        for (address, slot) in slots {
+            if let Err(panic) = foreign::dispose(slot) {
+                self.common.panicked(&address, PanicSource::Drop, panic);
+            }
+        }
+        self.common.reporter.end();
+    }
+}
+
+/// An address that is being opened. Dropped, it is forgotten.
+pub(crate) struct Reserved<'a> {
+    addresses: &'a Arc<Addresses>,
+    address: Address,
+}
+
+impl Reserved<'_> {
+    /// It is open, on this connection, unless all is closed by now.
+    pub(crate) fn keep(self, stream: net::Stream, codec: Codec) -> Result<(), Error> {
+        let (link, running) = Link::new(self.addresses.common.clone(), self.address.clone(), stream, codec);
+        let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
+        let mut state = self.addresses.state.lock();
+        if state.shut_down {
+            drop(state);
+            link.socket.shut();
+            return Err(Error::Closed { message: None });
+        }
+        // Under the lock, so that the task finds itself there, however soon it ends.
+        let dialing = state.links.insert(self.address.clone(), Slot::Open(link, net::spawn(watched)));
+        drop(state);
+        drop(dialing);
+        Ok(())
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut state = self.addresses.state.lock();
+        if let Some(Slot::Dialing) = state.links.get(&self.address) {
+            state.links.remove(&self.address);
+        }
+    }
+}
+
+/// Runs the task of a link. A panic that ends it is a defect of this crate: then the address is closed in order.
+async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, addresses: Weak<Addresses>) {
+    // Dropped before its end, it has been taken by whoever closes the address.
+    let Err(panic) = foreign::run(running, drop).await else { return };
+    let Some(addresses) = addresses.upgrade() else { return };
+    addresses.common.panicked(&link.address, PanicSource::Task, panic);
+    let why = Error::Panicked { what: PanicSource::Task };
+    match addresses.close_link(&link) {
+        Some(mut closing) => {
+            // It is this one.
+            if let Some(task) = closing.task.take() {
+                task.detach();
+            }
+            closing.end(Some(why)).await;
+        }
+        // Whoever closes it already has it come back now, and forgets it.
+        None => give_back(&addresses, &link, Some(why)).await,
+    }
+}
+
+/// An address that is being closed. Dropped before its end, it ends at once, and what it holds comes back in the background.
+pub(crate) struct Closing {
+    addresses: Arc<Addresses>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) task: Option<Task>,
+    ended: bool,
+}
+
+impl Closing {
+    /// Ends the connection, takes back what it holds, and forgets its address. An error says why, if that is no close.
+    pub(crate) async fn end(mut self, why: Option<Error>) {
+        self.link.socket.shut();
+        if let Some(task) = self.task.take() {
+            net::within(Some(GRACE), task.stop()).await;
+        }
+        give_back(&self.addresses, &self.link, why).await;
+        self.addresses.forget(&self.link);
+        self.ended = true;
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.link.socket.shut();
+        let (addresses, link, task) = (self.addresses.clone(), self.link.clone(), self.task.take());
+        drop(net::finish(async move { Self { addresses, link, task, ended: false }.end(None).await }));
+    }
+}
+
+/// Ends a link, and makes dead letters of what it holds.
+async fn give_back(addresses: &Addresses, link: &Link, why: Option<Error>) {
+    for (messages, verdict) in link.end(why.map(Arc::new)).await {
+        // A close does not wait for whoever takes the dead letters: they may be the one who closes.
+        let _ = addresses.common.clone().bury(link.address.clone(), messages, verdict).now_or_never();
+    }
+}

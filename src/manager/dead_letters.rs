@@ -1,0 +1,400 @@
+//! Where messages go that were accepted and could not be sent.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::Stream;
+
+use crate::error::Error;
+use crate::foreign::{self, Panic, PanicSource};
+use crate::net;
+use crate::observe::{ManagerEvent, Reporter};
+use crate::peer::Address;
+use crate::queue::{Outcome, Verdict};
+use crate::sync::{Key, Lock, Waiters};
+
+/// What a letter costs beside its message.
+const LETTER: usize = 512;
+
+/// A message that a manager had accepted and did not send.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Where it should have gone, as it was given to the manager.
+    pub address: Address,
+    /// The message.
+    pub message: Bytes,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How often the address had been dialed in the outage that it is a victim of; 0 where that was not the reason.
+    pub attempts: u32,
+    /// Why.
+    pub error: Arc<Error>,
+}
+
+impl DeadLetter {
+    pub(crate) fn new(address: &Address, message: Bytes, verdict: &Verdict) -> Self {
+        let Verdict { outcome, attempts, error } = verdict.clone();
+        Self { address: address.clone(), message, outcome, attempts, error }
+    }
+}
+
+/// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
+///
+/// It holds `queue_bytes`. When it is full, an address whose letters do not fit is still dialed and written to, but nothing
+/// more of it comes back until they are taken: it holds its messages, and its producers wait when its queue is full. Where
+/// it would have given up, it is dialed once a second. Other addresses go on. So whoever takes the letters may send them to
+/// their own address again. With [`Config::message_ttl`](crate::Config::message_ttl) they should not wait for that: what is
+/// too old is not written, and is held, with all that is behind it, until the letters before it are taken.
+///
+/// What a close, or a producer that has gone, leaves behind
+/// waits for nobody: up to `queue_bytes` of it, all addresses together, wait for room in the background; more is lost, with
+/// a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
+/// dropping the stream loses what is in it, with a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost) as well.
+pub struct DeadLetters {
+    queue: Arc<Queue>,
+    letters: Weak<DeadLetterBox>,
+}
+
+/// Where a manager puts its dead letters.
+pub(crate) struct DeadLetterBox {
+    bytes: usize,
+    taker: Lock<Option<Arc<Queue>>>,
+    reporter: Arc<Reporter<ManagerEvent>>,
+    lost: AtomicU64,
+    /// How many bytes of letters are on their way to it.
+    on_their_way: AtomicUsize,
+}
+
+/// The letters of one taker.
+#[derive(Default)]
+struct Queue(Lock<QueueState>);
+
+#[derive(Default)]
+struct QueueState {
+    letters: VecDeque<DeadLetter>,
+    bytes: usize,
+    /// No more come: they go to another, or the manager is gone.
+    closed: bool,
+    /// Nobody takes them any more.
+    left: bool,
+    /// Letters that wait for room.
+    senders: Waiters,
+    taker: Option<Waker>,
+}
+
+/// What became of a letter that was to be put into a queue.
+enum Put {
+    Done,
+    /// It is for another queue.
+    Closed,
+    /// Nobody takes it.
+    Left,
+}
+
+/// A letter's place among those that wait for room.
+struct Turn {
+    queue: Arc<Queue>,
+    place: Option<Key>,
+}
+
+/// A place for letters on their way, until it is dropped.
+struct Way {
+    letters: Arc<DeadLetterBox>,
+    bytes: usize,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.letters.on_their_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Messages on their way to whoever takes the dead letters.
+struct Burial {
+    letters: Arc<DeadLetterBox>,
+    address: Address,
+    messages: VecDeque<Bytes>,
+    verdict: Verdict,
+}
+
+/// One that goes on in the background when it is dropped.
+struct InTurn(Burial);
+
+impl DeadLetterBox {
+    pub(crate) fn new(bytes: usize, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
+        let (lost, on_their_way) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Self { bytes, taker: Lock::new(None), reporter, lost, on_their_way }
+    }
+
+    /// From now on they go to this one, and so do those that wait for room in the one before.
+    pub(crate) fn subscribe(self: &Arc<Self>) -> DeadLetters {
+        let queue = Arc::new(Queue::default());
+        let replaced = self.taker.lock().replace(queue.clone());
+        if let Some(replaced) = replaced {
+            replaced.close();
+        }
+        DeadLetters { queue, letters: Arc::downgrade(self) }
+    }
+
+    /// How many nobody took.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
+    /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
+    /// the background.
+    pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+        if messages.is_empty() {
+            return;
+        }
+        let way = self.way(&messages);
+        let mut burial = Burial { letters: self, address, messages: messages.into(), verdict };
+        let Some(way) = way else { return burial.lose_all() };
+        let mut burying = Box::pin(async move {
+            let _way = way;
+            burial.send_or_lose().await;
+        });
+        // Mostly there is room, and no task is needed.
+        if futures::poll!(&mut burying).is_pending() {
+            net::finish(burying).await;
+        }
+    }
+
+    /// As [`bury`](Self::bury), for an address that buries no more until these are taken, however many others do: its queue is
+    /// the bound. When this is dropped, what is left goes the other way.
+    pub(crate) async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+        let mut burial = InTurn(Burial { letters: self, address, messages: messages.into(), verdict });
+        // If nobody takes them, that is counted the other way.
+        let _ = burial.0.send().await;
+    }
+
+    /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
+    fn way(self: &Arc<Self>, messages: &[Bytes]) -> Option<Way> {
+        let bytes = messages.iter().map(|message| message.len() + LETTER).sum();
+        let fits = |others: usize| (others == 0 || others + bytes <= self.bytes).then_some(others + bytes);
+        self.on_their_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Way { letters: self.clone(), bytes })
+    }
+
+    /// Waits for room. Where nobody takes it, or will, it comes back.
+    async fn send(&self, letter: DeadLetter) -> Result<(), DeadLetter> {
+        let (address, mut letter) = (letter.address.clone(), Some(letter));
+        while let Some(queue) = self.taker() {
+            let mut turn = Turn { queue, place: None };
+            let (put, panics) = poll_fn(|cx| turn.poll_put(&mut letter, self.bytes, cx)).await;
+            for panic in panics {
+                self.panicked(&address, PanicSource::Waker, panic);
+            }
+            match put {
+                Put::Done => return Ok(()),
+                Put::Closed => {}
+                Put::Left => break,
+            }
+        }
+        letter.map_or(Ok(()), Err)
+    }
+
+    fn taker(&self) -> Option<Arc<Queue>> {
+        self.taker.lock().clone()
+    }
+
+    /// Nobody takes these.
+    fn lose(&self, address: &Address, messages: usize) {
+        if messages > 0 {
+            self.lost.fetch_add(messages as u64, Ordering::Relaxed);
+            self.reporter.report(ManagerEvent::Lost { address: address.clone(), messages });
+        }
+    }
+
+    /// What is dropped here may be the last of a message, and what the program made it of.
+    fn dispose<T>(&self, address: &Address, of_a_message: T) {
+        if let Err(panic) = foreign::dispose(of_a_message) {
+            self.panicked(address, PanicSource::Drop, panic);
+        }
+    }
+
+    fn panicked(&self, address: &Address, source: PanicSource, Panic { message }: Panic) {
+        self.reporter.report(ManagerEvent::Panicked { address: Some(address.clone()), source, message });
+    }
+}
+
+impl Drop for DeadLetterBox {
+    fn drop(&mut self) {
+        if let Some(queue) = self.taker.get_mut().take() {
+            queue.close();
+        }
+    }
+}
+
+impl Burial {
+    /// Hands them over; the error is that nobody takes them.
+    async fn send(&mut self) -> Result<(), DeadLetter> {
+        while let Some(message) = self.messages.front() {
+            self.letters.send(DeadLetter::new(&self.address, message.clone(), &self.verdict)).await?;
+            self.letters.dispose(&self.address, self.messages.pop_front());
+        }
+        Ok(())
+    }
+
+    /// Hands them over, as far as somebody takes them.
+    async fn send_or_lose(&mut self) {
+        let mut lost = 0;
+        while self.send().await.is_err() {
+            self.letters.dispose(&self.address, self.messages.pop_front());
+            lost += 1;
+        }
+        self.letters.lose(&self.address, lost);
+    }
+
+    fn lose_all(&mut self) {
+        let messages = mem::take(&mut self.messages);
+        self.letters.lose(&self.address, messages.len());
+        for message in messages {
+            self.letters.dispose(&self.address, message);
+        }
+    }
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        let Burial { letters, address, messages, verdict } = &mut self.0;
+        let left = mem::take(messages).into();
+        let _ = letters.clone().bury(address.clone(), left, verdict.clone()).now_or_never();
+    }
+}
+
+impl Queue {
+    /// No more letters come.
+    fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        let (senders, taker) = (state.senders.take_all(), state.taker.take());
+        drop(state);
+        for waker in senders.into_iter().chain(taker) {
+            // Whose executor is gone does not wait.
+            let _ = foreign::wake(waker);
+        }
+    }
+}
+
+impl Turn {
+    /// Puts the letter in when there is room for it, and for those before it. Wakers that panicked are told of.
+    fn poll_put(
+        &mut self,
+        letter: &mut Option<DeadLetter>,
+        room: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Put, Vec<Panic>)> {
+        let mut state = self.queue.0.lock();
+        let bytes = letter.as_ref().map_or(0, cost);
+        let put = if state.closed {
+            Put::Closed
+        } else if state.left {
+            Put::Left
+        } else if state.senders.is_first(self.place) && (state.bytes == 0 || state.bytes + bytes <= room) {
+            state.bytes += bytes;
+            state.letters.extend(letter.take());
+            Put::Done
+        } else {
+            let replaced = state.senders.wait(&mut self.place, cx.waker());
+            drop(state);
+            let _ = foreign::dispose(replaced);
+            return Poll::Pending;
+        };
+        let left = state.senders.leave(&mut self.place);
+        // There may be room for the next one, too.
+        let (taker, next) = (state.taker.take(), state.senders.take_first());
+        drop(state);
+        let _ = foreign::dispose(left);
+        let woken = [taker, next].into_iter().flatten().map(foreign::wake);
+        Poll::Ready((put, woken.filter_map(Result::err).collect()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.place.is_none() {
+            return;
+        }
+        let mut state = self.queue.0.lock();
+        let left = state.senders.leave(&mut self.place);
+        let next = state.senders.take_first();
+        drop(state);
+        let _ = foreign::dispose(left);
+        // Whose executor is gone does not wait.
+        let _ = next.map(foreign::wake);
+    }
+}
+
+/// How much of the room a letter takes.
+fn cost(letter: &DeadLetter) -> usize {
+    letter.message.len() + LETTER
+}
+
+impl Stream for DeadLetters {
+    type Item = DeadLetter;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DeadLetter>> {
+        let mut state = self.queue.0.lock();
+        let Some(letter) = state.letters.pop_front() else {
+            if state.closed {
+                return Poll::Ready(None);
+            }
+            let replaced = state.taker.replace(cx.waker().clone());
+            drop(state);
+            let _ = foreign::dispose(replaced);
+            return Poll::Pending;
+        };
+        state.bytes -= cost(&letter);
+        let first = state.senders.take_first();
+        drop(state);
+        // Whose executor is gone does not wait.
+        let _ = first.map(foreign::wake);
+        Poll::Ready(Some(letter))
+    }
+}
+
+impl Drop for DeadLetters {
+    fn drop(&mut self) {
+        let mut state = self.queue.0.lock();
+        state.left = true;
+        let left = mem::take(&mut state.letters);
+        let (senders, taker) = (state.senders.take_all(), state.taker.take());
+        drop(state);
+        let _ = foreign::dispose(taker);
+        for sender in senders {
+            // Whose executor is gone does not wait.
+            let _ = foreign::wake(sender);
+        }
+        // Without a manager there is nobody to tell.
+        let letters = self.letters.upgrade();
+        let mut lost = BTreeMap::<Address, usize>::new();
+        for letter in left {
+            let address = letter.address.clone();
+            match &letters {
+                Some(letters) => letters.dispose(&address, letter),
+                None => drop(foreign::dispose(letter)),
+            }
+            *lost.entry(address).or_default() += 1;
+        }
+        if let Some(letters) = letters {
+            lost.iter().for_each(|(address, messages)| letters.lose(address, *messages));
+        }
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,304 @@
+//! One producer of a manager: a `Sink` of messages, each to the address that it names.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::sink::Sink;
+
+use super::addresses::Addresses;
+use super::link::Link;
+use crate::error::Error;
+use crate::framed::HIGH_WATER;
+use crate::peer::Address;
+use crate::queue::{Batch, Fate, Offer, Outcome, Place, Stage, Verdict};
+use crate::wire::Output;
+
+/// From how many addresses on a sink forgets those that were closed. Never more often than they double.
+const PRUNE_FROM: usize = 64;
+/// After how many batches a sink lets other tasks run: one that writes all by itself, as long as the socket takes it, would
+/// keep a thread for itself, and those that share it would have nothing of the connection.
+const BATCHES_IN_A_ROW: u32 = 4;
+
+/// A producer: a `Sink` of `(Address, Bytes)` into a [`Manager`](crate::Manager).
+///
+/// - `start_send` never waits. A message over the limit comes back in [`Error::MessageTooLarge`], one to an address that is
+///   not open in [`Error::NotOpen`]; the sink works on.
+/// - `poll_ready` waits, in turn, while the queue of the last address written to is full, and as much as a hand-over is collected
+///   here; and now and then for a moment, so that a sink that never has to wait lets other tasks run.
+///   It is full when 60 KiB are pending, or, while the connection is down and is opened again by
+///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
+/// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
+///   sink. If messages that did since the last flush were not sent, it tells, once for each address: [`Error::NotSent`], or
+///   [`Error::NotOpen`] where the address was closed before they were handed over, and not dialed again. They are dead
+///   letters.
+/// - `poll_close` flushes and ends this sink, not the connections.
+///
+/// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
+/// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
+///
+/// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what
+/// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).
+pub struct ManagerSink {
+    addresses: Arc<Addresses>,
+    /// How many bytes are collected for an address before they are handed over.
+    batch: usize,
+    producers: Vec<Producer>,
+    /// Which of them an address has.
+    by_address: HashMap<Address, usize>,
+    /// The one that was written to last: mostly the next one, too.
+    last: usize,
+    /// How many batches it has written by itself.
+    batches: u32,
+    /// From so many producers on, those are forgotten that are of no use any more.
+    prune_at: usize,
+    closed: bool,
+}
+
+/// One sink's messages to one address.
+struct Producer {
+    link: Arc<Link>,
+    /// Accepted, and not handed over. Whether any are given back is in its fate, for the next flush to tell.
+    local: Batch,
+    /// What was handed over and not flushed.
+    place: Place,
+    /// The address was closed while there were messages here, for the next flush to tell.
+    shut: bool,
+}
+
+impl ManagerSink {
+    pub(crate) fn new(addresses: Arc<Addresses>) -> Self {
+        let batch = addresses.common.config.room_while_down().map_or(HIGH_WATER, |room| room.min(HIGH_WATER));
+        let (producers, by_address) = (Vec::new(), HashMap::new());
+        Self { addresses, batch, producers, by_address, last: 0, batches: 0, prune_at: PRUNE_FROM, closed: false }
+    }
+
+    /// The address's producer, if the address is open.
+    fn producer(&mut self, address: &Address) -> Option<&mut Producer> {
+        let known = match self.producers.get(self.last) {
+            Some(producer) if producer.link.address == *address => Some(self.last),
+            _ => self.by_address.get(address).copied(),
+        };
+        let at = match known {
+            // Once for each batch: the address may have been closed, and opened again.
+            Some(at) if self.producers[at].local.messages == 0 && self.producers[at].link.outbox.is_closed() => {
+                self.producers[at].follow(&self.addresses).then_some(at)?
+            }
+            Some(at) => at,
+            None => self.add(address)?,
+        };
+        self.last = at;
+        Some(&mut self.producers[at])
+    }
+
+    fn add(&mut self, address: &Address) -> Option<usize> {
+        let link = self.addresses.open(address)?;
+        let local = Batch::new(Output::new(self.addresses.common.config.codec().ok()?), Fate::default());
+        if self.producers.len() >= self.prune_at {
+            self.producers.retain_mut(|producer| !producer.is_over());
+            let kept = self.producers.iter().enumerate();
+            self.by_address = kept.map(|(at, producer)| (producer.link.address.clone(), at)).collect();
+            self.prune_at = PRUNE_FROM.max(2 * self.producers.len());
+        }
+        let at = self.producers.len();
+        self.by_address.insert(address.clone(), at);
+        self.producers.push(Producer { link, local, place: Place::default(), shut: false });
+        Some(at)
+    }
+}
+
+impl Producer {
+    /// Hands over what there is, and waits until it is accepted. If the address was closed, and not dialed again, it becomes
+    /// dead letters. `true` where there was room only because this has written.
+    fn poll_hand_over(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut has_written = false;
+        loop {
+            // One after the other: a sink has one place in the line.
+            while ready!(self.link.outbox.poll_accepted(&mut self.place, cx)) {
+                if let Some(spare) = &mut self.place.spare
+                    && self.local.output.is_empty()
+                {
+                    // It has a buffer, which this has not.
+                    mem::swap(&mut self.local.output, &mut spare.output);
+                }
+                if self.local.messages == 0 {
+                    return Poll::Ready(has_written);
+                }
+                if !self.link.outbox.offer_batch(&mut self.local, &mut self.place) {
+                    break;
+                }
+                has_written = matches!(self.place.stage, Stage::InLine(_));
+            }
+            if !self.follow(addresses) {
+                self.withdraw(addresses);
+                return Poll::Ready(false);
+            }
+        }
+    }
+
+    /// The address was closed. If it has been dialed again since, what comes through here goes there from now on, and so does
+    /// what is here.
+    fn follow(&mut self, addresses: &Addresses) -> bool {
+        let Some(link) = addresses.open(&self.link.address).filter(|link| !Arc::ptr_eq(link, &self.link)) else {
+            return false;
+        };
+        self.take_back();
+        self.link = link;
+        // Everything is over that went through the link before, and written down in the fate.
+        self.place = Place::default();
+        true
+    }
+
+    /// Waits until what came through here is written.
+    fn poll_flush(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_hand_over(addresses, cx));
+        let address = &self.link.address;
+        if mem::take(&mut self.shut) {
+            return Poll::Ready(Err(Error::NotOpen { address: address.clone(), message: None }));
+        }
+        // Its fate says how it ended, and those before it.
+        let _ = ready!(self.link.outbox.poll_over(&mut self.place, cx));
+        Poll::Ready(match self.local.fate.take() {
+            Some(source) => Err(Error::NotSent { address: address.clone(), message: None, source }),
+            None => Ok(()),
+        })
+    }
+
+    /// The address was closed, and there is nothing left to tell of it.
+    fn is_over(&mut self) -> bool {
+        let outbox = &self.link.outbox;
+        let handed_over = self.local.messages == 0 && !self.shut && outbox.is_closed();
+        handed_over && outbox.is_over(&mut self.place) && self.local.fate.is_clear()
+    }
+
+    /// The address was closed: what it has not accepted has nowhere to go.
+    fn withdraw(&mut self, addresses: &Addresses) {
+        self.take_back();
+        if self.local.messages > 0 {
+            self.shut = true;
+            self.bury(addresses, Verdict::closed());
+        }
+    }
+
+    /// Takes back what waits for room.
+    fn take_back(&mut self) {
+        if let Some(Offer::Batch(batch)) = self.link.outbox.withdraw(&mut self.place) {
+            self.local.prepend(*batch);
+        }
+    }
+
+    fn bury(&mut self, addresses: &Addresses, verdict: Verdict) {
+        addresses.never_handed_over(mem::take(&mut self.local.messages));
+        let (common, address) = (addresses.common.clone(), self.link.address.clone());
+        // Where the letters wait for room, they go on in the background.
+        let _ = common.bury(address, self.local.output.take_messages(), verdict).now_or_never();
+    }
+}
+
+impl Sink<(Address, Bytes)> for ManagerSink {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        match this.producers.get_mut(this.last) {
+            // `start_send` gives the message back.
+            _ if this.closed => Poll::Ready(Ok(())),
+            // No other can be full: it was the last when its last message came.
+            Some(producer) if producer.local.output.len() >= this.batch => {
+                if ready!(producer.poll_hand_over(&this.addresses, cx)) {
+                    this.batches = this.batches.wrapping_add(1);
+                    if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn start_send(self: Pin<&mut Self>, (address, message): (Address, Bytes)) -> Result<(), Error> {
+        let this = self.get_mut();
+        if this.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        let Some(producer) = this.producer(&address) else {
+            return Err(Error::NotOpen { address, message: Some(message.into()) });
+        };
+        producer.local.push(message)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        let mut flushed = Poll::Ready(Ok(()));
+        for producer in &mut this.producers {
+            match producer.poll_flush(&this.addresses, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => flushed = Poll::Pending,
+            }
+        }
+        flushed
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        self.closed = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for ManagerSink {
+    fn drop(&mut self) {
+        let max = self.addresses.common.config.queue_bytes;
+        for producer in &mut self.producers {
+            producer.take_back();
+            while let Err(verdict) = producer.link.outbox.part(&mut producer.local, max) {
+                if verdict.outcome != Outcome::Closed || !producer.follow(&self.addresses) {
+                    producer.bury(&self.addresses, verdict);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ManagerSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pending: usize = self.producers.iter().map(|producer| producer.local.output.len()).sum();
+        f.debug_struct("ManagerSink").field("pending", &pending).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Acceptor;
+    use crate::net::world::Sim;
+    use crate::{Config, Manager};
+    use futures::SinkExt;
+
+    /// Kept here because only the memory of a sink that outlives its addresses shows it.
+    #[test]
+    fn a_sink_forgets_addresses_that_were_closed() {
+        Sim::default().run(async {
+            let manager = Manager::new(Config::new());
+            let mut sink = manager.sink();
+            for _ in 0..10 * PRUNE_FROM {
+                let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
+                manager.dial(addr).await.unwrap();
+                sink.send((addr.into(), Bytes::from_static(b"one"))).await.unwrap();
+                drop(acceptor.accept(&Config::new()).await);
+                manager.close(addr).await.unwrap();
+            }
+            assert!(sink.producers.len() <= PRUNE_FROM, "{}", sink.producers.len());
+            assert!(sink.by_address.iter().all(|(address, at)| sink.producers[*at].link.address == *address));
+        });
+    }
+}

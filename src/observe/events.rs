@@ -1,0 +1,372 @@
+//! What happens beside the messages, as the program is told, and what the log says of it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::Level;
+
+use super::reporter::Report;
+use crate::error::{BoxError, Error, FrameError, LooksLike};
+use crate::foreign::{Panic, PanicSource};
+use crate::peer::{Address, Peer};
+
+/// Something that happened at a listener, beside the messages.
+///
+/// A message and an event take different ways: a peer's `Disconnected` may be seen before its last messages.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer has connected.
+    Connected {
+        /// Who.
+        peer: Peer,
+    },
+    /// A peer is gone. Of this peer, only [`Undelivered`](Self::Undelivered) replies can still be told.
+    Disconnected {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        reason: Reason,
+    },
+    /// A peer sent a header that makes no sense, and is being disconnected.
+    Rejected {
+        /// Who.
+        peer: Peer,
+        /// What was wrong, with the figures.
+        error: FrameError,
+    },
+    /// A connection was closed at once, because there are `max_connections` of them.
+    Refused {
+        /// The remote end of the socket.
+        addr: SocketAddr,
+        /// The limit in force.
+        max_connections: usize,
+    },
+    /// A callback returned an error. The peer goes on.
+    CallbackFailed {
+        /// Whose message it was.
+        peer: Peer,
+        /// What the callback returned.
+        error: Arc<BoxError>,
+    },
+    /// A callback panicked. The peer is being disconnected; the others go on.
+    CallbackPanicked {
+        /// Whose message it was.
+        peer: Peer,
+        /// The message of the panic, if it was a text.
+        message: String,
+    },
+    /// Something else panicked, and was caught. Where it belongs to a peer, that is being disconnected; nobody else is.
+    Panicked {
+        /// Whose task it was, if it was in one.
+        peer: Option<Peer>,
+        /// What panicked.
+        source: PanicSource,
+        /// The message of the panic, if it was a text.
+        message: String,
+    },
+    /// Connections cannot be accepted, mostly because the process has no descriptor left. It is tried again.
+    AcceptFailed {
+        /// What the system said.
+        error: Arc<io::Error>,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// Replies that were accepted could not be written, because their peer is gone.
+    Undelivered {
+        /// Who would have received them.
+        peer: Peer,
+        /// How many they were.
+        messages: usize,
+    },
+    /// This subscriber was too slow: so many events were dropped here.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// Why a peer is gone.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It closed, between two frames.
+    Closed,
+    /// The stream ended inside a frame.
+    #[non_exhaustive]
+    Truncated {
+        /// How many bytes of the frame were received, header included.
+        got: usize,
+        /// How many bytes the frame has, header included; just the header's if that was not whole.
+        want: usize,
+        /// What the bytes look like instead, if that can be told.
+        looks_like: Option<LooksLike>,
+    },
+    /// It sent a header that makes no sense: see [`Event::Rejected`].
+    Rejected,
+    /// Reading or writing failed.
+    Failed(Arc<io::Error>),
+    /// It took longer than a limit allows.
+    Timeout {
+        /// The setting that ran out, by its name in [`Config`](crate::Config).
+        what: &'static str,
+        /// Its value.
+        after: Duration,
+    },
+    /// A callback panicked on one of its messages.
+    CallbackPanicked,
+    /// Its task panicked: see [`Event::Panicked`].
+    Panicked,
+    /// This end closed: the listener, or the connection that it had handed out.
+    Stopped,
+}
+
+impl From<&Error> for Reason {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Truncated { got, want, looks_like } => {
+                Self::Truncated { got: *got, want: *want, looks_like: *looks_like }
+            }
+            Error::Frame(_) => Self::Rejected,
+            Error::Read(source) | Error::Write(source) => Self::Failed(Arc::new(same(source))),
+            Error::Timeout { what, after } => Self::Timeout { what, after: *after },
+            _ => Self::Stopped,
+        }
+    }
+}
+
+/// An error to keep beside the original, which is not `Clone`.
+fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Something that happened at a manager, beside the messages.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ManagerEvent {
+    /// A connection was opened, or opened again.
+    Opened {
+        /// Where to.
+        address: Address,
+    },
+    /// A connection broke. It is opened again when there is something to write.
+    Broken {
+        /// Where to.
+        address: Address,
+        /// Why; `None` if the peer closed it.
+        error: Option<Arc<Error>>,
+    },
+    /// A connection could not be opened again.
+    DialFailed {
+        /// Where to.
+        address: Address,
+        /// Why.
+        error: Arc<Error>,
+    },
+    /// Accepted messages were not sent, and nobody took the dead letters, or there was no room for them: they are gone.
+    Lost {
+        /// Where to.
+        address: Address,
+        /// How many.
+        messages: usize,
+    },
+    /// Something panicked, and was caught. Where it belongs to an address, all that is held for that comes back.
+    Panicked {
+        /// Whose task it was, if it was in one.
+        address: Option<Address>,
+        /// What panicked.
+        source: PanicSource,
+        /// The message of the panic, if it was a text.
+        message: String,
+    },
+    /// This subscriber was too slow: so many events were dropped here.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+impl Report for Event {
+    fn missed(events: u64) -> Self {
+        Self::Missed { events }
+    }
+
+    fn panicked(source: PanicSource, Panic { message }: Panic) -> Self {
+        Self::Panicked { peer: None, source, message }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::Connected { .. } | Self::Disconnected { .. } | Self::Missed { .. } => Level::Debug,
+            _ => Level::Warn,
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected { peer, reason } => {
+                write!(f, "Disconnected {{ peer: {peer}, reason: {} }}", Kind(reason))
+            }
+            Self::Rejected { peer, error } => write!(f, "Rejected {{ peer: {peer}, error: {} }}", Kind(error)),
+            // The program's own error, and what a panic says, may hold the message that they are about.
+            Self::CallbackFailed { peer, .. } => write!(f, "CallbackFailed {{ peer: {peer} }}"),
+            Self::CallbackPanicked { peer, .. } => write!(f, "CallbackPanicked {{ peer: {peer} }}"),
+            Self::Panicked { peer, source, .. } => write!(f, "Panicked {{ peer: {peer:?}, source: {source:?} }}"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl Report for ManagerEvent {
+    fn missed(events: u64) -> Self {
+        Self::Missed { events }
+    }
+
+    fn panicked(source: PanicSource, Panic { message }: Panic) -> Self {
+        Self::Panicked { address: None, source, message }
+    }
+
+    fn level(&self) -> Level {
+        match self {
+            Self::Opened { .. } | Self::Missed { .. } => Level::Debug,
+            _ => Level::Warn,
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken { address, error: Some(error) } => {
+                write!(f, "Broken {{ address: {address}, error: {} }}", Kind(&**error))
+            }
+            Self::DialFailed { address, error } => {
+                write!(f, "DialFailed {{ address: {address}, error: {} }}", Kind(&**error))
+            }
+            Self::Panicked { address, source, .. } => {
+                write!(f, "Panicked {{ address: {address:?}, source: {source:?} }}")
+            }
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+/// What may be logged of an error or a reason. The figures of a header are left out: where the stream has lost its place,
+/// they are a piece of a message.
+struct Kind<'a, T>(&'a T);
+
+impl fmt::Display for Kind<'_, FrameError> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = format!("{:?}", self.0.kind);
+        let name = kind.split(' ').next().unwrap_or_default();
+        write!(f, "{name}, looks like: {:?}", self.0.looks_like)
+    }
+}
+
+impl fmt::Display for Kind<'_, Error> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Error::Frame(error) => Kind(error).fmt(f),
+            Error::Truncated { .. } => f.write_str("Truncated"),
+            Error::NotSent { source, .. } => write!(f, "NotSent {{ source: {} }}", Kind(&**source)),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Kind<'_, Reason> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reason::Truncated { .. } => f.write_str("Truncated"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::reporter::Described;
+
+    /// Kept here because the log of a process is one, and limited in lines.
+    #[test]
+    fn the_log_gets_what_happened_and_to_whom_and_no_byte_of_a_message() {
+        let secret = b"\xffsecret\0".to_vec();
+        let text = String::from_utf8(secret.clone()).unwrap_err();
+        let held = format!("{:?}", secret);
+        assert!(format!("{text:?}").contains(held.trim_matches(['[', ']'])), "the program's error has it");
+        let length = u64::from_be_bytes(secret[..8].try_into().unwrap());
+        let codec = crate::Config::new().wire_format(crate::WireFormat::u64_be()).codec().unwrap();
+        let frame = || crate::wire::Decoder::with(codec).header(&secret).unwrap_err();
+        assert!(format!("{:?}", frame()).contains(&length.to_string()), "and the header");
+        let truncated = || Error::Truncated { got: 3, want: length as usize, looks_like: None };
+        let panicked = || Panic { message: "secret".into() };
+        let peer = Peer::new(7, "127.0.0.1:5031".parse().unwrap());
+        let (address, after) = (Address::from("host:5031"), Duration::from_secs(7));
+        let io = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let gone = |reason| Event::Disconnected { peer, reason };
+        let sent = |source: Error| Error::NotSent { address: "a:1".into(), message: None, source: Arc::new(source) };
+        let cases = [
+            (Event::Connected { peer }, "Connected"),
+            (gone(Reason::Closed), "Closed"),
+            (gone(Reason::from(&truncated())), "Truncated"),
+            (gone(Reason::Rejected), "Rejected"),
+            (gone(Reason::from(&Error::Read(io()))), "ConnectionReset"),
+            (gone(Reason::Timeout { what: "idle_timeout", after }), "idle_timeout"),
+            (gone(Reason::CallbackPanicked), "CallbackPanicked"),
+            (gone(Reason::Panicked), "Panicked"),
+            (gone(Reason::Stopped), "Stopped"),
+            (Event::Rejected { peer, error: frame() }, "TooLarge"),
+            (Event::CallbackFailed { peer, error: Arc::new(text.into()) }, "CallbackFailed"),
+            (Event::CallbackPanicked { peer, message: "secret".into() }, "CallbackPanicked"),
+            (Event::Panicked { peer: Some(peer), source: PanicSource::Drop, message: "secret".into() }, "Drop"),
+            (Event::Undelivered { peer, messages: 5 }, "messages: 5"),
+        ];
+        let mut lines: Vec<_> =
+            cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "127.0.0.1:5031")).collect();
+        let cases = [
+            (Event::Refused { addr: peer.addr(), max_connections: 9 }, "max_connections: 9"),
+            (Event::panicked(PanicSource::Logger, panicked()), "Logger"),
+            (Event::AcceptFailed { error: Arc::new(io()), retry_in: after }, "ConnectionReset"),
+            (Event::Missed { events: 6 }, "events: 6"),
+        ];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "")));
+        let broken =
+            |error: Option<Error>| ManagerEvent::Broken { address: address.clone(), error: error.map(Arc::new) };
+        let cases = [
+            (ManagerEvent::Opened { address: address.clone() }, "Opened"),
+            (broken(None), "None"),
+            (broken(Some(frame().into())), "TooLarge"),
+            (broken(Some(truncated())), "Truncated"),
+            (broken(Some(sent(frame().into()))), "TooLarge"),
+            (broken(Some(sent(Error::Write(io())))), "ConnectionReset"),
+            (ManagerEvent::DialFailed { address: address.clone(), error: Arc::new(sent(truncated())) }, "Truncated"),
+            (ManagerEvent::Lost { address: address.clone(), messages: 5 }, "messages: 5"),
+            (
+                ManagerEvent::Panicked {
+                    address: Some(address.clone()),
+                    source: PanicSource::Backoff,
+                    message: "secret".into(),
+                },
+                "Backoff",
+            ),
+        ];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "host:5031")));
+        let cases =
+            [(ManagerEvent::panicked(PanicSource::Waker, panicked()), "Waker"), (ManagerEvent::missed(6), "events: 6")];
+        lines.extend(cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "")));
+        for (line, what, whom) in lines {
+            assert!(
+                line.contains(what) && line.contains(whom),
+                "{line} says what happened, and to whom: {what}, {whom}"
+            );
+            for piece in ["secret", "115, 101, 99", "73 65 63", &length.to_string(), &format!("{length:x}")] {
+                assert!(!line.contains(piece), "{line} has a piece of a message: {piece}");
+            }
+        }
+    }
+}

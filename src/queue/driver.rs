@@ -1,0 +1,171 @@
+//! The driver's side of a queue: what the task does that owns the peer, where the producers do not write.
+
+use std::future::Future;
+use std::mem;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::io::AsyncWrite;
+
+use super::books::Verdict;
+use super::held::{Load, Transport, Wait};
+use super::outbox::{Outbox, Step, room};
+use crate::error::Error;
+use crate::framed::Writer;
+
+/// How many batches it writes before it lets other tasks run.
+const BATCHES_IN_A_ROW: u32 = 16;
+
+impl<W: AsyncWrite + Unpin> Outbox<W> {
+    /// Registers the driver: it is woken when the queue is stalled.
+    pub(crate) fn set_driver(&self, waker: &Waker) {
+        self.lock().set_driver(waker);
+    }
+
+    /// Lets the driver look around.
+    pub(crate) fn call_driver(&self) {
+        self.lock().call_driver();
+    }
+
+    /// Whether there is something for the driver to do.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.peek().stalled
+    }
+
+    /// Whether there is room, for the driver, which is called when there is.
+    pub(crate) fn drives_room(&self, mark: usize) -> bool {
+        match self.write_until(|state| room(state, mark)) {
+            Ok(()) => true,
+            Err((mut state, _)) => {
+                state.driver_wants_room = true;
+                false
+            }
+        }
+    }
+
+    /// Writes until nothing is pending. An error is that of the transport, which is gone then, whoever met it.
+    pub(crate) fn poll_drive(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.lock();
+        for _ in 0..BATCHES_IN_A_ROW {
+            let step;
+            (state, step) = self.step(state, cx);
+            match step {
+                Step::Wrote => {}
+                Step::Idle => return Poll::Ready(Ok(())),
+                Step::Full | Step::Expired => return Poll::Pending,
+                Step::Busy => {
+                    state.driver_wants_turn = true;
+                    return Poll::Pending;
+                }
+                Step::Gone => {
+                    let broken = state.broken.take();
+                    return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
+                }
+            }
+        }
+        drop(state);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Drops the transport, which broke, as soon as nobody writes to it; what it did not take is kept.
+    pub(crate) fn lose(&self) -> impl Future<Output = ()> {
+        self.attend(|place, cx| {
+            let mut state = self.lock();
+            match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
+                Transport::Taken(load) => {
+                    state.transport = Transport::Taken(load);
+                    state.lost = true;
+                    state.wait(Wait::PutBack, place, cx.waker());
+                    return Poll::Pending;
+                }
+                Transport::Idle(writer) => {
+                    let io = state.lose(writer);
+                    drop(state);
+                    drop(io);
+                }
+                gone @ Transport::Gone(_) => state.transport = gone,
+            }
+            Poll::Ready(())
+        })
+    }
+
+    /// Waits, as the driver, until a transport is wanted for what is held; `false` when nothing more can come.
+    pub(crate) fn poll_wanted(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        state.set_driver(cx.waker());
+        if state.held() > 0 {
+            return Poll::Ready(true);
+        }
+        if state.closed {
+            return Poll::Ready(false);
+        }
+        // Or the next producer would take it that the driver knows already.
+        state.stalled = false;
+        Poll::Pending
+    }
+
+    /// Goes on with a new transport where the old one is gone; `false` where there is to be none any more.
+    pub(crate) fn resume(&self, io: W) -> bool {
+        let mut state = self.lock();
+        if state.ended {
+            return false;
+        }
+        state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
+            Transport::Gone(mut output) => {
+                // It begins anew: what has grown too old meanwhile is not given to this one.
+                output.append(&mut state.pending);
+                mem::swap(&mut output, &mut state.pending);
+                Transport::Idle(Writer::with(io, output))
+            }
+            other => other,
+        };
+        state.broken = None;
+        // What counts as room is not the same as before.
+        state.let_in();
+        true
+    }
+
+    /// There is to be no other transport.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+    }
+
+    /// How many bytes transports have taken so far: while this grows, the peer is alive.
+    pub(crate) fn progress(&self) -> u64 {
+        self.peek().progress
+    }
+
+    /// Takes back all that was not written when the transport is lost: those who wait for it are told. Returns the
+    /// messages whose producer does not wait to return them itself, the oldest first.
+    pub(crate) fn give_back(&self, verdict: &Verdict) -> Vec<Bytes> {
+        let mut state = self.lock();
+        let held = state.held();
+        // What is let in now is another matter.
+        state.stalled = false;
+        if state.closed {
+            state.forget_driver();
+        }
+        state.give_back_oldest(held, verdict)
+    }
+
+    /// Takes back what is too old to be sent, as [`give_back`](Self::give_back) does, and says why. `attempts` is how often
+    /// the address was dialed in the meantime.
+    pub(crate) fn take_expired(&self, attempts: u32) -> (Vec<Bytes>, Verdict) {
+        let verdict = Verdict::expired(self.rules.ttl.unwrap_or_default(), attempts);
+        let mut state = self.lock();
+        let count = state.expired();
+        (state.give_back_oldest(count, &verdict), verdict)
+    }
+
+    /// Whether something is too old to be sent: nothing is written until it is taken back.
+    pub(crate) fn has_expired(&self) -> bool {
+        self.lock().expired() > 0
+    }
+
+    /// When a message may be too old, at the earliest; `None` where none ever is.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.peek().books.next_expiry()
+    }
+}

@@ -1,0 +1,450 @@
+//! What the queue of a peer holds: messages, the transport or what it left behind, the books, and who waits.
+//!
+//! Changes of one moment, under the lock of the outbox. Nothing in here writes, and nothing in here wakes: whoever is to be
+//! woken is put aside until the lock is released.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::io::AsyncWrite;
+
+use super::books::{Books, Fate, Ticket, Verdict};
+use super::line::{Accepted, Batch, Line, Offer, Turn};
+use crate::error::Error;
+use crate::foreign::PanicHook;
+use crate::framed::{HIGH_WATER, Writer};
+use crate::sync::{Key, Later, Waiters, Wakes};
+use crate::wire::{Codec, Output};
+
+/// How a queue treats what it holds.
+pub(crate) struct Rules<W> {
+    /// Looks, before each batch, whether a transport would take it and lose it.
+    pub(crate) is_dead: fn(&W) -> bool,
+    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
+    pub(crate) room_while_down: Option<usize>,
+    /// How old a message may be when it is given to a transport.
+    pub(crate) ttl: Option<Duration>,
+    /// Is told where the waker of somebody who waits panics.
+    pub(crate) panicked: Option<PanicHook>,
+}
+
+impl<W> Default for Rules<W> {
+    fn default() -> Self {
+        Self { is_dead: |_| false, room_while_down: None, ttl: None, panicked: None }
+    }
+}
+
+/// What one queue holds, and who waits for it.
+pub(crate) struct Held<W> {
+    /// What was accepted and is not with the transport yet.
+    pub(crate) pending: Output,
+    pub(crate) transport: Transport<W>,
+    pub(crate) books: Books,
+    /// How many bytes transports have taken.
+    pub(crate) progress: u64,
+    /// The transport takes no more, or there is none, or its producers do not write: the driver has to act.
+    pub(crate) stalled: bool,
+    /// Why the transport broke, for the driver to tell.
+    pub(crate) broken: Option<Error>,
+    /// The transport is to be dropped as soon as nobody writes to it.
+    pub(crate) lost: bool,
+    /// Nothing more is accepted.
+    pub(crate) closed: bool,
+    /// There is to be no other transport.
+    pub(crate) ended: bool,
+    rules: Arc<Rules<W>>,
+    /// What is to be accepted when there is room.
+    pub(crate) line: Line,
+    waiters: Waiters<Wait>,
+    driver: Option<Waker>,
+    /// The driver is to be called when there is room.
+    pub(crate) driver_wants_room: bool,
+    /// The driver is to be called when nobody else writes.
+    pub(crate) driver_wants_turn: bool,
+    later: Later,
+}
+
+/// What somebody waits for at a queue. The first of them need somebody who writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wait {
+    /// The message of this ticket is over.
+    Over(Ticket),
+    /// What waits in the line is accepted.
+    Accepted(Turn),
+    /// There is room.
+    Room,
+    /// Nobody writes.
+    PutBack,
+    /// Nothing more is accepted.
+    Closed,
+}
+
+/// Where a producer is with what it has handed over, and where it waits.
+#[derive(Default)]
+pub(crate) struct Place {
+    pub(crate) stage: Stage,
+    pub(crate) waiting: Option<Key<Wait>>,
+    /// What went through the line last, and is empty now.
+    pub(crate) spare: Option<Box<Batch>>,
+}
+
+/// How far the messages that were handed over last have come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Stage {
+    /// There are none, or they are over.
+    #[default]
+    Nothing,
+    /// They wait for room.
+    InLine(Turn),
+    Accepted(Ticket),
+}
+
+/// Where the messages go.
+pub(crate) enum Transport<W> {
+    Idle(Writer<W>),
+    /// Somebody is writing; this is with them.
+    Taken(Load),
+    /// It broke. What it did not take whole, from the start of the oldest frame.
+    Gone(Output),
+}
+
+/// How much a transport was given to write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Load {
+    pub(crate) fn of(output: &Output) -> Self {
+        Self { messages: output.held(), bytes: output.len() }
+    }
+}
+
+/// What the books of a queue say, in messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) accepted: u64,
+    pub(crate) written: u64,
+    pub(crate) given_back: u64,
+    pub(crate) held: u64,
+    pub(crate) held_bytes: usize,
+    /// How many bytes transports have taken.
+    pub(crate) bytes: u64,
+}
+
+impl<W> Wakes for Held<W> {
+    fn later(&mut self) -> &mut Later {
+        &mut self.later
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Held<W> {
+    /// Nothing yet, for this transport.
+    pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
+        Self {
+            pending: Output::new(codec),
+            transport: Transport::Idle(Writer::with(io, Output::new(codec))),
+            books: Books::new(rules.ttl),
+            progress: 0,
+            stalled: false,
+            broken: None,
+            lost: false,
+            closed: false,
+            ended: false,
+            rules,
+            line: Line::default(),
+            waiters: Waiters::default(),
+            driver: None,
+            driver_wants_room: false,
+            driver_wants_turn: false,
+            later: Later::default(),
+        }
+    }
+
+    // ---- what comes in
+
+    /// Accepts a message, and leaves what it was copied from to its owner.
+    pub(crate) fn push(&mut self, message: &mut Bytes) -> Result<Ticket, Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(mem::take(message).into()) });
+        }
+        self.pending.push_from(message)?;
+        Ok(self.books.accept(1, None))
+    }
+
+    /// Accepts a message of which its producer has a copy, when there is room.
+    pub(crate) fn offer(&mut self, message: Bytes) -> Result<Stage, Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        let offer = Offer::Message(self.pending.check(message)?);
+        let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
+        Ok(if has_turn { Stage::Accepted(self.accept(offer).ticket) } else { Stage::InLine(self.line.join(offer)) })
+    }
+
+    /// Accepts a batch, when there is room; it is empty then. `false` if nothing more is accepted.
+    pub(crate) fn offer_batch(&mut self, batch: &mut Batch, place: &mut Place) -> bool {
+        if self.closed {
+            return false;
+        }
+        if self.line.is_empty() && self.has_room(HIGH_WATER) {
+            place.stage = Stage::Accepted(self.accept_batch(batch, true));
+            return true;
+        }
+        let spare = place.spare.take();
+        let mut offer = spare.unwrap_or_else(|| Box::new(Batch::new(batch.output.another(), batch.fate.clone())));
+        offer.fate = batch.fate.clone();
+        mem::swap(&mut offer.output, &mut batch.output);
+        offer.messages = mem::take(&mut batch.messages);
+        place.stage = Stage::InLine(self.line.join(Offer::Batch(offer)));
+        true
+    }
+
+    fn accept(&mut self, offer: Offer) -> Accepted {
+        match offer {
+            Offer::Message(message) => {
+                // It was checked; and it is not the last owner of what is dropped here.
+                let _ = self.pending.push(message);
+                let ticket = self.books.accept(1, None);
+                self.books.claim(ticket);
+                self.call_for_transport();
+                Accepted { ticket, batch: None }
+            }
+            Offer::Batch(mut batch) => {
+                let ticket = self.accept_batch(&mut batch, true);
+                Accepted { ticket, batch: Some(batch) }
+            }
+        }
+    }
+
+    /// Accepts all that one producer has put together. It may want to know their fate.
+    pub(crate) fn accept_batch(&mut self, batch: &mut Batch, tells: bool) -> Ticket {
+        self.pending.append(&mut batch.output);
+        let fate: Option<&Fate> = tells.then_some(&batch.fate);
+        let ticket = self.books.accept(mem::take(&mut batch.messages) as u64, fate);
+        self.call_for_transport();
+        ticket
+    }
+
+    /// Where there is no transport, the driver opens one: a producer that has found room may not look again.
+    fn call_for_transport(&mut self) {
+        if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
+            self.stall();
+        }
+    }
+
+    /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
+    pub(crate) fn has_room(&self, mark: usize) -> bool {
+        match (&self.transport, self.rules.room_while_down) {
+            (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
+            _ => self.pending.len() < mark,
+        }
+    }
+
+    /// There may be more room than there was: lets in whoever waits for it, in turn.
+    pub(crate) fn let_in(&mut self) {
+        while !self.closed
+            && self.has_room(HIGH_WATER)
+            && let Some((turn, offer)) = self.line.next()
+        {
+            let accepted = self.accept(offer);
+            self.line.let_in(turn, accepted);
+            self.wake(Wait::Accepted(turn), Wait::Accepted(turn));
+        }
+        self.wake_for_room();
+    }
+
+    /// Whether what was handed over is accepted; `None` where it waits in the line of a queue that was closed.
+    pub(crate) fn is_accepted(&mut self, place: &mut Place) -> Option<Result<(), Wait>> {
+        if let Stage::InLine(turn) = place.stage {
+            if self.line.is_waiting(turn) {
+                return if self.closed { None } else { Some(Err(Wait::Accepted(turn))) };
+            }
+            place.stage = Stage::Nothing;
+            if let Some(Accepted { ticket, batch }) = self.line.accepted(turn) {
+                place.stage = Stage::Accepted(ticket);
+                place.spare = batch;
+            }
+        }
+        Some(Ok(()))
+    }
+
+    // ---- what goes out
+
+    /// Gives the next batch to a writer that has none.
+    pub(crate) fn begin_batch(&mut self, writer: &mut Writer<W>) {
+        writer.output_mut().append(&mut self.pending);
+        self.books.begin_batch();
+        self.let_in();
+    }
+
+    pub(crate) fn batch_written(&mut self) {
+        self.books.batch_written();
+        self.wake_over();
+    }
+
+    /// Ends a turn of writing. What is returned is to be dropped without the lock.
+    #[must_use]
+    #[inline(never)]
+    pub(crate) fn put_back(&mut self, writer: Writer<W>) -> Option<W> {
+        let io = if mem::take(&mut self.lost) {
+            let io = self.lose(writer);
+            self.stall();
+            io
+        } else {
+            self.transport = Transport::Idle(writer);
+            None
+        };
+        self.wake(Wait::PutBack, Wait::PutBack);
+        if mem::take(&mut self.driver_wants_turn) {
+            self.call_driver();
+        }
+        io
+    }
+
+    /// The transport is gone. What is returned is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
+        let (io, output) = writer.into_parts();
+        self.transport = Transport::Gone(output);
+        // There may be more room while it is down than there was.
+        self.let_in();
+        io
+    }
+
+    /// Gives back the `count` oldest of what is held and not with a transport.
+    pub(crate) fn give_back_oldest(&mut self, count: u64, verdict: &Verdict) -> Vec<Bytes> {
+        let held = self.held();
+        let mut messages = match &mut self.transport {
+            Transport::Gone(output) => output.take_oldest(count as usize),
+            Transport::Idle(_) | Transport::Taken(_) => Vec::new(),
+        };
+        messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
+        let unclaimed = self.books.give_back(held, messages, verdict);
+        self.wake_over();
+        self.let_in();
+        unclaimed
+    }
+
+    /// How many messages are too old to be sent, while a transport has not begun with them.
+    pub(crate) fn expired(&mut self) -> u64 {
+        let begun = match &self.transport {
+            Transport::Idle(writer) => !writer.output().is_empty(),
+            Transport::Taken(_) => true,
+            Transport::Gone(_) => false,
+        };
+        let held = self.held();
+        if begun { 0 } else { self.books.expired(held) }
+    }
+
+    /// How many messages were accepted and are neither written nor given back.
+    pub(crate) fn held(&self) -> u64 {
+        let with_transport = match &self.transport {
+            Transport::Idle(writer) => writer.output().held(),
+            Transport::Taken(load) => load.messages,
+            Transport::Gone(output) => output.held(),
+        };
+        (with_transport + self.pending.held()) as u64
+    }
+
+    /// How many bytes they have on the wire, as far as those are not written.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let with_transport = match &self.transport {
+            Transport::Idle(writer) => writer.output().len(),
+            Transport::Taken(load) => load.bytes,
+            Transport::Gone(output) => output.len(),
+        };
+        with_transport + self.pending.len()
+    }
+
+    /// Accepts nothing more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.wake(Wait::Accepted(Turn::FIRST), Wait::Accepted(Turn::LAST));
+        self.wake(Wait::Closed, Wait::Closed);
+        self.wake_for_room();
+    }
+
+    pub(crate) fn books(&self) -> Totals {
+        let held = self.held();
+        Totals {
+            accepted: self.books.accepted(),
+            written: self.books.accepted() - self.books.given_back() - held,
+            given_back: self.books.given_back(),
+            held,
+            held_bytes: self.held_bytes(),
+            bytes: self.progress,
+        }
+    }
+
+    // ---- who waits
+
+    pub(crate) fn wait(&mut self, what: Wait, place: &mut Place, waker: &Waker) {
+        let replaced = self.waiters.wait_for(what, &mut place.waiting, waker);
+        self.later.drop(replaced);
+    }
+
+    pub(crate) fn leave(&mut self, place: &mut Place) {
+        let left = self.waiters.leave(&mut place.waiting);
+        self.later.drop(left);
+    }
+
+    #[inline]
+    fn wake(&mut self, first: Wait, last: Wait) {
+        self.waiters.wake(first..=last, &mut self.later);
+    }
+
+    fn wake_over(&mut self) {
+        self.wake(Wait::Over(Ticket::FIRST), Wait::Over(self.books.over()));
+    }
+
+    #[inline]
+    fn wake_for_room(&mut self) {
+        self.wake(Wait::Room, Wait::Room);
+        if mem::take(&mut self.driver_wants_room) {
+            self.call_driver();
+        }
+    }
+
+    /// A producer stops writing: if others wait for what is left, the driver goes on.
+    #[inline]
+    pub(crate) fn pass_on(&mut self) {
+        // As mostly.
+        if self.waiters.is_empty() && !self.driver_wants_room {
+            return;
+        }
+        let Transport::Idle(writer) = &self.transport else { return };
+        let is_left = !writer.output().is_empty() || !self.pending.is_empty();
+        let is_waited_for = self.driver_wants_room || self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room);
+        if is_left && is_waited_for && !self.stalled {
+            self.stall();
+        }
+    }
+
+    /// Leaves it to the driver to go on.
+    pub(crate) fn stall(&mut self) {
+        self.stalled = true;
+        self.call_driver();
+    }
+
+    /// The driver is called once for each time that it registers.
+    pub(crate) fn call_driver(&mut self) {
+        self.later.wake(self.driver.take());
+    }
+
+    pub(crate) fn set_driver(&mut self, waker: &Waker) {
+        if self.driver.as_ref().is_none_or(|driver| !driver.will_wake(waker)) {
+            let replaced = self.driver.replace(waker.clone());
+            self.later.drop(replaced);
+        }
+    }
+
+    /// There is nothing more to drive.
+    pub(crate) fn forget_driver(&mut self) {
+        self.later.drop(self.driver.take());
+    }
+}

@@ -1,0 +1,470 @@
+//! The bounded queue of one peer's outgoing messages: many producers, one transport.
+//!
+//! Whoever waits for room or for a flush takes the transport out of the queue, writes what everybody has put in, and
+//! puts it back: no task stands between a producer and a socket that takes what it is given. When the socket does not,
+//! the queue is *stalled*, and its driver, the task that owns the peer, goes on as the socket allows. Only the driver
+//! opens a new transport where the old one broke.
+//!
+//! # Who waits, and who wakes them
+//!
+//! A full queue has a [line](crate::line) in front of it. Who waits to be written waits by ticket, and is woken when that is
+//! over, and nobody else is. Each has a [`Place`], and leaves with it. Nobody waits in vain:
+//! - Where a condition comes true, those who wait for it are taken out in the same moment: room in `let_in`, a ticket in
+//!   `wake_over`. So those who are left wait for somebody to write.
+//! - While somebody writes, they look again before they leave, in `write_until`: what they do not finish for others they leave
+//!   to the driver (`stall`, `pass_on`). To the driver, and not to one of those who wait: nobody can tell whether that one is
+//!   still polled, and all the others would wait for it.
+//! - Once called, the driver writes until nothing is left. It registers before it looks, so no call is lost on the way.
+
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::io::AsyncWrite;
+
+use super::books::{Ticket, Verdict};
+pub(crate) use super::held::Rules;
+use super::held::{Held, Load, Place, Stage, Totals, Transport, Wait};
+use super::line::{Batch, Offer};
+use crate::error::Error;
+use crate::foreign::{self, PanicSource};
+use crate::sync::{Guard, Lock};
+use crate::wire::Codec;
+
+/// The queue of one peer.
+pub(crate) struct Outbox<W> {
+    state: Lock<Held<W>>,
+    pub(crate) rules: Arc<Rules<W>>,
+}
+
+/// What a queue held when it was closed.
+pub(crate) struct Rest {
+    last: Ticket,
+    /// How many messages had been given back by then.
+    given_back: u64,
+}
+
+/// What an attempt to write did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The transport took a batch.
+    Wrote,
+    /// There is nothing to write.
+    Idle,
+    /// Somebody else is writing, and looks after the others.
+    Busy,
+    /// The transport takes no more for now.
+    Full,
+    /// The next messages are too old to be sent: the driver takes them back first.
+    Expired,
+    /// There is no transport, or none any more.
+    Gone,
+}
+
+pub(crate) type State<'a, W> = Guard<'a, Held<W>>;
+
+impl<W: AsyncWrite + Unpin> Outbox<W> {
+    pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
+        Self { state: Lock::new(Held::new(io, codec, rules.clone())), rules }
+    }
+
+    // ---- producers
+
+    /// Accepts a message. It never waits, but writes what can be written at once where `mark` bytes are pending.
+    pub(crate) fn push(&self, mut message: Bytes, mark: usize) -> Result<Ticket, Error> {
+        let mut state = self.lock();
+        let ticket = state.push(&mut message)?;
+        let has_room = state.has_room(mark);
+        drop(state);
+        if !has_room {
+            self.try_room(mark);
+        }
+        Ok(ticket)
+    }
+
+    /// Hands over a message of which its producer has a copy: if it is not written, the producer returns it. It is accepted when
+    /// there is room, in turn.
+    pub(crate) fn offer(&self, message: Bytes, place: &mut Place) -> Result<(), Error> {
+        place.stage = self.lock().offer(message)?;
+        Ok(())
+    }
+
+    /// Hands over what one producer has put together; the batch is empty then. `false` if nothing more is accepted.
+    pub(crate) fn offer_batch(&self, batch: &mut Batch, place: &mut Place) -> bool {
+        self.lock().offer_batch(batch, place)
+    }
+
+    /// Waits until what was handed over is accepted; `false` if it is not, because the queue was closed.
+    pub(crate) fn poll_accepted(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<bool> {
+        if !matches!(place.stage, Stage::InLine(_)) {
+            return Poll::Ready(true);
+        }
+        self.poll_producer(place, cx, |state, place| state.is_accepted(place).map_or(Ok(false), |is| is.map(|()| true)))
+    }
+
+    /// Waits until what was accepted is over. The error is why a message that its producer has a copy of was given back instead
+    /// of written.
+    pub(crate) fn poll_over(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
+        let Stage::Accepted(ticket) = place.stage else { return Poll::Ready(Ok(())) };
+        let given_back = self.poll_producer(place, cx, |state, place| {
+            if !state.books.is_over(ticket) {
+                return Err(Wait::Over(ticket));
+            }
+            place.stage = Stage::Nothing;
+            Ok(state.books.unclaim(ticket))
+        });
+        given_back.map(|verdict| verdict.map_or(Ok(()), |verdict| Err(verdict.error)))
+    }
+
+    /// Whether what was handed over is over, one way or the other.
+    pub(crate) fn is_over(&self, place: &mut Place) -> bool {
+        let mut state = self.lock();
+        let is_accepted = matches!(state.is_accepted(place), Some(Ok(())));
+        is_accepted && !matches!(place.stage, Stage::Accepted(ticket) if !state.books.is_over(ticket))
+    }
+
+    /// Its producer does not wait any more.
+    pub(crate) fn leave(&self, place: &mut Place) {
+        if place.waiting.is_some() {
+            self.lock().leave(place);
+        }
+    }
+
+    /// Its producer does not wait any more, and takes back what was not accepted.
+    pub(crate) fn withdraw(&self, place: &mut Place) -> Option<Offer> {
+        let Stage::InLine(turn) = place.stage else {
+            self.leave(place);
+            return None;
+        };
+        let mut state = self.lock();
+        state.leave(place);
+        let offer = state.line.leave(turn);
+        match offer {
+            Some(_) => place.stage = Stage::Nothing,
+            None => drop(state.is_accepted(place)),
+        }
+        offer
+    }
+
+    /// The producer of a message that it has a copy of does not wait any more. Where that was given back, returns why: nobody
+    /// else has it.
+    pub(crate) fn abandon(&self, place: &mut Place) -> Option<Verdict> {
+        // What was not accepted is not sent.
+        drop(self.withdraw(place));
+        let Stage::Accepted(ticket) = mem::take(&mut place.stage) else { return None };
+        let mut state = self.lock();
+        let given_back = state.books.unclaim(ticket);
+        if !state.books.is_over(ticket) && !state.pending.is_empty() {
+            // Whoever is writing now may not be the one to go on.
+            state.stall();
+        }
+        given_back
+    }
+
+    /// Accepts the last messages of a producer that goes, for the driver to write, while less than `max` bytes are held. The
+    /// error is why not.
+    pub(crate) fn part(&self, batch: &mut Batch, max: usize) -> Result<(), Verdict> {
+        let mut state = self.lock();
+        if batch.messages > 0 {
+            if state.closed {
+                return Err(Verdict::closed());
+            }
+            if state.held_bytes() >= max {
+                return Err(Verdict::queue_full(max));
+            }
+            state.accept_batch(batch, false);
+        }
+        if !state.pending.is_empty() {
+            state.stall();
+        }
+        Ok(())
+    }
+
+    /// Leaves what is pending to the driver: its producer does not wait.
+    pub(crate) fn leave_to_driver(&self) {
+        let mut state = self.lock();
+        if !state.pending.is_empty() {
+            state.stall();
+        }
+    }
+
+    /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
+    pub(crate) fn poll_room(&self, mark: usize, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        if place.waiting.is_none() && room(&self.peek(), mark).is_ok() {
+            return Poll::Ready(());
+        }
+        self.poll_producer(place, cx, |state, _| room(state, mark))
+    }
+
+    /// Whether there is room now, if need be by writing. Nobody waits for it.
+    pub(crate) fn try_room(&self, mark: usize) -> bool {
+        room(&self.peek(), mark).is_ok() || self.write_until(|state| room(state, mark)).is_ok()
+    }
+
+    /// Waits, as a producer, until `look` finds what it looks for.
+    fn poll_producer<T>(
+        &self,
+        place: &mut Place,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&mut Held<W>, &mut Place) -> Result<T, Wait>,
+    ) -> Poll<T> {
+        let found = self.write_until(|state| {
+            let found = look(state, place)?;
+            state.leave(place);
+            Ok(found)
+        });
+        match found {
+            Ok(found) => Poll::Ready(found),
+            Err((mut state, wait)) => {
+                state.wait(wait, place, cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes, batch by batch, until `look` finds what it looks for. The error is what it waits for where only somebody else can
+    /// go on.
+    pub(crate) fn write_until<T>(
+        &self,
+        mut look: impl FnMut(&mut Held<W>) -> Result<T, Wait>,
+    ) -> Result<T, (State<'_, W>, Wait)> {
+        let mut state = self.lock();
+        let mut may_write = true;
+        loop {
+            match look(&mut state) {
+                Ok(found) => {
+                    state.pass_on();
+                    return Ok(found);
+                }
+                Err(wait) if state.stalled || !may_write => return Err((state, wait)),
+                Err(_) => {}
+            }
+            let step;
+            // The socket need not wake anybody: when it is not ready, the driver asks it again.
+            (state, step) = self.step(state, &mut Context::from_waker(Waker::noop()));
+            may_write = step == Step::Wrote;
+            if !may_write && step != Step::Busy {
+                // Even if this producer has what it waited for, somebody must go on.
+                state.stall();
+            }
+        }
+    }
+
+    // ---- the end
+
+    /// Accepts nothing more. Returns what is held, if anything is.
+    pub(crate) fn close(&self) -> Option<Rest> {
+        let mut state = self.lock();
+        state.close();
+        (state.held() > 0).then(|| Rest { last: state.books.ticket(), given_back: state.books.given_back() })
+    }
+
+    /// Whether nothing more is accepted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.peek().closed
+    }
+
+    /// Waits until nothing more is accepted.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> {
+        self.attend(|place, cx| {
+            let mut state = self.lock();
+            if state.closed {
+                return Poll::Ready(());
+            }
+            state.wait(Wait::Closed, place, cx.waker());
+            Poll::Pending
+        })
+    }
+
+    /// Waits until nothing is held any more of what was accepted before the close. The error is why some was given back.
+    pub(crate) fn delivered(&self, rest: Rest) -> impl Future<Output = Result<(), Arc<Error>>> {
+        self.attend(move |place, cx| {
+            self.poll_producer(place, cx, |state, _| match state.books.is_over(rest.last) {
+                true => Ok(state.books.why_since(rest.given_back)),
+                false => Err(Wait::Over(rest.last)),
+            })
+        })
+    }
+
+    pub(crate) fn books(&self) -> Totals {
+        self.peek().books()
+    }
+
+    /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
+    pub(crate) fn step<'a>(&'a self, mut state: State<'a, W>, cx: &mut Context<'_>) -> (State<'a, W>, Step) {
+        if self.rules.ttl.is_some() && matches!(state.transport, Transport::Idle(_)) && state.expired() > 0 {
+            return (state, Step::Expired);
+        }
+        let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
+            Transport::Idle(writer) => writer,
+            Transport::Taken(load) => {
+                state.transport = Transport::Taken(load);
+                return (state, Step::Busy);
+            }
+            Transport::Gone(output) => {
+                state.transport = Transport::Gone(output);
+                return (state, Step::Gone);
+            }
+        };
+        let begins = writer.output().is_empty();
+        if begins {
+            if state.pending.is_empty() {
+                state.pending.release();
+                writer.output_mut().release();
+                state.transport = Transport::Idle(writer);
+                state.stalled = false;
+                return (state, Step::Idle);
+            }
+            state.begin_batch(&mut writer);
+        }
+        state.transport = Transport::Taken(Load::of(writer.output()));
+        drop(state);
+
+        // Also a batch that waits in the middle goes on only where somebody is left to take it.
+        let is_dead = writer.io().is_some_and(self.rules.is_dead);
+        let before = writer.output().len();
+        // A panic in there would leave the transport taken for ever.
+        let drained = if is_dead { Ok(Poll::Pending) } else { foreign::call(|| writer.poll_drain(cx)) };
+        let drained = drained.unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })));
+        // After an error the frame that was cut counts as unwritten again.
+        let taken_bytes = before.saturating_sub(writer.output().len());
+
+        let mut state = self.lock();
+        state.progress += taken_bytes as u64;
+        let mut broken = None;
+        let step = match drained {
+            _ if is_dead => Step::Gone,
+            Poll::Ready(Ok(())) => Step::Wrote,
+            Poll::Pending => Step::Full,
+            Poll::Ready(Err(error)) => {
+                broken = state.broken.replace(error);
+                Step::Gone
+            }
+        };
+        if step == Step::Wrote {
+            state.batch_written();
+        }
+        state.lost |= step == Step::Gone;
+        let io = state.put_back(writer);
+        if io.is_some() || broken.is_some() {
+            drop(state);
+            // Neither is dropped under the lock.
+            let _ = foreign::dispose((io, broken));
+            state = self.lock();
+        }
+        (state, step)
+    }
+
+    /// What `poll` waits for; the future leaves its place when it is dropped.
+    pub(crate) fn attend<T>(
+        &self,
+        mut poll: impl FnMut(&mut Place, &mut Context<'_>) -> Poll<T>,
+    ) -> impl Future<Output = T> {
+        let mut attendance = Attendance { outbox: self, place: Place::default() };
+        poll_fn(move |cx| poll(&mut attendance.place, cx))
+    }
+
+    /// To look, and to change nothing.
+    pub(crate) fn peek(&self) -> MutexGuard<'_, Held<W>> {
+        self.state.lock()
+    }
+
+    pub(crate) fn lock(&self) -> State<'_, W> {
+        self.state.hold(self.rules.panicked.as_ref())
+    }
+}
+
+pub(crate) fn room<W: AsyncWrite + Unpin>(state: &Held<W>, mark: usize) -> Result<(), Wait> {
+    if state.closed || state.has_room(mark) { Ok(()) } else { Err(Wait::Room) }
+}
+
+/// Somebody's wait at a queue.
+struct Attendance<'a, W: AsyncWrite + Unpin> {
+    outbox: &'a Outbox<W>,
+    place: Place,
+}
+
+impl<W: AsyncWrite + Unpin> Drop for Attendance<'_, W> {
+    fn drop(&mut self) {
+        self.outbox.leave(&mut self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, OnceLock};
+
+    use futures::FutureExt;
+    use futures::task::{ArcWake, waker};
+
+    use super::*;
+    use crate::config::Config;
+
+    /// A transport that looks at the books while it is written to.
+    #[derive(Clone, Default)]
+    struct Looking(Arc<OnceLock<Arc<Outbox<Looking>>>>, Arc<Mutex<Vec<Totals>>>);
+
+    impl AsyncWrite for Looking {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.1.lock().unwrap().push(self.0.get().unwrap().books());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn pushed<W: AsyncWrite + Unpin>(outbox: &Outbox<W>, message: &'static [u8]) -> Place {
+        let ticket = outbox.push(Bytes::from_static(message), usize::MAX).unwrap();
+        Place { stage: Stage::Accepted(ticket), ..Place::default() }
+    }
+
+    /// Kept here because over sockets it takes another thread to look in that moment.
+    #[test]
+    fn the_books_count_what_somebody_is_writing() {
+        let looking = Looking::default();
+        let codec = Config::new().wire_format(crate::WireFormat::u32_be()).codec().unwrap();
+        let outbox = Arc::new(Outbox::new(looking.clone(), codec, Arc::default()));
+        assert!(looking.0.set(outbox.clone()).is_ok());
+        let mut place = pushed(&outbox, b"message");
+        assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
+        let seen = looking.1.lock().unwrap()[0];
+        assert_eq!((seen.accepted, seen.written, seen.held, seen.held_bytes), (1, 0, 1, 11));
+        assert_eq!((outbox.books().held, outbox.books().held_bytes, outbox.books().bytes), (0, 0, 11));
+    }
+
+    struct Calls(AtomicUsize);
+
+    impl ArcWake for Calls {
+        fn wake_by_ref(calls: &Arc<Self>) {
+            calls.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Kept here because over sockets it takes a transport that breaks while a producer writes the last message.
+    #[test]
+    fn a_producer_calls_the_driver_that_has_nothing_to_do_whatever_it_was_called_for_before() {
+        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Arc::default());
+        let calls = Arc::new(Calls(AtomicUsize::new(0)));
+        let driver = waker(calls.clone());
+        let mut cx = Context::from_waker(&driver);
+        outbox.lock().stall();
+        assert!(outbox.lose().now_or_never().is_some());
+        assert!(outbox.poll_wanted(&mut cx).is_pending());
+
+        let mut place = pushed(&outbox, b"wanted");
+        assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        assert_eq!(outbox.poll_wanted(&mut cx), Poll::Ready(true));
+    }
+}
