@@ -52,7 +52,7 @@ pub(crate) type Delays = Box<dyn Iterator<Item = Duration> + Send>;
 
 /// What makes the delays. It is the program's, and may panic when its last clone is dropped, which may be in a drop of ours.
 #[derive(Clone)]
-struct Maker(Option<Arc<dyn Fn() -> Delays + Send + Sync>>);
+struct Maker(Option<Arc<dyn Fn(u64) -> Delays + Send + Sync>>);
 
 impl Drop for Maker {
     fn drop(&mut self) {
@@ -65,10 +65,11 @@ impl Backoff {
     /// Delays that double from `first` to `longest`, without an end. Each is jittered: drawn from the upper half, so that
     /// clients that lost the same peer at the same moment do not come back at the same moment.
     pub fn exponential(first: Duration, longest: Duration) -> Self {
-        Self::from_fn(move || {
+        Self::from_seed(move |seed| {
+            let mut rng = fastrand::Rng::with_seed(seed);
             let doubled =
                 iter::successors(Some(first.min(longest)), move |delay| Some(delay.saturating_mul(2).min(longest)));
-            doubled.map(|delay| delay.mul_f64(1.0 - fastrand::f64() / 2.0))
+            Box::new(doubled.map(move |delay| delay.mul_f64(1.0 - rng.f64() / 2.0)))
         })
     }
 
@@ -81,7 +82,10 @@ impl Backoff {
         I::IntoIter: Send + 'static,
     {
         // It is asked again after its end.
-        let delays = move || Box::new(delays().into_iter().fuse()) as Delays;
+        Self::from_seed(move |_| Box::new(delays().into_iter().fuse()))
+    }
+
+    fn from_seed(delays: impl Fn(u64) -> Delays + Send + Sync + 'static) -> Self {
         Self { delays: Maker(Some(Arc::new(delays))), max_elapsed: None, stable_after: STABLE_AFTER }
     }
 
@@ -102,9 +106,9 @@ impl Backoff {
         self
     }
 
-    /// Calls the program.
-    pub(crate) fn delays(&self) -> Delays {
-        self.delays.0.as_ref().map_or_else(Self::none, |make| make())
+    /// Calls the program. What is drawn comes from `seed`.
+    pub(crate) fn delays(&self, seed: u64) -> Delays {
+        self.delays.0.as_ref().map_or_else(Self::none, |make| make(seed))
     }
 
     /// No delays at all.

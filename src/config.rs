@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::error::ConfigError;
+use crate::runtime::{Handle, Runtime};
 use crate::wire::{Codec, WireFormat};
 
 /// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
@@ -42,6 +43,7 @@ pub struct Config {
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
+    pub(crate) runtime: Handle,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(60)),
             keepalive: Some(Duration::from_secs(60)),
             user_timeout: Some(Duration::from_secs(30)),
+            runtime: Handle::default(),
         }
     }
 }
@@ -70,6 +73,17 @@ impl Config {
     /// The defaults; on the wire, those of the Go library buffstreams v2.0.0.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What the tasks, timers and sockets run on. Default: async-std, where the feature `async-std` is on, as it is if none is
+    /// chosen; without it, and without a runtime given here, `bind`, `dial` and `Manager::listen` fail with
+    /// [`ConfigError::NoRuntime`](crate::ConfigError::NoRuntime).
+    ///
+    /// The streams, sinks and futures of this crate can be polled on any executor, whatever this is.
+    #[must_use]
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Handle::new(runtime);
+        self
     }
 
     /// How the length of a message is written. Default: [`WireFormat::buffstreams`]. Both ends need the same.

@@ -1,13 +1,12 @@
 //! A time limit that is started and stopped often, and counts only the time in which somebody polls.
 
-use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::net;
+use crate::runtime::{Alarm, Handle};
 
 /// How often it is looked at until it is over, while somebody waits. Its timer is set for the next look, not for the end:
 /// who does not come then is gone, or has something else to do.
@@ -21,8 +20,8 @@ const SHORTEST: Duration = Duration::from_millis(30);
 /// A future that is dropped says nothing, and so does a program that has no time. What tells is that a timer fires and
 /// nobody comes. So the time from one poll to the next counts if the second came at about the time of the timer at the
 /// latest; if not, nobody waited, and it does not count. A limit runs out only for somebody who waited all that time.
-#[derive(Default)]
 pub(crate) struct Deadline {
+    runtime: Handle,
     /// What is waited for, and how far it has come.
     waits_for: (&'static str, u64),
     waited: Option<Waited>,
@@ -38,10 +37,15 @@ struct Waited {
 /// It may be left over from an earlier start, with another limit.
 struct Timer {
     fires: Instant,
-    sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    alarm: Alarm,
 }
 
 impl Deadline {
+    /// One that is not running.
+    pub(crate) fn new(runtime: &Handle) -> Self {
+        Self { runtime: runtime.clone(), waits_for: ("", 0), waited: None, timer: None }
+    }
+
     /// Stops it.
     pub(crate) fn clear(&mut self) {
         self.waited = None;
@@ -69,7 +73,7 @@ impl Deadline {
         let Some(limit) = limit else { return Poll::Pending };
         let look = (limit / LOOKS).max(SHORTEST);
         loop {
-            let now = net::now();
+            let now = self.runtime.now();
             let waited = self.waited.get_or_insert(Waited { long: Duration::ZERO, until: now });
             let since = now.saturating_duration_since(waited.until);
             if since <= 2 * look {
@@ -85,16 +89,10 @@ impl Deadline {
             let Some(next) = now.checked_add(left.min(look)) else { return Poll::Pending };
             // One that fires too early is looked at then; one that fires too late is of no use.
             self.timer.take_if(|timer| timer.fires > next);
-            let timer = self.timer.get_or_insert_with(|| Timer::until(next));
-            ready!(timer.sleep.as_mut().poll(cx));
+            let timer = self.timer.get_or_insert_with(|| Timer { fires: next, alarm: self.runtime.timer(next) });
+            ready!(Pin::new(&mut timer.alarm).poll(cx));
             self.timer = None;
         }
-    }
-}
-
-impl Timer {
-    fn until(fires: Instant) -> Self {
-        Self { fires, sleep: Box::pin(net::sleep(fires.saturating_duration_since(net::now()))) }
     }
 }
 
@@ -103,24 +101,28 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-    use crate::net::world::{Sim, block, elapsed};
+    use crate::sim::testing::{self, Sim, block, elapsed};
 
     const LIMIT: Duration = Duration::from_secs(80);
     const LOOK: Duration = Duration::from_secs(10);
     const MOMENT: Duration = Duration::from_millis(1);
 
+    fn new() -> Deadline {
+        Deadline::new(&Handle::default())
+    }
+
     /// Waits until it is over, for `long` at the most; whether it is.
     async fn is_over(deadline: &mut Deadline, long: Duration) -> bool {
-        net::within(Some(long), poll_fn(|cx| deadline.poll(("limit", Some(LIMIT)), 0, cx))).await.is_some()
+        testing::within(Some(long), poll_fn(|cx| deadline.poll(("limit", Some(LIMIT)), 0, cx))).await.is_some()
     }
 
     #[test]
     fn a_pause_counts_while_it_looks_like_a_wait() {
         for (pause, left) in [(2 * LOOK, 5 * LOOK), (2 * LOOK + MOMENT, 7 * LOOK)] {
             Sim::default().run(async {
-                let mut deadline = Deadline::default();
+                let mut deadline = new();
                 assert!(!is_over(&mut deadline, LOOK).await);
-                net::sleep(pause).await;
+                testing::sleep(pause).await;
                 assert!(!is_over(&mut deadline, left - MOMENT).await);
                 assert!(is_over(&mut deadline, MOMENT).await);
                 assert_eq!(elapsed(), LOOK + pause + left);
@@ -135,15 +137,15 @@ mod tests {
     #[test]
     fn where_all_are_busy_a_wait_is_a_wait() {
         Sim::default().run(async {
-            let _busy = net::spawn(async {
+            let _busy = testing::spawn(async {
                 loop {
                     // In its turn before the one that waits, whose timer fires meanwhile.
-                    net::sleep(LOOK).await;
+                    testing::sleep(LOOK).await;
                     block(LOOK / 2);
                 }
             });
-            net::sleep(MOMENT).await;
-            assert!(is_over(&mut Deadline::default(), LIMIT + LOOK).await);
+            testing::sleep(MOMENT).await;
+            assert!(is_over(&mut new(), LIMIT + LOOK).await);
             assert!(elapsed() <= LIMIT + LOOK, "{:?}", elapsed());
         });
     }
@@ -151,8 +153,8 @@ mod tests {
     #[test]
     fn it_may_be_started_at_a_time_that_is_over() {
         Sim::default().run(async {
-            let (mut deadline, since) = (Deadline::default(), net::now());
-            net::sleep(LOOK).await;
+            let (mut deadline, since) = (new(), testing::now());
+            testing::sleep(LOOK).await;
             // Said again and again, it goes on.
             for look in 1..=7 {
                 deadline.start("limit", since);
@@ -161,7 +163,7 @@ mod tests {
             assert_eq!(elapsed(), LIMIT);
             // Something came in the moment of the last look.
             assert!(!is_over(&mut deadline, 7 * LOOK).await);
-            deadline.start("limit", net::now());
+            deadline.start("limit", testing::now());
             assert!(!is_over(&mut deadline, LIMIT - MOMENT).await);
             assert!(is_over(&mut deadline, MOMENT).await);
         });
@@ -170,10 +172,10 @@ mod tests {
     #[test]
     fn progress_and_another_limit_start_it_over() {
         Sim::default().run(async {
-            let mut deadline = Deadline::default();
+            let mut deadline = new();
             for (what, progress) in [("limit", 1), ("limit", 2), ("other", 2), ("limit", 0)] {
                 let waiting = poll_fn(|cx| deadline.poll((what, Some(LIMIT)), progress, cx));
-                assert!(net::within(Some(LIMIT - MOMENT), waiting).await.is_none());
+                assert!(testing::within(Some(LIMIT - MOMENT), waiting).await.is_none());
             }
             assert!(is_over(&mut deadline, MOMENT).await);
             // A timer that is left over from a long limit is not waited for.

@@ -33,6 +33,9 @@ pub enum ConfigError {
         /// The largest offset there is.
         max: u8,
     },
+    /// No runtime was given, and the feature `async-std`, which is the default, is off.
+    #[error("no runtime: give one to Config::runtime, or turn the feature async-std on")]
+    NoRuntime,
     /// A limit of zero would let nothing through.
     #[error("{name} is zero: it must be at least 1")]
     Zero {

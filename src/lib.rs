@@ -51,11 +51,10 @@
 //! | go on when a peer goes away and comes back | [`Config::reconnect`], [`Backoff`] |
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
 //! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
-//! | set a limit | [`Config`] |
+//! | set a limit, or choose a runtime | [`Config`] |
 //!
-//! Inside, each file says in its first line what it is for. Two straight lines, in and out, meet only in the files about
-//! the wire, the net, the configuration, errors and peers; nothing flows back up. async-std is named in one file, flume in
-//! one other, and the wire is pure code.
+//! Inside, each folder is a layer, and each file says in its first line what it is for. Two straight lines, in and out; nothing
+//! flows back up. Each runtime is named in one file, flume in one other, and the wire is pure code.
 //!
 //! # Three contracts
 //!
@@ -99,8 +98,9 @@
 //!
 //! # Runtime
 //!
-//! The tasks and timers of this crate run on async-std, whose threads start by themselves. Its public types are plain
-//! streams, sinks and futures: any executor can poll them.
+//! The sockets, tasks and timers of this crate run on the runtime of the configuration: see [`Config::runtime`]. By default that
+//! is async-std, whose threads start by themselves. The public types are plain streams, sinks and futures: any executor can
+//! poll them.
 
 #![forbid(unsafe_code)]
 
@@ -111,19 +111,21 @@ mod foreign;
 mod sync;
 
 mod backoff;
+mod endpoint;
 mod error;
 mod peer;
 
 pub mod wire;
 
+mod runtime;
+
 mod config;
 mod observe;
 
-// The unit tests run on a network, an executor and a clock in memory.
-#[cfg_attr(test, path = "sim/mod.rs")]
-mod net;
-
 mod deadline;
+#[cfg(any(test, feature = "sim"))]
+mod sim;
+mod transport;
 
 mod framed;
 
@@ -151,6 +153,15 @@ pub use manager::{DeadLetter, DeadLetters, Ending, LinkStats, Manager, ManagerSi
 pub use observe::{Event, Events, ManagerEvent, Reason};
 pub use peer::{Address, Peer};
 pub use queue::Outcome;
+#[cfg(feature = "async-std")]
+pub use runtime::AsyncStd;
+pub use runtime::Runtime;
+#[cfg(feature = "smol")]
+pub use runtime::Smol;
+#[cfg(all(feature = "tokio", unix))]
+pub use runtime::Tokio;
+#[cfg(any(test, feature = "sim"))]
+pub use sim::{Fault, Side, Sim, SimLink, Spawned};
 pub use wire::{FixedFormat, WireFormat};
 
 /// The programs of the README are tests.

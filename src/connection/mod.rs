@@ -17,8 +17,8 @@ use futures::stream::Stream;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::net;
 use crate::peer::{Address, Peer};
+use crate::transport;
 use crate::wire::Codec;
 pub use read_half::ReadHalf;
 pub(crate) use socket::OnEnd;
@@ -96,16 +96,16 @@ impl Connection {
     /// [`Error::Dial`] and [`Error::DialTimeout`]. Dropping the future gives the attempt up.
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
-        let stream = net::dial(&address, &config).await?;
+        let stream = transport::dial(&address, &config).await?;
         Ok(Self::new(stream, config, codec, Origin::Dialed { address }))
     }
 
     /// The connection of a socket that a listener accepted.
-    pub(crate) fn accepted(stream: net::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
+    pub(crate) fn accepted(stream: transport::Stream, config: Config, codec: Codec, peer: Peer, on_end: OnEnd) -> Self {
         Self::new(stream, config, codec, Origin::Accepted { peer, on_end: Some(on_end) })
     }
 
-    fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Self {
+    fn new(stream: transport::Stream, config: Config, codec: Codec, origin: Origin) -> Self {
         let shared = Shared::new(stream, config, codec, origin);
         Self { read: ReadHalf::new(shared.clone()), write: WriteHalf::new(shared) }
     }

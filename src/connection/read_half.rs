@@ -13,13 +13,13 @@ use super::socket::Shared;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::framed::Reader;
-use crate::net;
 use crate::observe::Reason;
+use crate::transport;
 use crate::wire::Decoder;
 
 /// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
 pub struct ReadHalf {
-    reader: Reader<net::Stream>,
+    reader: Reader<transport::Stream>,
     /// Which of the connection's sockets the reader reads.
     generation: u64,
     ended: bool,
@@ -32,7 +32,7 @@ impl ReadHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (stream, generation) = (shared.socket().stream.clone(), 0);
         let reader = Reader::with(stream, Decoder::with(shared.codec));
-        Self { reader, generation, ended: false, slow: Deadline::default(), shared }
+        Self { reader, generation, ended: false, slow: Deadline::new(&shared.config.runtime), shared }
     }
 
     /// Waits for more frames; `false` at the end. It comes once for each batch.

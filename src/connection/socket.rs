@@ -7,9 +7,9 @@ use futures::AsyncReadExt;
 
 use crate::config::Config;
 use crate::foreign;
-use crate::net;
 use crate::observe::Reason;
 use crate::peer::{Address, Peer};
+use crate::transport;
 use crate::wire::Codec;
 
 /// What the halves have in common. Off the data path: it is locked when a socket breaks, ends or is replaced.
@@ -50,7 +50,7 @@ impl Drop for OnEnd {
 }
 
 pub(crate) struct Socket {
-    pub(crate) stream: net::Stream,
+    pub(crate) stream: transport::Stream,
     /// How often it has been opened again.
     pub(crate) generation: u64,
     /// How it ended.
@@ -59,13 +59,13 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn replace(&mut self, stream: net::Stream) {
+    pub(crate) fn replace(&mut self, stream: transport::Stream) {
         *self = Self { stream, generation: self.generation + 1, end: None, half_closed: false };
     }
 }
 
 impl Shared {
-    pub(crate) fn new(stream: net::Stream, config: Config, codec: Codec, origin: Origin) -> Arc<Self> {
+    pub(crate) fn new(stream: transport::Stream, config: Config, codec: Codec, origin: Origin) -> Arc<Self> {
         let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
         Arc::new(Self { config, codec, origin, socket })
     }
@@ -107,20 +107,20 @@ impl Drop for Shared {
             Origin::Dialed { .. } => None,
         };
         if discards {
-            let mut stream = socket.stream.clone();
+            let (mut stream, runtime) = (socket.stream.clone(), self.config.runtime.clone());
             let discarding = async move {
-                net::within(limit, discard(&mut stream)).await;
+                runtime.within(limit, discard(&mut stream)).await;
                 drop(stream);
                 drop(on_end);
             };
             // The runtime may log that it starts a task.
-            let _ = foreign::call(|| net::spawn(discarding).detach());
+            let _ = foreign::call(|| self.config.runtime.spawn(discarding).detach());
         }
     }
 }
 
 /// Reads and forgets what still comes.
-pub(crate) async fn discard(stream: &mut net::Stream) {
+pub(crate) async fn discard(stream: &mut transport::Stream) {
     let mut buf = [0; 1024];
     while let Ok(1..) = stream.read(&mut buf).await {}
 }

@@ -16,10 +16,10 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::framed::{HIGH_WATER, Writer};
 use crate::link::Retries;
-use crate::net;
 use crate::observe::Reason;
 use crate::peer::Peer;
 use crate::sync::Lock;
+use crate::transport;
 use crate::wire::Output;
 
 /// The sending half of a [`Connection`](crate::Connection): a `Sink<Bytes>`.
@@ -42,10 +42,10 @@ pub struct WriteHalf {
 }
 
 /// What is done with an open writer.
-type Write = fn(&mut Writer<net::Stream>, &mut Context<'_>) -> Poll<Result<(), Error>>;
+type Write = fn(&mut Writer<transport::Stream>, &mut Context<'_>) -> Poll<Result<(), Error>>;
 
 enum WriteState {
-    Open(Writer<net::Stream>),
+    Open(Writer<transport::Stream>),
     /// It broke; what is held.
     Down(Output),
     /// It is being opened again.
@@ -53,21 +53,23 @@ enum WriteState {
     Closed,
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Result<transport::Stream, Error>> + Send>>;
 
 impl WriteHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let writer = Writer::with(shared.socket().stream.clone(), Output::new(shared.codec));
+        let runtime = &shared.config.runtime;
+        let retries = Retries::new(shared.config.reconnect.clone(), None, runtime.now(), runtime.random());
         Self {
-            retries: Lock::new(Retries::new(shared.config.reconnect.clone(), None, net::now())),
-            shared,
+            retries: Lock::new(retries),
             state: WriteState::Open(writer),
             why: None,
             untold: None,
             at_rest: true,
             midway: false,
-            stalled: Deadline::default(),
-            closing: Deadline::default(),
+            stalled: Deadline::new(&shared.config.runtime),
+            closing: Deadline::new(&shared.config.runtime),
+            shared,
         }
     }
 
@@ -96,12 +98,12 @@ impl WriteHalf {
     }
 
     /// The socket.
-    pub(crate) fn stream(&self) -> net::Stream {
+    pub(crate) fn stream(&self) -> transport::Stream {
         self.shared.socket().stream.clone()
     }
 
     /// Waits until there is a socket to write to.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Writer<net::Stream>, Error>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Writer<transport::Stream>, Error>> {
         loop {
             match &mut self.state {
                 WriteState::Open(_) => break,
@@ -111,7 +113,7 @@ impl WriteHalf {
                         return Poll::Ready(Err(Error::Closed { message: None }));
                     };
                     let retries = self.retries.get_mut();
-                    let delay = match retries.next(net::now()) {
+                    let delay = match retries.next(self.shared.config.runtime.now()) {
                         Ok(Some(delay)) => delay,
                         ended => {
                             retries.start_over();
@@ -123,9 +125,9 @@ impl WriteHalf {
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     let dial: Dial = Box::pin(async move {
                         if !delay.is_zero() {
-                            net::sleep(delay).await;
+                            config.runtime.sleep(delay).await;
                         }
-                        net::dial(&address, &config).await
+                        transport::dial(&address, &config).await
                     });
                     self.state = WriteState::Dialing(output, Lock::new(dial));
                 }
@@ -134,7 +136,7 @@ impl WriteHalf {
                     let output = mem::replace(output, Output::new(self.shared.codec));
                     match dialed.and_then(|stream| self.take_over(stream)) {
                         Ok(stream) => {
-                            self.retries.get_mut().opened(net::now());
+                            self.retries.get_mut().opened(self.shared.config.runtime.now());
                             self.state = WriteState::Open(Writer::with(stream, output));
                             self.at_rest = true;
                         }
@@ -154,7 +156,7 @@ impl WriteHalf {
 
     /// A socket that was opened. The peer may have closed it again before somebody asked: then it is as good as none, but for
     /// what can be read.
-    fn take_over(&self, stream: net::Stream) -> Result<net::Stream, Error> {
+    fn take_over(&self, stream: transport::Stream) -> Result<transport::Stream, Error> {
         let mut socket = self.shared.socket();
         socket.replace(stream.clone());
         if !stream.is_closed_by_peer() {
@@ -198,7 +200,7 @@ impl WriteHalf {
 
     fn is_closed_by_peer(&self) -> bool {
         let WriteState::Open(writer) = &self.state else { return false };
-        self.shared.socket().end.is_some() || writer.io().is_none_or(net::Stream::is_closed_by_peer)
+        self.shared.socket().end.is_some() || writer.io().is_none_or(transport::Stream::is_closed_by_peer)
     }
 
     /// Writes, and, if it is to be opened again without a word, goes on with the next socket when one breaks.
@@ -293,7 +295,7 @@ impl WriteHalf {
 
     /// Gives the socket up, and holds what it did not take.
     fn lose(&mut self, reason: Reason) {
-        self.retries.get_mut().broke(net::now());
+        self.retries.get_mut().broke(self.shared.config.runtime.now());
         self.stalled.clear();
         self.midway = false;
         self.state = match mem::replace(&mut self.state, WriteState::Closed) {
@@ -327,7 +329,7 @@ impl WriteHalf {
 }
 
 /// What there is to say of a peer that has closed before it took what is to be written.
-fn why_closed(stream: &net::Stream) -> Error {
+fn why_closed(stream: &transport::Stream) -> Error {
     Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
 }
 

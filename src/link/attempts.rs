@@ -24,6 +24,8 @@ pub(crate) struct Retries {
     outage: Option<Outage>,
     /// When the connection was opened.
     opened: Instant,
+    /// Decides what the delays draw.
+    rng: fastrand::Rng,
 }
 
 /// It ends with a connection that was stable, or when all is given up.
@@ -40,9 +42,9 @@ struct Outage {
 }
 
 impl Retries {
-    /// Of a connection that is open since `now`.
-    pub(crate) fn new(backoff: Option<Backoff>, hook: Option<PanicHook>, now: Instant) -> Self {
-        Self { backoff, hook, outage: None, opened: now }
+    /// Of a connection that is open since `now`. What the delays draw comes from `seed`.
+    pub(crate) fn new(backoff: Option<Backoff>, hook: Option<PanicHook>, now: Instant, seed: u64) -> Self {
+        Self { backoff, hook, outage: None, opened: now, rng: fastrand::Rng::with_seed(seed) }
     }
 
     /// The connection was opened again.
@@ -126,7 +128,7 @@ impl Retries {
         };
         let next = match &mut outage.delays {
             Some(delays) => foreign::call(|| delays.next()),
-            none => foreign::call(|| none.insert(backoff.delays()).next()),
+            none => foreign::call(|| none.insert(backoff.delays(self.rng.u64(..))).next()),
         };
         let panic = match next {
             Ok(delay) => return Ok(delay.map(|delay| delay.max(SHORTEST))),

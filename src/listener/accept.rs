@@ -15,9 +15,9 @@ use super::peer_task;
 use super::peers::Running;
 use super::shared::Shared;
 use crate::foreign::{self, PanicSource};
-use crate::net::{self, Acceptor};
 use crate::observe::Event;
 use crate::queue::Sender;
+use crate::transport::{self, Acceptor};
 
 /// How long accepting waits after the first failure, and after many: without descriptors it costs next to nothing, and
 /// within a second of getting one back it accepts again.
@@ -43,7 +43,7 @@ pub(crate) async fn accept_all(running: Running, acceptor: Acceptor, inbox: Send
         shared.panicked(None, PanicSource::Task, panic);
         accepting.pause().await;
     }
-    let begun = net::now();
+    let begun = shared.config.runtime.now();
     if let Err(panic) = foreign::call(|| accepting.accept_waiting()) {
         shared.panicked(None, PanicSource::Task, panic);
     }
@@ -53,7 +53,8 @@ pub(crate) async fn accept_all(running: Running, acceptor: Acceptor, inbox: Send
     shared.call_all();
     drop(closed);
     if let Some(limit) = shared.config.drain_timeout {
-        net::sleep(limit.saturating_sub(net::now() - begun)).await;
+        let passed = shared.config.runtime.now() - begun;
+        shared.config.runtime.sleep(limit.saturating_sub(passed)).await;
         shared.give_up(limit);
     }
 }
@@ -69,7 +70,7 @@ struct Accepting {
 impl Accepting {
     async fn until_closed(&mut self) {
         loop {
-            let accepted = self.unless_closing(self.acceptor.accept(&self.running.config)).await;
+            let accepted = self.unless_closing(self.acceptor.accept()).await;
             match accepted {
                 Some(Ok((stream, addr))) => {
                     self.retry = RETRY.0;
@@ -91,7 +92,7 @@ impl Accepting {
     /// What the system holds already, and not for ever; a connection that ended there is none.
     fn accept_waiting(&self) {
         for _ in 0..self.running.config.max_connections {
-            match self.acceptor.accept(&self.running.config).now_or_never() {
+            match self.acceptor.accept().now_or_never() {
                 Some(Ok((stream, addr))) => self.admit(stream, addr),
                 Some(Err(error)) if is_of_the_peer(&error) => {}
                 Some(Err(_)) | None => return,
@@ -99,15 +100,15 @@ impl Accepting {
         }
     }
 
-    fn admit(&self, stream: net::Stream, addr: SocketAddr) {
+    fn admit(&self, stream: transport::Stream, addr: SocketAddr) {
         self.running.enter(stream, addr, |seat, member, stream| {
-            net::spawn(peer_task::run(seat, member, stream, self.inbox.clone()))
+            self.running.config.runtime.spawn(peer_task::run(seat, member, stream, self.inbox.clone()))
         });
     }
 
     /// Waits before the next attempt.
     async fn pause(&mut self) {
-        self.unless_closing(net::sleep(self.retry)).await;
+        self.unless_closing(self.running.config.runtime.sleep(self.retry)).await;
         self.retry = (self.retry * 2).min(RETRY.1);
     }
 

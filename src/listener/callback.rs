@@ -13,9 +13,9 @@ use super::shared::{AsyncCallback, Callback, Delivery};
 use super::{Closer, Incoming, Listener};
 use crate::error::{BoxError, Error};
 use crate::foreign::{self, PanicHook, PanicSource, Told};
-use crate::net::{self, Task};
 use crate::observe::Reason;
 use crate::peer::Peer;
+use crate::runtime::Task;
 
 /// How much longer than `drain_timeout` whoever closes waits for tasks to end in order, before they are taken for stuck.
 const GRACE: Duration = Duration::from_millis(250);
@@ -68,7 +68,8 @@ impl Listener {
         let (closer, running) = (self.closer(), self.shared().clone());
         let serving = foreign::run(run(self, |hook| of_callback(callback, hook)), drop);
         // The result is for whoever closes.
-        let task = net::spawn(serving.map(move |ended| {
+        let runtime = running.config.runtime.clone();
+        let task = runtime.spawn(serving.map(move |ended| {
             if let Err(panic) = ended {
                 running.panicked(None, PanicSource::Task, panic);
             }
@@ -99,13 +100,14 @@ impl Serving {
     /// once.
     pub async fn close(mut self) -> Result<(), Error> {
         let Self { closer, task } = &mut self;
-        let limit = closer.shared().config.drain_timeout;
+        let config = &closer.shared().config;
+        let limit = config.drain_timeout;
         let ended = async {
             let closed = closer.close().await;
             task.join().await;
             closed.and_then(|()| closer.shared().result())
         };
-        let ended = net::within(limit.map(|limit| limit.saturating_add(GRACE)), ended).await;
+        let ended = config.runtime.within(limit.map(|limit| limit.saturating_add(GRACE)), ended).await;
         ended.unwrap_or(Err(Error::Timeout { what: "drain_timeout", after: limit.unwrap_or_default() }))
     }
 }

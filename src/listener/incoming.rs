@@ -15,10 +15,10 @@ use super::peers::Running;
 use super::read_on::{Lent, Loaned};
 use super::shared::Delivery;
 use crate::framed::{self, CHUNK};
-use crate::net::Task;
 use crate::observe::{Event, Events};
 use crate::peer::Peer;
 use crate::queue::{ITEM, Parcel, Receiver, Share};
+use crate::runtime::Task;
 
 /// The receiving half of a [`Listener`](crate::Listener): a `Stream` of `(Peer, Bytes)`. Dropping it ends the listener.
 pub struct Incoming {
@@ -164,7 +164,9 @@ impl Incoming {
                 *batch =
                     Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), _share: share });
             };
-            if let Poll::Pending | Poll::Ready(Loaned::Batch) = member.loan.poll_batch(*lent, cx, take) {
+            if let Poll::Pending | Poll::Ready(Loaned::Batch) =
+                member.loan.poll_batch(*lent, &shared.config.runtime, cx, take)
+            {
                 return Poll::Ready(());
             }
         }

@@ -8,9 +8,10 @@ use super::read_on::{Lent, Loan};
 use crate::connection::Connection;
 use crate::foreign;
 use crate::framed::HIGH_WATER;
-use crate::net::{self, Task};
 use crate::peer::Peer;
 use crate::queue::{Outbox, Rules};
+use crate::runtime::Task;
+use crate::transport;
 use crate::wire::{Codec, Frames};
 
 /// What the inbox carries.
@@ -47,7 +48,7 @@ impl Drop for Received {
 pub(crate) struct Member {
     pub(crate) peer: Peer,
     /// The replies to it; its task is the driver.
-    pub(crate) outbox: Outbox<net::Stream>,
+    pub(crate) outbox: Outbox<transport::Stream>,
     /// Its batches that the consumer has not finished with.
     in_flight: AtomicUsize,
     /// Its task ends the connection when there are none.
@@ -59,7 +60,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(peer: Peer, stream: net::Stream, codec: Codec, rules: Arc<Rules<net::Stream>>) -> Arc<Self> {
+    pub(crate) fn new(
+        peer: Peer,
+        stream: transport::Stream,
+        codec: Codec,
+        rules: Arc<Rules<transport::Stream>>,
+    ) -> Arc<Self> {
         let outbox = Outbox::new(stream, codec, rules);
         Arc::new(Self {
             peer,
@@ -84,7 +90,7 @@ impl Member {
     }
 
     /// Gives up the socket, and the reader if it is lent.
-    fn give_up(&self, stream: net::Stream) {
+    fn give_up(&self, stream: transport::Stream) {
         // The last of them drops the waker that the socket has kept, which may be the program's.
         let _ = foreign::dispose(self.loan.end());
         let _ = foreign::dispose(stream);
@@ -102,7 +108,7 @@ pub(crate) struct Members {
 
 pub(crate) struct Entry {
     pub(crate) member: Arc<Member>,
-    pub(crate) stream: net::Stream,
+    pub(crate) stream: transport::Stream,
     pub(crate) owner: Owner,
 }
 

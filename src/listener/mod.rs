@@ -22,10 +22,10 @@ use futures::stream::{FusedStream, Stream};
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::net::{self, Acceptor};
 use crate::observe::{Event, Events};
 use crate::peer::{Address, Peer};
 use crate::queue::{self, Parcel};
+use crate::transport::Acceptor;
 use handle::{debug, stats};
 use incoming::Arrivals;
 use member::Arrival;
@@ -86,10 +86,10 @@ impl Listener {
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
-        let (acceptor, local_addr) = Acceptor::bind(&address).await?;
+        let (acceptor, local_addr) = Acceptor::bind(&address, &config).await?;
         let shared = Running::new(Shared::new(local_addr, config, codec, acceptor.shutter()));
         let (sender, inbox) = queue::inbox(shared.config.inbox_bytes, Some(shared.panic_hook.clone()));
-        let _accept = net::spawn(accept::accept_all(shared.clone(), acceptor, sender));
+        let _accept = shared.config.runtime.spawn(accept::accept_all(shared.clone(), acceptor, sender));
         Ok(Self { incoming: Incoming::new(Arrivals { shared, inbox, _accept }) })
     }
 

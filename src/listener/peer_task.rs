@@ -18,10 +18,10 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::foreign::{self, Panic, PanicSource};
 use crate::framed::{CHUNK, HIGH_WATER, Reader};
-use crate::net;
 use crate::observe::{Event, Reason};
 use crate::queue::{ITEM, Sender, Share};
 use crate::wire::Decoder;
+use crate::{runtime, transport};
 
 /// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
 const BATCHES_IN_A_ROW: u32 = 4;
@@ -34,7 +34,7 @@ const LOAN: Duration = Duration::from_millis(50);
 pub(crate) fn run(
     seat: Seat,
     member: Arc<Member>,
-    stream: net::Stream,
+    stream: transport::Stream,
     inbox: Sender<Arrival>,
 ) -> impl Future<Output = ()> + Send {
     let (running, leaving) = (Running::clone(&seat), member.clone());
@@ -54,7 +54,12 @@ struct Ended {
 }
 
 /// Returns how the connection ended; `None` if it has another owner.
-async fn serve(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) -> Option<Ended> {
+async fn serve(
+    seat: Seat,
+    member: Arc<Member>,
+    stream: transport::Stream,
+    mut inbox: Sender<Arrival>,
+) -> Option<Ended> {
     // Without a choice the listener is gone, and its tasks with it.
     let delivery = seat.chosen().await?;
     if let Delivery::Connections = delivery {
@@ -62,8 +67,8 @@ async fn serve(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: 
         return None;
     }
     let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.codec)));
-    let mut task =
-        PeerTask { stream, member, slow: Deadline::default(), stalled: Deadline::default(), half_closed: false, seat };
+    let (slow, stalled) = (Deadline::new(&seat.config.runtime), Deadline::new(&seat.config.runtime));
+    let mut task = PeerTask { stream, member, slow, stalled, half_closed: false, seat };
     let end = match delivery {
         Delivery::Callback(callback) => task.call(reader, callback.get()).await,
         Delivery::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
@@ -74,7 +79,7 @@ async fn serve(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: 
 }
 
 /// Gives the connection to the program, which reads and writes it by itself.
-async fn hand_over(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inbox: Sender<Arrival>) {
+async fn hand_over(seat: Seat, member: Arc<Member>, stream: transport::Stream, mut inbox: Sender<Arrival>) {
     let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
     let (config, codec, peer) = (seat.config.clone(), seat.codec, member.peer);
     seat.hand_over(&member).await;
@@ -85,7 +90,7 @@ async fn hand_over(seat: Seat, member: Arc<Member>, stream: net::Stream, mut inb
 }
 
 struct PeerTask {
-    stream: net::Stream,
+    stream: transport::Stream,
     member: Arc<Member>,
     /// How long the peer takes for what it is doing now.
     slow: Deadline,
@@ -148,7 +153,7 @@ impl PeerTask {
                 in_a_row = rest(in_a_row).await;
                 continue;
             }
-            received.lent = Some(self.member.loan.lend(reader));
+            received.lent = Some(self.member.loan.lend(reader, &self.seat.config.runtime));
             inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
             reader = poll_fn(|cx| self.poll_taken_back(cx)).await?;
             in_a_row = 0;
@@ -197,7 +202,7 @@ impl PeerTask {
     /// is read.
     fn poll_readable(
         &mut self,
-        reader: &mut Reader<net::Stream>,
+        reader: &mut Reader<transport::Stream>,
         inbox: Option<&mut Sender<Arrival>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Readable, Error>> {
@@ -230,7 +235,7 @@ impl PeerTask {
     }
 
     /// What limits how long the peer may take for what comes next.
-    fn patience(&self, reader: &Reader<net::Stream>) -> (&'static str, Option<Duration>) {
+    fn patience(&self, reader: &Reader<transport::Stream>) -> (&'static str, Option<Duration>) {
         let config = &self.seat.config;
         if self.seat.is_closing() {
             ("close_timeout", config.close_timeout)
@@ -241,7 +246,7 @@ impl PeerTask {
         }
     }
 
-    fn poll_patience(&mut self, reader: &Reader<net::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
+    fn poll_patience(&mut self, reader: &Reader<transport::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
         let limit = self.patience(reader);
         // A frame has its time as a whole; of whoever is in the middle of one while this end closes, only silence counts.
         let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
@@ -391,6 +396,6 @@ async fn rest(in_a_row: u32) -> u32 {
     if in_a_row < BATCHES_IN_A_ROW {
         return in_a_row + 1;
     }
-    net::yield_now().await;
+    runtime::yield_now().await;
     0
 }

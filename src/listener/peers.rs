@@ -10,9 +10,10 @@ use futures::FutureExt;
 use super::member::{Entry, Member, Owner};
 use super::shared::Shared;
 use crate::foreign::{self, Panic, PanicSource};
-use crate::net::{self, Task};
 use crate::observe::{Event, Reason};
 use crate::peer::Peer;
+use crate::runtime::Task;
+use crate::transport;
 
 /// A part in what runs of a listener: its tasks have one each, what the program has of it to receive with, and the
 /// connections that it was given. With the last the listener is gone, and its events end. A handle to close it has none, nor
@@ -94,9 +95,9 @@ impl Running {
     /// Takes a new connection in, if there is room; `start` starts its task.
     pub(crate) fn enter(
         &self,
-        stream: net::Stream,
+        stream: transport::Stream,
         addr: SocketAddr,
-        start: impl FnOnce(Seat, Arc<Member>, net::Stream) -> Task,
+        start: impl FnOnce(Seat, Arc<Member>, transport::Stream) -> Task,
     ) {
         let Some(seat) = Seat::take(self) else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -203,7 +204,7 @@ impl Running {
         });
         let _ = foreign::call(|| {
             if ending.as_mut().now_or_never().is_none() {
-                net::spawn(ending).detach();
+                self.config.runtime.spawn(ending).detach();
             }
         });
     }

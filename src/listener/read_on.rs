@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use crate::error::Error;
 use crate::framed::{Batch, Reader};
-use crate::net;
+use crate::runtime::Handle;
 use crate::sync::Lock;
+use crate::transport;
 
 /// In a box, because it is moved to and fro.
-pub(crate) type PeerReader = Box<Reader<net::Stream>>;
+pub(crate) type PeerReader = Box<Reader<transport::Stream>>;
 
 /// Where the reader of one peer is, as far as its task does not have it.
 #[derive(Default)]
@@ -65,8 +66,8 @@ pub(crate) enum Loaned {
 
 impl Loan {
     /// Lets the consumer use the reader.
-    pub(crate) fn lend(&self, reader: PeerReader) -> Lent {
-        let quiet = (net::now(), reader.is_mid_frame());
+    pub(crate) fn lend(&self, reader: PeerReader, runtime: &Handle) -> Lent {
+        let quiet = (runtime.now(), reader.is_mid_frame());
         let mut state = self.0.lock();
         state.quiet = Some(quiet);
         (state.place, state.reader) = (Place::Out, Some(Ok(reader)));
@@ -75,7 +76,13 @@ impl Loan {
     }
 
     /// As the consumer: waits for the next batch, which `take` takes, and counts before the task can have the reader back.
-    pub(crate) fn poll_batch(&self, lent: Lent, cx: &mut Context<'_>, take: impl FnOnce(Batch)) -> Poll<Loaned> {
+    pub(crate) fn poll_batch(
+        &self,
+        lent: Lent,
+        runtime: &Handle,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(Batch),
+    ) -> Poll<Loaned> {
         let Some(mut reader) = self.0.lock().begin_use(lent) else { return Poll::Ready(Loaned::Back) };
         let in_use = InUse(self);
         // Without the lock: the socket keeps the consumer's waker, and drops one that it has had.
@@ -97,7 +104,7 @@ impl Loan {
         };
         let mut state = self.0.lock();
         if is_batch || (is_pending && begun && !matches!(state.quiet, Some((_, true)))) {
-            state.quiet = Some((net::now(), begun));
+            state.quiet = Some((runtime.now(), begun));
         }
         let stays = fits && (is_batch || is_pending);
         let unwanted = state.end_use(reader, stays);

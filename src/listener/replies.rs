@@ -55,12 +55,12 @@ impl Outgoing {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         shared.replies.store(true, Ordering::Release);
         Self {
+            closing: Deadline::new(&shared.config.runtime),
             shared,
             last: None,
             room: Place::default(),
             unflushed: HashMap::new(),
             prune_at: PRUNE_FROM,
-            closing: Deadline::default(),
             closed: false,
         }
     }

@@ -12,11 +12,11 @@ use super::member::{Member, Members, Owner};
 use crate::config::Config;
 use crate::error::{BoxError, Error};
 use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
-use crate::net::{self, Shutter};
 use crate::observe::{Event, Reporter};
 use crate::peer::Peer;
 use crate::queue::{Rules, Verdict};
 use crate::sync::{Lock, Signal};
+use crate::transport::{self, Shutter};
 use crate::wire::Codec;
 
 /// What the peers' tasks do with what they receive. Chosen once, by what the program does with its listener.
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// Tells of panics of what may outlive the listener.
     pub(crate) panic_hook: PanicHook,
     /// Those of the peers' queues.
-    pub(crate) rules: Arc<Rules<net::Stream>>,
+    pub(crate) rules: Arc<Rules<transport::Stream>>,
     pub(crate) counters: Counters,
     /// Whether there is a sink of replies.
     pub(crate) replies: AtomicBool,
@@ -161,7 +161,7 @@ impl Shared {
     }
 
     /// The peers, and their sockets, except those that the program has been given.
-    fn sockets(&self) -> Vec<(Arc<Member>, net::Stream)> {
+    fn sockets(&self) -> Vec<(Arc<Member>, transport::Stream)> {
         let members = self.members.lock();
         let ours = members.connected.values().filter(|entry| matches!(entry.owner, Owner::Task(_)));
         ours.map(|entry| (entry.member.clone(), entry.stream.clone())).collect()
@@ -239,7 +239,7 @@ impl Shared {
                 member.outbox.closed().await;
             }
         };
-        match (net::within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
+        match (self.config.runtime.within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
             (None, Some(after)) => {
                 // No thread may have had time to accept what there was.
                 self.stop_accepting();

@@ -12,9 +12,10 @@ use futures::FutureExt;
 use super::link::{Common, Link, LinkStats};
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
-use crate::net::{self, Task};
 use crate::peer::Address;
+use crate::runtime::{Handle, Task};
 use crate::sync::Lock;
+use crate::transport;
 use crate::wire::Codec;
 
 /// How long a close whose time is over waits for the task to go: not for one that cannot run, because callbacks keep all
@@ -167,7 +168,7 @@ pub(crate) struct Reserved<'a> {
 
 impl Reserved<'_> {
     /// It is open, on this connection, unless all is closed by now.
-    pub(crate) fn keep(self, stream: net::Stream, codec: Codec) -> Result<(), Error> {
+    pub(crate) fn keep(self, stream: transport::Stream, codec: Codec) -> Result<(), Error> {
         let (link, running) = Link::new(self.addresses.common.clone(), self.address.clone(), stream, codec);
         let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
         let mut state = self.addresses.state.lock();
@@ -177,7 +178,9 @@ impl Reserved<'_> {
             return Err(Error::Closed { message: None });
         }
         // Under the lock, so that the task finds itself there, however soon it ends.
-        let dialing = state.links.insert(self.address.clone(), Slot::Open(link, net::spawn(watched)));
+        let dialing = state
+            .links
+            .insert(self.address.clone(), Slot::Open(link, self.addresses.common.config.runtime.spawn(watched)));
         drop(state);
         drop(dialing);
         Ok(())
@@ -222,11 +225,15 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
+    pub(crate) fn runtime(&self) -> Handle {
+        self.addresses.common.config.runtime.clone()
+    }
+
     /// Ends the connection, takes back what it holds, and forgets its address. An error says why, if that is no close.
     pub(crate) async fn end(mut self, why: Option<Error>) {
         self.link.socket.shut();
         if let Some(task) = self.task.take() {
-            net::within(Some(GRACE), task.stop()).await;
+            self.addresses.common.config.runtime.within(Some(GRACE), task.stop()).await;
         }
         give_back(&self.addresses, &self.link, why).await;
         self.addresses.forget(&self.link);
@@ -241,7 +248,8 @@ impl Drop for Closing {
         }
         self.link.socket.shut();
         let (addresses, link, task) = (self.addresses.clone(), self.link.clone(), self.task.take());
-        drop(net::finish(async move { Self { addresses, link, task, ended: false }.end(None).await }));
+        let runtime = addresses.common.config.runtime.clone();
+        drop(runtime.finish(async move { Self { addresses, link, task, ended: false }.end(None).await }));
     }
 }
 

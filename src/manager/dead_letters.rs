@@ -13,12 +13,13 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::Stream;
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::foreign::{self, Panic, PanicSource};
-use crate::net;
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::{Outcome, Verdict};
+use crate::runtime::Handle;
 use crate::sync::{Key, Lock, Waiters};
 
 /// What a letter costs beside its message.
@@ -72,6 +73,7 @@ pub(crate) struct DeadLetterBox {
     lost: AtomicU64,
     /// How many bytes of letters are on their way to it.
     on_their_way: AtomicUsize,
+    runtime: Handle,
 }
 
 /// The letters of one taker.
@@ -130,9 +132,11 @@ struct Burial {
 struct InTurn(Burial);
 
 impl DeadLetterBox {
-    pub(crate) fn new(bytes: usize, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
+    /// It holds as much on its way to whoever takes it as the queue of an address holds.
+    pub(crate) fn new(config: &Config, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
         let (lost, on_their_way) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Self { bytes, taker: Lock::new(None), reporter, lost, on_their_way }
+        let (bytes, runtime) = (config.queue_bytes, config.runtime.clone());
+        Self { bytes, taker: Lock::new(None), reporter, lost, on_their_way, runtime }
     }
 
     /// From now on they go to this one, and so do those that wait for room in the one before.
@@ -157,7 +161,7 @@ impl DeadLetterBox {
         if messages.is_empty() {
             return;
         }
-        let way = self.way(&messages);
+        let (way, runtime) = (self.way(&messages), self.runtime.clone());
         let mut burial = Burial { letters: self, address, messages: messages.into(), verdict };
         let Some(way) = way else { return burial.lose_all() };
         let mut burying = Box::pin(async move {
@@ -166,7 +170,7 @@ impl DeadLetterBox {
         });
         // Mostly there is room, and no task is needed.
         if futures::poll!(&mut burying).is_pending() {
-            net::finish(burying).await;
+            runtime.finish(burying).await;
         }
     }
 

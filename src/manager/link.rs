@@ -23,10 +23,11 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
 use crate::link::Retries;
-use crate::net;
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
-use crate::queue::{Outbox, Outcome, Rules, Verdict};
+use crate::queue::{Outbox, Outcome, Rules, Ttl, Verdict};
+use crate::runtime::Handle;
+use crate::transport;
 use crate::wire::Codec;
 
 /// How often one poll reads replies that nobody wants before it lets other tasks run.
@@ -41,7 +42,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// One address: the way from its producers to its task.
 pub(crate) struct Link {
     pub(crate) address: Address,
-    pub(crate) outbox: Outbox<net::Stream>,
+    pub(crate) outbox: Outbox<transport::Stream>,
     pub(crate) reconnects: AtomicU64,
     /// How often the address has been dialed in the outage that goes on; 0 while there is none.
     attempts: AtomicU32,
@@ -82,27 +83,29 @@ impl Link {
     pub(crate) fn new(
         common: Arc<Common>,
         address: Address,
-        stream: net::Stream,
+        stream: transport::Stream,
         codec: Codec,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
         let rules = Rules {
-            is_dead: net::Stream::is_closed_by_peer,
+            is_dead: transport::Stream::is_closed_by_peer,
             room_while_down: common.config.room_while_down(),
-            ttl: common.config.message_ttl,
+            ttl: common.config.message_ttl.map(|after| Ttl { after, runtime: common.config.runtime.clone() }),
             panicked: Some(common.reporter.panic_hook()),
         };
         let outbox = Outbox::new(stream.clone(), codec, Arc::new(rules));
-        let retries = Retries::new(common.config.reconnect.clone(), Some(common.hook(&address)), net::now());
+        let runtime = &common.config.runtime;
+        let retries =
+            Retries::new(common.config.reconnect.clone(), Some(common.hook(&address)), runtime.now(), runtime.random());
         let socket = LinkSocket::new(stream.clone());
         let (reconnects, attempts) = (AtomicU64::new(0), AtomicU32::new(0));
         let link = Arc::new(Self { address, outbox, reconnects, attempts, socket });
-        let stalled = Deadline::default();
+        let stalled = Deadline::new(&common.config.runtime);
         let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries, burying: None };
         (link, task.run())
     }
 
     /// Goes on with a new connection; `false` if it has been ended meanwhile.
-    fn resume(&self, stream: net::Stream) -> bool {
+    fn resume(&self, stream: transport::Stream) -> bool {
         self.outbox.resume(stream.clone()) && self.socket.keep(stream)
     }
 
@@ -166,7 +169,7 @@ impl Common {
 struct LinkTask {
     link: Arc<Link>,
     common: Arc<Common>,
-    stream: net::Stream,
+    stream: transport::Stream,
     half_closed: bool,
     stalled: Deadline,
     retries: Retries,
@@ -184,6 +187,10 @@ enum Turn {
 }
 
 impl LinkTask {
+    fn runtime(&self) -> &Handle {
+        &self.common.config.runtime
+    }
+
     async fn run(mut self) {
         let mut written = 0;
         loop {
@@ -207,9 +214,9 @@ impl LinkTask {
             let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
             if books.held > 0 && books.written == written {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
-                self.retries.broke_in_vain(net::now());
+                self.retries.broke_in_vain(self.runtime().now());
             } else {
-                self.retries.broke(net::now());
+                self.retries.broke(self.runtime().now());
             }
             written = books.written;
             if !self.open_again(why).await {
@@ -235,7 +242,7 @@ impl LinkTask {
                 Ok(Some(stream)) => {
                     self.stream = stream.clone();
                     self.half_closed = false;
-                    self.retries.opened(net::now());
+                    self.retries.opened(self.runtime().now());
                     self.link.attempts.store(0, Ordering::Relaxed);
                     if !self.link.resume(stream) {
                         return false;
@@ -254,10 +261,10 @@ impl LinkTask {
 
     /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is that of the last
     /// attempt, or `why`.
-    async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<net::Stream>, Arc<Error>> {
+    async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<transport::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
         loop {
-            let delay = match self.retries.next(net::now()) {
+            let delay = match self.retries.next(common.config.runtime.now()) {
                 Ok(Some(delay)) => delay,
                 ended => {
                     why = ended.err().map_or(why, Arc::new);
@@ -273,7 +280,7 @@ impl LinkTask {
                 // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
                 let was_closed = link.outbox.is_closed();
                 let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
-                self.expiring(select(pin!(net::sleep(delay)), pin!(closing))).await;
+                self.expiring(select(pin!(common.config.runtime.sleep(delay)), pin!(closing))).await;
             }
             if self.is_free(Duration::ZERO).await {
                 // Some may have been with a connection until it broke.
@@ -296,11 +303,11 @@ impl LinkTask {
 
     /// Waits for `future`, and meanwhile gives back what grows too old.
     async fn expiring<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
+        let (mut future, common) = (pin!(future), self.common.clone());
         loop {
             let due = self.link.outbox.next_expiry();
-            let left = due.map(|due| due.saturating_duration_since(net::now()).max(TICK));
-            let mut due = pin!(OptionFuture::from(left.map(net::sleep)));
+            let left = due.map(|due| due.saturating_duration_since(common.config.runtime.now()).max(TICK));
+            let mut due = pin!(OptionFuture::from(left.map(|left| common.config.runtime.sleep(left))));
             let output = poll_fn(|cx| {
                 if let Poll::Ready(output) = future.as_mut().poll(cx) {
                     return Poll::Ready(Some(output));
@@ -329,7 +336,8 @@ impl LinkTask {
 
     /// Whether nothing is on its way to whoever takes the letters, `limit` from now at the latest.
     async fn is_free(&mut self, limit: Duration) -> bool {
-        net::within(Some(limit), poll_fn(|cx| self.poll_buried(cx))).await.is_some()
+        let common = self.common.clone();
+        common.config.runtime.within(Some(limit), poll_fn(|cx| self.poll_buried(cx))).await.is_some()
     }
 
     fn bury(&mut self, messages: Vec<Bytes>, verdict: Verdict) {

@@ -6,9 +6,9 @@ use std::task::{Poll, ready};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::net;
 use crate::peer::Address;
 use crate::sync::Lock;
+use crate::transport;
 
 /// The socket, and the one that is to take its place.
 #[derive(Default)]
@@ -17,23 +17,23 @@ pub(crate) struct LinkSocket(Lock<State>);
 #[derive(Default)]
 struct State {
     /// `None` while the connection is down.
-    stream: Option<net::Stream>,
+    stream: Option<transport::Stream>,
     dial: Option<Dial>,
     /// There is to be no other.
     ended: bool,
 }
 
 /// A connection that is being made.
-type Dial = Pin<Box<dyn Future<Output = Result<net::Stream, Error>> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Result<transport::Stream, Error>> + Send>>;
 
 impl LinkSocket {
-    pub(crate) fn new(stream: net::Stream) -> Self {
+    pub(crate) fn new(stream: transport::Stream) -> Self {
         Self(Lock::new(State { stream: Some(stream), ..State::default() }))
     }
 
     /// Makes a new connection. It never comes to an end where that is given up by [`shut`](Self::shut).
-    pub(crate) async fn dial(&self, address: Address, config: Config) -> Result<net::Stream, Error> {
-        let dial: Dial = Box::pin(async move { net::dial(&address, &config).await });
+    pub(crate) async fn dial(&self, address: Address, config: Config) -> Result<transport::Stream, Error> {
+        let dial: Dial = Box::pin(async move { transport::dial(&address, &config).await });
         self.begin(dial);
         poll_fn(|cx| {
             let mut state = self.0.lock();
@@ -55,7 +55,7 @@ impl LinkSocket {
     }
 
     /// Goes on with a new connection; `false` if it has been shut meanwhile.
-    pub(crate) fn keep(&self, stream: net::Stream) -> bool {
+    pub(crate) fn keep(&self, stream: transport::Stream) -> bool {
         let mut state = self.0.lock();
         if !state.ended {
             state.stream = Some(stream);

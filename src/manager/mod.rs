@@ -17,11 +17,11 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::foreign;
 use crate::listener::{Closer, Listener};
-use crate::net;
 use crate::observe::{Events, ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::Place;
 use crate::sync::Lock;
+use crate::transport;
 use addresses::{Addresses, Closing};
 use bytes::Bytes;
 use dead_letters::DeadLetterBox;
@@ -96,7 +96,7 @@ impl Manager {
     /// A manager of no addresses. The configuration is checked when it is used.
     pub fn new(config: Config) -> Self {
         let reporter = Arc::new(Reporter::new());
-        let dead_letters = Arc::new(DeadLetterBox::new(config.queue_bytes, reporter.clone()));
+        let dead_letters = Arc::new(DeadLetterBox::new(&config, reporter.clone()));
         let addresses = Addresses::new(Common { config, reporter, dead_letters });
         Self { addresses: Arc::new(addresses), listeners: Arc::default() }
     }
@@ -109,7 +109,7 @@ impl Manager {
         let (address, common) = (address.into(), &self.addresses.common);
         let codec = common.config.codec()?;
         let reserved = self.addresses.reserve(&address)?;
-        let stream = net::dial(&address, &common.config).await?;
+        let stream = transport::dial(&address, &common.config).await?;
         reserved.keep(stream, codec)?;
         common.reporter.report(ManagerEvent::Opened { address });
         Ok(())
@@ -279,7 +279,8 @@ async fn end(mut closing: Closing, limit: Option<Duration>) -> Option<Result<(),
     let link = closing.link.clone();
     let rest = link.outbox.close();
     link.outbox.call_driver();
-    let delivered = net::within(limit, async {
+    let runtime = closing.runtime();
+    let delivered = runtime.within(limit, async {
         let written = match rest {
             Some(rest) => link.outbox.delivered(rest).await,
             None => Ok(()),

@@ -279,8 +279,8 @@ impl fmt::Debug for ManagerSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Acceptor;
-    use crate::net::world::Sim;
+    use crate::sim::testing::Acceptor;
+    use crate::sim::testing::Sim;
     use crate::{Config, Manager};
     use futures::SinkExt;
 

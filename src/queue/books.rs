@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::net;
 
 /// The time of acceptance is kept this much finer than `message_ttl`.
 const MARKS: u32 = 64;
@@ -141,15 +140,16 @@ impl Books {
         }
     }
 
-    /// Enters messages. With a `fate`, their producer is told there if any of them are given back.
-    pub(crate) fn accept(&mut self, messages: u64, fate: Option<&Fate>) -> Ticket {
+    /// Enters messages, at that time, which is needed with a `ttl`. With a `fate`, their producer is told there if any of them
+    /// are given back.
+    pub(crate) fn accept(&mut self, messages: u64, fate: Option<&Fate>, now: Option<Instant>) -> Ticket {
         let first = self.accepted + 1;
         self.accepted += messages;
         if let Some(fate) = fate {
             self.own(first, self.accepted, fate);
         }
-        if let Some(ages) = &mut self.ages {
-            ages.mark(self.accepted, self.over);
+        if let (Some(ages), Some(now)) = (&mut self.ages, now) {
+            ages.mark(self.accepted, self.over, now);
         }
         Ticket(self.accepted)
     }
@@ -207,16 +207,16 @@ impl Books {
     }
 
     /// How many of the oldest messages are too old, of `held` that are not written whole.
-    pub(crate) fn expired(&mut self, held: u64) -> u64 {
+    pub(crate) fn expired(&mut self, held: u64, now: Instant) -> u64 {
         let written = self.accepted - held;
-        self.ages.as_mut().map_or(0, |ages| ages.expired(written))
+        self.ages.as_mut().map_or(0, |ages| ages.expired(written, now))
     }
 
     /// When the next message may be too old; `None` where none ever is.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+    pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let ages = self.ages.as_ref()?;
         // What is accepted after this look is due later.
-        let newest = ages.marks.front().map_or_else(net::now, |mark| mark.newest);
+        let newest = ages.marks.front().map_or(now, |mark| mark.newest);
         newest.checked_add(ages.ttl)
     }
 
@@ -269,9 +269,8 @@ impl Books {
 
 impl Ages {
     /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
-    fn mark(&mut self, last: u64, over: u64) {
+    fn mark(&mut self, last: u64, over: u64, now: Instant) {
         self.forget(over);
-        let now = net::now();
         match self.marks.back_mut() {
             Some(mark) if now - mark.begun < self.ttl / MARKS => {
                 mark.last = last;
@@ -282,9 +281,8 @@ impl Ages {
     }
 
     /// How many messages behind `over` are too old.
-    fn expired(&mut self, over: u64) -> u64 {
+    fn expired(&mut self, over: u64, now: Instant) -> u64 {
         self.forget(over);
-        let now = net::now();
         let is_old = |mark: &&Mark| now.saturating_duration_since(mark.newest) >= self.ttl;
         self.marks.iter().take_while(is_old).last().map_or(0, |mark| mark.last - over)
     }
@@ -299,7 +297,6 @@ impl Ages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::world::Sim;
 
     const TTL: Duration = Duration::from_millis(6_400);
     const MARK: Duration = Duration::from_millis(100);
@@ -309,48 +306,39 @@ mod tests {
     /// must not come back early, and no message much too late.
     #[test]
     fn the_messages_of_a_mark_are_as_old_as_its_newest() {
-        Sim::default().run(async {
-            let began = net::now();
-            let mut books = Books::new(Some(TTL));
-            // Two in the first mark, as late as it goes; a third in the next; a fourth by itself.
-            books.accept(1, None);
-            net::sleep(MARK - MOMENT).await;
-            books.accept(1, None);
-            net::sleep(MOMENT).await;
-            books.accept(1, None);
-            net::sleep(5 * MARK).await;
-            books.accept(1, None);
-            let mut held = 4;
-            for (due, expired) in [(MARK - MOMENT, 2), (MARK, 1), (6 * MARK, 1)] {
-                assert_eq!(books.expired(held), 0);
-                assert_eq!(books.next_expiry(), Some(began + TTL + due));
-                net::sleep((began + TTL + due) - net::now() - MOMENT).await;
-                assert_eq!(books.expired(held), 0, "{due:?}");
-                net::sleep(MOMENT).await;
-                assert_eq!(books.expired(held), expired, "{due:?}");
-                books.give_back(held, vec![(); expired as usize], &Verdict::expired(TTL, 0));
-                held -= expired;
-            }
-            assert_eq!((books.expired(0), books.given_back()), (0, 4));
-            assert_eq!(books.next_expiry(), Some(net::now() + TTL), "none is held");
-        });
+        let began = Instant::now();
+        let mut books = Books::new(Some(TTL));
+        // Two in the first mark, as late as it goes; a third in the next; a fourth by itself.
+        for after in [Duration::ZERO, MARK - MOMENT, MARK, 6 * MARK] {
+            books.accept(1, None, Some(began + after));
+        }
+        let (mut held, mut now) = (4, began + 6 * MARK);
+        for (due, expired) in [(MARK - MOMENT, 2), (MARK, 1), (6 * MARK, 1)] {
+            assert_eq!(books.expired(held, now), 0);
+            assert_eq!(books.next_expiry(now), Some(began + TTL + due));
+            now = began + TTL + due;
+            assert_eq!(books.expired(held, now - MOMENT), 0, "{due:?}");
+            assert_eq!(books.expired(held, now), expired, "{due:?}");
+            books.give_back(held, vec![(); expired as usize], &Verdict::expired(TTL, 0));
+            held -= expired;
+        }
+        assert_eq!((books.expired(0, now), books.given_back()), (0, 4));
+        assert_eq!(books.next_expiry(now), Some(now + TTL), "none is held");
     }
 
     /// What is written is not what a mark that it shares with younger ones waits for.
     #[test]
     fn a_mark_that_is_written_in_part_counts_the_rest() {
-        Sim::default().run(async {
-            let mut books = Books::new(Some(TTL));
-            books.accept(3, None);
-            books.begin_batch();
-            books.batch_written();
-            books.accept(2, None);
-            net::sleep(TTL - MOMENT).await;
-            assert_eq!(books.expired(2), 0);
-            net::sleep(MOMENT).await;
-            assert_eq!(books.expired(2), 2);
-            assert_eq!(books.expired(1), 1, "one is written meanwhile");
-            assert_eq!(books.expired(0), 0);
-        });
+        let began = Instant::now();
+        let mut books = Books::new(Some(TTL));
+        books.accept(3, None, Some(began));
+        books.begin_batch();
+        books.batch_written();
+        books.accept(2, None, Some(began));
+        let now = began + TTL;
+        assert_eq!(books.expired(2, now - MOMENT), 0);
+        assert_eq!(books.expired(2, now), 2);
+        assert_eq!(books.expired(1, now), 1, "one is written meanwhile");
+        assert_eq!(books.expired(0, now), 0);
     }
 }

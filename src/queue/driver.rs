@@ -153,7 +153,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Takes back what is too old to be sent, as [`give_back`](Self::give_back) does, and says why. `attempts` is how often
     /// the address was dialed in the meantime.
     pub(crate) fn take_expired(&self, attempts: u32) -> (Vec<Bytes>, Verdict) {
-        let verdict = Verdict::expired(self.rules.ttl.unwrap_or_default(), attempts);
+        let verdict = Verdict::expired(self.rules.ttl.as_ref().map(|ttl| ttl.after).unwrap_or_default(), attempts);
         let mut state = self.lock();
         let count = state.expired();
         (state.give_back_oldest(count, &verdict), verdict)
@@ -166,6 +166,6 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// When a message may be too old, at the earliest; `None` where none ever is.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.peek().books.next_expiry()
+        self.peek().books.next_expiry(self.rules.now()?)
     }
 }

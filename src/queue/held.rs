@@ -6,7 +6,7 @@
 use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
@@ -16,6 +16,7 @@ use super::line::{Accepted, Batch, Line, Offer, Turn};
 use crate::error::Error;
 use crate::foreign::PanicHook;
 use crate::framed::{HIGH_WATER, Writer};
+use crate::runtime::Handle;
 use crate::sync::{Key, Later, Waiters, Wakes};
 use crate::wire::{Codec, Output};
 
@@ -26,9 +27,22 @@ pub(crate) struct Rules<W> {
     /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
     pub(crate) room_while_down: Option<usize>,
     /// How old a message may be when it is given to a transport.
-    pub(crate) ttl: Option<Duration>,
+    pub(crate) ttl: Option<Ttl>,
     /// Is told where the waker of somebody who waits panics.
     pub(crate) panicked: Option<PanicHook>,
+}
+
+/// An age, and the clock that tells it.
+pub(crate) struct Ttl {
+    pub(crate) after: Duration,
+    pub(crate) runtime: Handle,
+}
+
+impl<W> Rules<W> {
+    /// What time it is, where a message may be too old.
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.ttl.as_ref().map(|ttl| ttl.runtime.now())
+    }
 }
 
 impl<W> Default for Rules<W> {
@@ -148,7 +162,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         Self {
             pending: Output::new(codec),
             transport: Transport::Idle(Writer::with(io, Output::new(codec))),
-            books: Books::new(rules.ttl),
+            books: Books::new(rules.ttl.as_ref().map(|ttl| ttl.after)),
             progress: 0,
             stalled: false,
             broken: None,
@@ -173,7 +187,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             return Err(Error::Closed { message: Some(mem::take(message).into()) });
         }
         self.pending.push_from(message)?;
-        Ok(self.books.accept(1, None))
+        Ok(self.books.accept(1, None, self.rules.now()))
     }
 
     /// Accepts a message of which its producer has a copy, when there is room.
@@ -209,7 +223,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             Offer::Message(message) => {
                 // It was checked; and it is not the last owner of what is dropped here.
                 let _ = self.pending.push(message);
-                let ticket = self.books.accept(1, None);
+                let ticket = self.books.accept(1, None, self.rules.now());
                 self.books.claim(ticket);
                 self.call_for_transport();
                 Accepted { ticket, batch: None }
@@ -225,7 +239,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     pub(crate) fn accept_batch(&mut self, batch: &mut Batch, tells: bool) -> Ticket {
         self.pending.append(&mut batch.output);
         let fate: Option<&Fate> = tells.then_some(&batch.fate);
-        let ticket = self.books.accept(mem::take(&mut batch.messages) as u64, fate);
+        let ticket = self.books.accept(mem::take(&mut batch.messages) as u64, fate, self.rules.now());
         self.call_for_transport();
         ticket
     }
@@ -338,7 +352,10 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             Transport::Gone(_) => false,
         };
         let held = self.held();
-        if begun { 0 } else { self.books.expired(held) }
+        match self.rules.now() {
+            Some(now) if !begun => self.books.expired(held, now),
+            _ => 0,
+        }
     }
 
     /// How many messages were accepted and are neither written nor given back.

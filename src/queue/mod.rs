@@ -9,7 +9,7 @@ mod outbox;
 
 pub use books::Outcome;
 pub(crate) use books::{Fate, Verdict};
-pub(crate) use held::{Place, Stage};
+pub(crate) use held::{Place, Stage, Ttl};
 pub(crate) use inbox::{ITEM, Parcel, Receiver, Sender, Share, inbox};
 pub(crate) use line::{Batch, Offer};
 pub(crate) use outbox::{Outbox, Rules};

@@ -1,275 +1,470 @@
-//! The network, the runtime and the clock of the unit tests: what the real file of this name has, in memory, on one
-//! thread, in virtual time. So the whole library runs unchanged, and the same way each time.
-//!
-//! Not part of the library: it is compiled for its own unit tests only.
+//! The simulator: a runtime and a network in memory and in virtual time, for tests.
 
 mod cable;
 mod network;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
-pub(crate) mod world;
+mod world;
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
 
-use crate::config::Config;
-use crate::error::Error;
+use crate::endpoint::Endpoint;
 use crate::foreign;
-use crate::peer::Address;
-use cable::{Bug, Cable, Side};
-use network::Backlog;
-use world::{Sleep, does, trace, with};
+use crate::runtime::{Acceptor, Socket, SocketOptions, Timer, sealed, yield_now};
+use crate::sync::Lock;
+use cable::Cable;
+pub use cable::{Fault, Side};
+use network::{Backlog, Cut, Network, Which};
+use world::{Alarm, World, wake};
 
-pub(crate) use world::now;
+/// How many bytes each direction of a connection holds that were not read.
+const CAPACITY: usize = 64 * 1024;
 
-/// A TCP connection. A clone is the same socket, which closes with its last clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Stream(Arc<Socket>);
+/// A world for tests: a runtime, a clock and a network in memory, for a program that uses this library.
+///
+/// [`run`](Self::run) runs the program on the thread that calls it. Listeners, connections and managers whose
+/// [`Config::runtime`](crate::Config::runtime) is a clone of this value meet each other in there, at any address; port 0
+/// chooses one. Time is virtual: it stands still while anything can run, and then jumps to the next timer, so a test of an
+/// hour's outage takes a few milliseconds. Connections can be cut, stalled, slowed and parted: see [`link`](Self::link).
+///
+/// The same seed gives the same run, to the byte: the order in which tasks run, the jitter of delays and whatever else is
+/// drawn come from it. [`hash`](Self::hash) tells two runs apart. That holds as long as the program draws nothing elsewhere:
+/// no clock, no random numbers and no iteration over a `HashMap` of its own.
+///
+/// # Panics
+///
+/// `run` panics, and names the seed, when nothing can run and no timer is set: whatever is waited for is not in here, and the
+/// program would hang for ever. It also panics after a million polls without any progress of the clock.
+#[derive(Clone)]
+pub struct Sim(Arc<World>);
 
+impl Sim {
+    /// A world in which tasks run first come, first served.
+    pub fn new() -> Self {
+        Self(Arc::new(World::new(CAPACITY)))
+    }
+
+    /// Shuffles the order in which tasks run, and decides what is drawn.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        self.0.set_seed(seed);
+        self
+    }
+
+    /// How many bytes each direction of a connection holds that were not read. Default: 64 KiB.
+    #[must_use]
+    pub fn capacity(self, bytes: usize) -> Self {
+        self.0.network(|network| network.usual.capacity = bytes);
+        self
+    }
+
+    /// Keeps a record of what happens, for [`take_trace`](Self::take_trace).
+    #[must_use]
+    pub fn traced(self) -> Self {
+        self.0.set_traced();
+        self
+    }
+
+    /// Runs the program to its end, and ends the world with it: what still runs there is dropped.
+    pub fn run<F: Future>(&self, program: impl FnOnce(Self) -> F) -> F::Output {
+        self.run_watched(program, || {})
+    }
+
+    /// As [`run`](Self::run); `watch` is called after each poll of a task. It can hold the state of the program against
+    /// whatever must be true at every moment.
+    pub fn run_watched<F: Future>(&self, program: impl FnOnce(Self) -> F, watch: impl FnMut()) -> F::Output {
+        self.0.run(program(self.clone()), watch)
+    }
+
+    /// Runs a future in the background. Its output comes from the handle, whose drop leaves the task running.
+    ///
+    /// # Panics
+    ///
+    /// The handle panics if the task does, or if the world has ended.
+    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Spawned<T> {
+        let (done, output) = oneshot::channel();
+        let task = async move {
+            // Nobody may wait for it.
+            let _ = done.send(future.await);
+        };
+        self.0.spawn(foreign::contain(task).boxed());
+        Spawned(output)
+    }
+
+    /// Waits, in virtual time.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + Sync + use<> {
+        Alarm::new(self.0.clone(), self.instant() + duration)
+    }
+
+    /// Waits for a future, at most for `limit` of virtual time: `None` if that is over.
+    pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let (mut future, mut over) = (pin!(future), pin!(self.sleep(limit)));
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Lets the other tasks run.
+    pub async fn yield_now(&self) {
+        yield_now().await;
+    }
+
+    /// How much virtual time has passed.
+    pub fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// The same, as the library sees it.
+    pub fn instant(&self) -> Instant {
+        self.0.now()
+    }
+
+    /// A number that the seed decides.
+    pub fn random(&self) -> u64 {
+        self.0.draw()
+    }
+
+    /// From now on this name is known, with any port. Others have no address.
+    pub fn name(&self, name: &str, addr: IpAddr) {
+        self.0.network(|network| network.names.insert(name.to_owned(), addr));
+    }
+
+    /// The connections to this address, to let something happen to them.
+    pub fn link(&self, addr: SocketAddr) -> SimLink {
+        SimLink { world: self.0.clone(), to: Endpoint::from(addr) }
+    }
+
+    /// A hash of all that has happened so far: two runs that differ anywhere have another.
+    pub fn hash(&self) -> u64 {
+        self.0.hash()
+    }
+
+    /// What has happened since the last call, a line for each poll, read, write and jump of the clock. Empty unless it is
+    /// [`traced`](Self::traced).
+    pub fn take_trace(&self) -> Vec<String> {
+        self.0.take_trace()
+    }
+}
+
+impl Default for Sim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sim").field(&self.0).finish()
+    }
+}
+
+/// The output of a task of a [`Sim`].
 #[derive(Debug)]
-struct Socket {
-    cable: Arc<Mutex<Cable>>,
+pub struct Spawned<T>(oneshot::Receiver<T>);
+
+impl<T> Future for Spawned<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.0.poll_unpin(cx).map(|output| output.expect("the task panicked, or its world has ended"))
+    }
+}
+
+/// The connections of a [`Sim`] to one address.
+#[derive(Clone, Debug)]
+pub struct SimLink {
+    world: Arc<World>,
+    to: Endpoint,
+}
+
+impl SimLink {
+    /// How long each byte is on its way, in each direction, on connections that are made from now on. Default: no time.
+    pub fn latency(&self, latency: Duration) -> &Self {
+        self.wire(|wire| wire.latency = latency)
+    }
+
+    /// How many bytes a second each direction carries, on connections that are made from now on. Default: any number.
+    pub fn bandwidth(&self, bytes_per_second: u64) -> &Self {
+        self.wire(|wire| wire.bandwidth = Some(bytes_per_second))
+    }
+
+    /// How many bytes one read brings at the most, on connections that are made from now on. With 1 every frame comes in
+    /// single bytes. Default: no limit.
+    pub fn segments(&self, bytes: usize) -> &Self {
+        self.wire(|wire| wire.segment = bytes.max(1))
+    }
+
+    fn wire(&self, set: impl FnOnce(&mut cable::Wire)) -> &Self {
+        self.network(|network| set(network.wires.entry(self.to.clone()).or_insert(network.usual)));
+        self
+    }
+
+    /// What happens to the next connection that is made, when `side` has written so many bytes.
+    pub fn fail_next(&self, side: Side, after: usize, fault: Fault) -> &Self {
+        let connection = Which::NextTo(self.to.clone());
+        self.network(|network| network.faults.push(Cut { connection, side, after, fault }));
+        self
+    }
+
+    /// What happens at once to each connection that there is.
+    pub fn fail_now(&self, fault: Fault) -> &Self {
+        for cable in self.cables() {
+            with(&cable, |cable| {
+                let taken = cable.lane(Side::Dialer).0.len();
+                cable.plan(Side::Dialer, taken, fault);
+            });
+        }
+        self
+    }
+
+    /// Nothing arrives any more, in either direction, and who dials gets no answer, until it is [healed](Self::heal).
+    pub fn part(&self) -> &Self {
+        self.network(|network| network.parted.insert(self.to.clone()));
+        self.cables().iter().for_each(|cable| with(cable, |cable| cable.part(true)));
+        self
+    }
+
+    /// Who dials gets no answer, until it is [healed](Self::heal). Connections that there are go on.
+    pub fn black_hole(&self) -> &Self {
+        self.network(|network| network.black_holes.insert(self.to.clone()));
+        self
+    }
+
+    /// What was parted is connected again, and what was on its way arrives.
+    pub fn heal(&self) -> &Self {
+        let dialing = self.network(|network| {
+            network.parted.remove(&self.to);
+            network.black_holes.remove(&self.to);
+            std::mem::take(&mut network.dialing)
+        });
+        wake(dialing);
+        self.cables().iter().for_each(|cable| with(cable, |cable| cable.part(false)));
+        self
+    }
+
+    /// How many connections have been made.
+    pub fn connections(&self) -> usize {
+        self.cables().len()
+    }
+
+    fn cables(&self) -> Vec<Arc<Lock<Cable>>> {
+        let is_it = |(to, cable): &(Endpoint, Arc<Lock<Cable>>)| (*to == self.to).then(|| cable.clone());
+        self.network(|network| network.cables.iter().filter_map(is_it).collect())
+    }
+
+    fn network<T>(&self, visit: impl FnOnce(&mut Network) -> T) -> T {
+        self.world.network(visit)
+    }
+}
+
+/// Borrows a cable, and wakes those whom that concerns.
+fn with<T>(cable: &Lock<Cable>, visit: impl FnOnce(&mut Cable) -> T) -> T {
+    let (output, calls) = {
+        let mut cable = cable.lock();
+        (visit(&mut cable), cable.take_calls())
+    };
+    wake(calls);
+    output
+}
+
+impl sealed::Runtime for Sim {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn random(&self, into: &mut [u8]) {
+        for chunk in into.chunks_mut(8) {
+            chunk.copy_from_slice(&self.0.draw().to_le_bytes()[..chunk.len()]);
+        }
+    }
+
+    fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
+        Box::pin(Alarm::new(self.0.clone(), at))
+    }
+
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let found = self.0.network(|network| network.names.get(&host).copied());
+        let resolved = found.map(|ip| vec![SocketAddr::new(ip, port)]).ok_or_else(|| io::ErrorKind::NotFound.into());
+        async {
+            // As over a network, the answer is not there at once.
+            yield_now().await;
+            resolved
+        }
+        .boxed()
+    }
+
+    fn connect(&self, to: Endpoint, _: SocketOptions) -> BoxFuture<'static, io::Result<Arc<dyn Socket>>> {
+        let world = self.0.clone();
+        async move {
+            yield_now().await;
+            let made = poll_fn(|cx| {
+                world.network(|network| match network.connect(&to) {
+                    Some(made) => Poll::Ready(made),
+                    None => {
+                        network.dialing.push(cx.waker().clone());
+                        Poll::Pending
+                    }
+                })
+            });
+            let made = made.await?;
+            wake(made.calls);
+            let socket = SimSocket { world, cable: made.cable, side: Side::Dialer, local: made.local, remote: to };
+            Ok(Arc::new(socket) as Arc<dyn Socket>)
+        }
+        .boxed()
+    }
+
+    fn listen(&self, at: Endpoint, _: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        let (backlog, local) = self.0.network(|network| network.listen(at))?;
+        Ok(Arc::new(SimAcceptor { world: self.0.clone(), backlog, local }))
+    }
+}
+
+/// One end of a connection. It is closed when it is dropped.
+#[derive(Debug)]
+struct SimSocket {
+    world: Arc<World>,
+    cable: Arc<Lock<Cable>>,
     side: Side,
-    local: SocketAddr,
-    peer: SocketAddr,
+    local: Endpoint,
+    remote: Endpoint,
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.cable.lock().unwrap().close(self.side);
-    }
-}
-
-impl Stream {
-    fn new(cable: Arc<Mutex<Cable>>, side: Side, local: SocketAddr, peer: SocketAddr) -> Self {
-        Self(Arc::new(Socket { cable, side, local, peer }))
+impl SimSocket {
+    fn visit<T>(&self, visit: impl FnOnce(&mut Cable, Side) -> T) -> T {
+        with(&self.cable, |cable| visit(cable, self.side))
     }
 
-    fn cable(&self) -> (MutexGuard<'_, Cable>, Side) {
-        (self.0.cable.lock().unwrap(), self.0.side)
-    }
-
-    fn reset(&self) {
-        self.cable().0.reset();
-    }
-
-    fn panic_if_planted(&self, bug: Bug) {
-        let (cable, side) = self.cable();
-        let planted = cable.has(side, bug);
-        drop(cable);
-        assert!(!planted, "a defect was planted here");
-    }
-
-    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        let (cable, side) = self.cable();
-        if cable.is_reset(side) { Err(io::ErrorKind::NotConnected.into()) } else { Ok(self.0.peer) }
-    }
-
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.0.local)
-    }
-
-    pub(crate) fn shut_down(&self) {
-        let (mut cable, side) = self.cable();
-        cable.shut_down(side);
-    }
-
-    pub(crate) fn half_close(&self) -> io::Result<()> {
-        let (mut cable, side) = self.cable();
-        cable.half_close(side);
-        Ok(())
-    }
-
-    pub(crate) fn take_error(&self) -> Option<io::Error> {
-        let (cable, side) = self.cable();
-        cable.is_reset(side).then(|| io::ErrorKind::ConnectionReset.into())
-    }
-
-    pub(crate) fn is_closed_by_peer(&self) -> bool {
-        let (cable, side) = self.cable();
-        cable.is_closed_by_peer(side)
+    fn trace(&self, what: &str, polled: &Poll<io::Result<usize>>) {
+        let number = match polled {
+            Poll::Ready(Ok(n)) => *n as u64,
+            Poll::Ready(Err(_)) => u64::MAX,
+            Poll::Pending => u64::MAX - 1,
+        };
+        self.world.trace(number, || format!("{} {what} {polled:?}", self.local));
     }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.panic_if_planted(Bug::Read);
-        does("read");
-        let (mut cable, side) = self.cable();
-        let polled = cable.poll_read(side, cx, buf);
-        trace(|| format!("{} reads {polled:?}", self.0.local));
-        polled
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.panic_if_planted(Bug::Write);
-        does("write");
-        let (mut cable, side) = self.cable();
-        let polled = cable.poll_write(side, cx, bufs);
-        trace(|| format!("{} writes {polled:?}", self.0.local));
+impl Socket for SimSocket {
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        #[cfg(test)]
+        self.world.does("read", Some(&(self.cable.clone(), self.side)));
+        let now = self.world.elapsed();
+        let (polled, arrival) = self.visit(|cable, side| {
+            let polled = cable.poll_read(side, now, cx, buf);
+            let arrival = if polled.is_pending() { cable.next_arrival(side, now) } else { None };
+            (polled, arrival)
+        });
+        if let Some(at) = arrival {
+            self.world.wake_at(at, cx.waker());
+        }
+        self.trace("reads", &polled);
         polled
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        #[cfg(test)]
+        self.world.does("write", Some(&(self.cable.clone(), self.side)));
+        let now = self.world.elapsed();
+        let polled = self.visit(|cable, side| cable.poll_write(side, now, cx, bufs));
+        self.trace("writes", &polled);
+        polled
+    }
+
+    fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.half_close())
+    fn poll_half_close(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.visit(Cable::half_close);
+        Poll::Ready(Ok(()))
+    }
+
+    fn shut_down(&self) {
+        self.visit(Cable::shut_down);
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.visit(|cable, side| cable.is_reset(side)).then(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn is_closed_by_peer(&self) -> bool {
+        let now = self.world.elapsed();
+        self.visit(|cable, side| cable.is_closed_by_peer(side, now))
+    }
+
+    fn local(&self) -> io::Result<Endpoint> {
+        Ok(self.local.clone())
+    }
+
+    fn remote(&self) -> io::Result<Endpoint> {
+        if self.visit(|cable, side| cable.is_reset(side)) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(self.remote.clone())
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        let now = self.world.elapsed();
+        self.visit(|cable, side| cable.close(side, now));
     }
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Acceptor(Arc<Mutex<Backlog>>);
+struct SimAcceptor {
+    world: Arc<World>,
+    backlog: Arc<Lock<Backlog>>,
+    local: Endpoint,
+}
 
-/// Dropped, it ends the listening at once, although the task that accepts may go only a little later.
-#[derive(Debug)]
-pub(crate) struct Shutter(Weak<Mutex<Backlog>>);
+impl Acceptor for SimAcceptor {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Arc<dyn Socket>, Endpoint)>> {
+        #[cfg(test)]
+        self.world.does("accept", None);
+        let polled = self.backlog.lock().poll_accept(cx);
+        polled.map_ok(|(cable, remote)| {
+            let (world, local) = (self.world.clone(), self.local.clone());
+            let socket = SimSocket { world, cable, side: Side::Acceptor, local, remote: remote.clone() };
+            (Arc::new(socket) as Arc<dyn Socket>, remote)
+        })
+    }
 
-impl Drop for Shutter {
+    fn local(&self) -> io::Result<Endpoint> {
+        Ok(self.local.clone())
+    }
+
+    fn stop(&self) {
+        self.world.network(|network| network.forget(&self.backlog));
+        let (refused, calls) = self.backlog.lock().end();
+        refused.iter().for_each(|cable| with(cable, Cable::reset));
+        wake(calls);
+    }
+}
+
+impl Drop for SimAcceptor {
     fn drop(&mut self) {
-        if let Some(backlog) = self.0.upgrade() {
-            end_listening(&backlog);
-        }
+        self.stop();
     }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        end_listening(&self.0);
-    }
-}
-
-fn end_listening(backlog: &Arc<Mutex<Backlog>>) {
-    with(|world| world.network.forget(backlog));
-    backlog.lock().unwrap().end();
-}
-
-impl Acceptor {
-    pub(crate) async fn bind(address: &Address) -> Result<(Self, SocketAddr), Error> {
-        let bound = resolve(address).and_then(|addr| with(|world| world.network.listen(addr)).expect("a world"));
-        let (backlog, addr) = bound.map_err(|source| Error::Bind { address: address.clone(), source })?;
-        Ok((Self(backlog), addr))
-    }
-
-    pub(crate) fn shutter(&self) -> Shutter {
-        Shutter(Arc::downgrade(&self.0))
-    }
-
-    pub(crate) async fn accept(&self, _: &Config) -> io::Result<(Stream, SocketAddr)> {
-        does("accept");
-        poll_fn(|cx| self.0.lock().unwrap().poll_accept(cx)).await
-    }
-}
-
-pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, Error> {
-    let connecting = async {
-        // As over a network, the answer is not there at once.
-        yield_now().await;
-        let connected = with(|world| Ok(world.network.connect(resolve(address)?))).expect("a world");
-        match connected.transpose() {
-            Some(connected) => connected.and_then(|connected| connected),
-            None => std::future::pending().await,
-        }
-    };
-    match within(config.dial_timeout, connecting).await {
-        Some(connected) => connected.map_err(|source| Error::Dial { address: address.clone(), source }),
-        None => Err(Error::DialTimeout { address: address.clone(), after: config.dial_timeout.unwrap_or_default() }),
-    }
-}
-
-/// There are no names here.
-fn resolve(address: &Address) -> io::Result<SocketAddr> {
-    let text = address.as_str();
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    match text.strip_prefix(':') {
-        Some(port) => Ok((Ipv4Addr::LOCALHOST, port.parse().map_err(|_| invalid())?).into()),
-        None => text.parse().map_err(|_| invalid()),
-    }
-}
-
-/// A background task that ends when its handle is dropped.
-#[derive(Debug)]
-pub(crate) struct Task(Option<u64>);
-
-pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
-    Task(Some(world::start(Box::pin(foreign::contain(future)))))
-}
-
-impl Task {
-    pub(crate) fn detach(mut self) {
-        self.0 = None;
-    }
-
-    pub(crate) async fn join(&mut self) {
-        if let Some(task) = self.0 {
-            poll_fn(|cx| world::poll_joined(task, cx)).await;
-            self.0 = None;
-        }
-    }
-
-    pub(crate) async fn stop(mut self) {
-        if let Some(task) = self.0.take() {
-            world::cancel(task);
-            poll_fn(|cx| world::poll_joined(task, cx)).await;
-        }
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            world::cancel(task);
-        }
-    }
-}
-
-/// Runs it to its end, also when the future that waits for that is dropped.
-pub(crate) fn finish(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
-    let task = world::start(Box::pin(foreign::contain(future)));
-    poll_fn(move |cx| world::poll_joined(task, cx))
-}
-
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-pub(crate) fn sleep(duration: Duration) -> impl Future<Output = ()> + Send + Sync {
-    Sleep::new(duration)
-}
-
-/// Waits for `future`, at most for `limit`: `None` if that is over.
-pub(crate) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
-    let Some(limit) = limit else { return Some(future.await) };
-    let (mut future, mut timer) = (pin!(future), pin!(sleep(limit)));
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
-    })
-    .await
 }

@@ -1,55 +1,86 @@
 //! Who listens where, the connections that were made, and the faults that they will have.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use super::Stream;
-use super::cable::{Cable, Fault, Side};
-use super::world::{trace, with};
+use super::cable::{Cable, Fault, Side, Wire};
+use crate::endpoint::Endpoint;
+use crate::sync::Lock;
 
 /// The first port that the system chooses.
 const FIRST_PORT: u16 = 40_000;
 
 /// All there is of a network.
+#[derive(Debug)]
 pub(super) struct Network {
-    capacity: usize,
+    pub(super) usual: Wire,
     last_port: u16,
-    listening: BTreeMap<SocketAddr, Arc<Mutex<Backlog>>>,
-    black_holes: HashSet<SocketAddr>,
-    /// Every connection that was made, in order.
-    cables: Vec<Arc<Mutex<Cable>>>,
-    faults: Vec<Cut>,
+    listening: BTreeMap<Endpoint, Arc<Lock<Backlog>>>,
+    pub(super) names: BTreeMap<String, IpAddr>,
+    /// How bytes travel to and from these.
+    pub(super) wires: BTreeMap<Endpoint, Wire>,
+    pub(super) black_holes: BTreeSet<Endpoint>,
+    pub(super) parted: BTreeSet<Endpoint>,
+    /// Every connection that was made, in order, and where to.
+    pub(super) cables: Vec<(Endpoint, Arc<Lock<Cable>>)>,
+    pub(super) faults: Vec<Cut>,
+    /// Those who dial where nobody answers now.
+    pub(super) dialing: Vec<Waker>,
 }
 
-/// A fault to come: of the connection with this number, counted from 0, when `side` has written `after` bytes.
-#[derive(Clone, Copy, Debug)]
+/// A fault to come, when `side` has written `after` bytes.
+#[derive(Clone, Debug)]
 pub(crate) struct Cut {
-    pub(crate) connection: usize,
+    pub(crate) connection: Which,
     pub(crate) side: Side,
     pub(crate) after: usize,
     pub(crate) fault: Fault,
 }
 
+/// Of which connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The one with this number, counted from 0.
+    #[cfg(test)]
+    Number(usize),
+    /// The next one to there.
+    NextTo(Endpoint),
+}
+
 /// Connections that were not accepted yet.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    queue: VecDeque<(Stream, SocketAddr)>,
+    queue: VecDeque<(Arc<Lock<Cable>>, Endpoint)>,
     ended: bool,
     waiting: Vec<Waker>,
 }
 
+/// One end of a connection that was made.
+pub(super) struct Made {
+    pub(super) cable: Arc<Lock<Cable>>,
+    pub(super) local: Endpoint,
+    /// Those who wait to accept it.
+    pub(super) calls: Vec<Waker>,
+}
+
 impl Network {
     pub(super) fn new(capacity: usize) -> Self {
+        let usual = Wire { capacity, latency: Duration::ZERO, bandwidth: None, segment: usize::MAX };
         Self {
-            capacity,
+            usual,
             last_port: FIRST_PORT,
             listening: BTreeMap::new(),
-            black_holes: HashSet::new(),
+            names: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            black_holes: BTreeSet::new(),
+            parted: BTreeSet::new(),
             cables: Vec::new(),
             faults: Vec::new(),
+            dialing: Vec::new(),
         }
     }
 
@@ -58,49 +89,68 @@ impl Network {
         self.last_port
     }
 
-    pub(super) fn listen(&mut self, mut addr: SocketAddr) -> io::Result<(Arc<Mutex<Backlog>>, SocketAddr)> {
-        if addr.port() == 0 {
+    pub(super) fn listen(&mut self, mut at: Endpoint) -> io::Result<(Arc<Lock<Backlog>>, Endpoint)> {
+        if let Endpoint::Ip(addr) = &mut at
+            && addr.port() == 0
+        {
             addr.set_port(self.port());
         }
-        if self.listening.contains_key(&addr) {
+        if self.listening.contains_key(&at) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let backlog = Arc::new(Mutex::new(Backlog::default()));
-        self.listening.insert(addr, backlog.clone());
-        Ok((backlog, addr))
+        let backlog = Arc::<Lock<Backlog>>::default();
+        self.listening.insert(at.clone(), backlog.clone());
+        Ok((backlog, at))
     }
 
-    /// `None` when there will never be an answer.
-    pub(super) fn connect(&mut self, to: SocketAddr) -> Option<io::Result<Stream>> {
-        if self.black_holes.contains(&to) {
+    /// Who listens there, or at all addresses.
+    fn listening_at(&self, to: &Endpoint) -> Option<Arc<Lock<Backlog>>> {
+        let at_all = |ip: IpAddr| Some(Endpoint::Ip(SocketAddr::new(ip, to.ip()?.port())));
+        let places = [Some(to.clone()), at_all(Ipv6Addr::UNSPECIFIED.into()), at_all(Ipv4Addr::UNSPECIFIED.into())];
+        places.into_iter().flatten().find_map(|place| self.listening.get(&place).cloned())
+    }
+
+    /// `None` while there is no answer.
+    pub(super) fn connect(&mut self, to: &Endpoint) -> Option<io::Result<Made>> {
+        if self.black_holes.contains(to) || self.parted.contains(to) {
             return None;
         }
-        let Some(backlog) = self.listening.get(&to).cloned() else {
+        let Some(backlog) = self.listening_at(to) else {
             return Some(Err(io::ErrorKind::ConnectionRefused.into()));
         };
-        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()));
-        let mut cable = Cable::new(self.capacity);
+        let local = match to {
+            Endpoint::Ip(_) => Endpoint::Ip((Ipv4Addr::LOCALHOST, self.port()).into()),
+            Endpoint::Unix(_) => Endpoint::Unix(Default::default()),
+        };
+        let mut cable = Cable::new(self.wires.get(to).copied().unwrap_or(self.usual));
+        #[cfg(test)]
         let number = self.cables.len();
-        for cut in self.faults.iter().filter(|cut| cut.connection == number) {
-            cable.plan(cut.side, cut.after, cut.fault);
-        }
-        let cable = Arc::new(Mutex::new(cable));
-        self.cables.push(cable.clone());
-        let accepted = Stream::new(cable.clone(), Side::Acceptor, to, from);
-        let mut backlog = backlog.lock().unwrap();
-        backlog.queue.push_back((accepted, from));
-        backlog.waiting.drain(..).for_each(Waker::wake);
-        Some(Ok(Stream::new(cable, Side::Dialer, from, to)))
+        self.faults.retain(|cut| {
+            let is_due = match &cut.connection {
+                #[cfg(test)]
+                Which::Number(due) => *due == number,
+                Which::NextTo(due) => due == to,
+            };
+            if is_due {
+                cable.plan(cut.side, cut.after, cut.fault);
+            }
+            !is_due
+        });
+        let cable = Arc::new(Lock::new(cable));
+        self.cables.push((to.clone(), cable.clone()));
+        let mut backlog = backlog.lock();
+        backlog.queue.push_back((cable.clone(), local.clone()));
+        Some(Ok(Made { cable, local, calls: std::mem::take(&mut backlog.waiting) }))
     }
 
     /// Nobody is accepted there any more.
-    pub(super) fn forget(&mut self, backlog: &Arc<Mutex<Backlog>>) {
+    pub(super) fn forget(&mut self, backlog: &Arc<Lock<Backlog>>) {
         self.listening.retain(|_, listening| !Arc::ptr_eq(listening, backlog));
     }
 }
 
 impl Backlog {
-    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Arc<Lock<Cable>>, Endpoint)>> {
         if self.ended {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
         }
@@ -111,29 +161,10 @@ impl Backlog {
         Poll::Pending
     }
 
-    /// Whoever was not accepted is reset.
-    pub(super) fn end(&mut self) {
+    /// Whoever was not accepted is to be reset, and whoever waits is to be woken.
+    pub(super) fn end(&mut self) -> (Vec<Arc<Lock<Cable>>>, Vec<Waker>) {
         self.ended = true;
-        for (stream, _) in self.queue.drain(..) {
-            stream.reset();
-        }
-        self.waiting.drain(..).for_each(Waker::wake);
+        let refused = self.queue.drain(..).map(|(cable, _)| cable).collect();
+        (refused, std::mem::take(&mut self.waiting))
     }
-}
-
-/// Plans a fault of a connection to come.
-pub(crate) fn plan(cut: Cut) {
-    trace(|| format!("{cut:?}"));
-    with(|world| world.network.faults.push(cut));
-}
-
-/// From now on, nobody there answers whoever dials.
-pub(crate) fn black_hole(addr: SocketAddr) {
-    with(|world| world.network.black_holes.insert(addr));
-}
-
-/// Shows the connections that were made so far, in order.
-pub(crate) fn cables<T>(visit: impl FnOnce(&[Arc<Mutex<Cable>>]) -> T) -> T {
-    let cables = with(|world| world.network.cables.clone()).unwrap_or_default();
-    visit(&cables)
 }

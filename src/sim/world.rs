@@ -1,67 +1,64 @@
-//! A world for one thread: its tasks, which run one at a time in an order that a seed decides, and its clock, which jumps
+//! A world of one thread: its tasks, which run one at a time in an order that a seed decides, and its clock, which jumps
 //! to the next timer when nothing can run.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::network::Network;
+use crate::foreign;
+use crate::runtime::Timer;
+use crate::sync::Lock;
 
 /// After so many polls at one moment something only goes in circles.
 const POLLS_AT_ONCE: u64 = 1_000_000;
 /// The future that was given to `run`.
 const MAIN: u64 = 0;
+/// Where the trace's hash begins: that of FNV.
+const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-thread_local! {
-    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
-}
-
-/// How a world is made.
-#[derive(Clone, Debug)]
-pub(crate) struct Sim {
-    /// How many bytes each direction of a connection holds.
-    pub(crate) capacity: usize,
-    /// Shuffles the order in which tasks run; without it, first come, first served.
-    pub(crate) seed: Option<u64>,
-    /// Whether to keep a record of what happens.
-    pub(crate) traced: bool,
-}
-
-impl Default for Sim {
-    fn default() -> Self {
-        Self { capacity: 64 * 1024, seed: None, traced: false }
-    }
-}
-
+/// What the clones of a simulation share.
 pub(super) struct World {
     start: Instant,
+    state: Lock<State>,
+    ready: Ready,
+}
+
+struct State {
     now: Duration,
     timers: BTreeMap<(Duration, u64), Waker>,
     tasks: BTreeMap<u64, Task>,
     /// The last number that was given to a task or a timer.
     last: u64,
-    ready: Ready,
-    random: Option<u64>,
+    seed: Option<u64>,
+    /// Decides the order of tasks; 0 for first come, first served.
+    order: u64,
+    /// What is drawn.
+    random: u64,
     trace: Option<Vec<String>>,
-    planted: Option<&'static str>,
-    pub(super) network: Network,
+    hash: u64,
+    ended: bool,
+    network: Network,
+    #[cfg(test)]
+    planted: Option<(&'static str, Option<End>)>,
 }
 
-type Ready = Arc<Mutex<VecDeque<Arc<Call>>>>;
+/// One end of a connection.
+#[cfg(test)]
+type End = (Arc<Lock<super::cable::Cable>>, super::cable::Side);
+
+type Ready = Arc<Lock<VecDeque<Arc<Call>>>>;
 
 struct Task {
     /// `None` while it is being polled.
-    future: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    call: Arc<Call>,
-    cancelled: bool,
-    /// Those who wait for its end.
-    joining: Vec<Waker>,
+    future: Option<BoxFuture<'static, ()>>,
 }
 
 /// Wakes a task.
@@ -80,228 +77,307 @@ impl Call {
 impl Wake for Call {
     fn wake(self: Arc<Self>) {
         if !self.called.swap(true, Ordering::Relaxed) {
-            self.ready.clone().lock().unwrap().push_back(self);
+            self.ready.clone().lock().push_back(self);
         }
     }
 }
 
-impl Sim {
-    /// Runs `main` to its end in a world of its own, which ends with it.
-    pub(crate) fn run<F: Future>(self, main: F) -> F::Output {
-        self.run_watched(main, || {})
-    }
+/// Any number but 0, and far from that of the next seed.
+fn scatter(seed: u64) -> u64 {
+    seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}
 
-    /// Calls `watch` after each poll of a task.
-    pub(crate) fn run_watched<F: Future>(self, main: F, mut watch: impl FnMut()) -> F::Output {
-        let ready = Ready::default();
-        let world = World {
-            start: Instant::now(),
+/// Marsaglia's xorshift.
+fn draw(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}
+
+impl World {
+    pub(super) fn new(capacity: usize) -> Self {
+        let state = State {
             now: Duration::ZERO,
             timers: BTreeMap::new(),
             tasks: BTreeMap::new(),
             last: MAIN,
-            ready: ready.clone(),
-            // Any number but 0, and far from that of the next seed.
-            random: self.seed.map(|seed| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            trace: self.traced.then(Vec::new),
+            seed: None,
+            order: 0,
+            random: scatter(0),
+            trace: None,
+            hash: HASH_START,
+            ended: false,
+            network: Network::new(capacity),
+            #[cfg(test)]
             planted: None,
-            network: Network::new(self.capacity),
         };
-        let before = WORLD.with_borrow_mut(|here| here.replace(world));
-        assert!(before.is_none(), "there is one world at a time");
-        let _end = End;
+        Self { start: Instant::now(), state: Lock::new(state), ready: Ready::default() }
+    }
+
+    pub(super) fn set_seed(&self, seed: u64) {
+        let mut state = self.state.lock();
+        (state.seed, state.order, state.random) = (Some(seed), scatter(seed), scatter(!seed));
+    }
+
+    pub(super) fn set_traced(&self) {
+        self.state.lock().trace = Some(Vec::new());
+    }
+
+    pub(super) fn network<T>(&self, visit: impl FnOnce(&mut Network) -> T) -> T {
+        visit(&mut self.state.lock().network)
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.state.lock().now
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.start + self.elapsed()
+    }
+
+    pub(super) fn draw(&self) -> u64 {
+        draw(&mut self.state.lock().random)
+    }
+
+    pub(super) fn take_trace(&self) -> Vec<String> {
+        self.state.lock().trace.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.state.lock().hash
+    }
+
+    /// Notes what happens: in numbers, and in words if anybody wants to read them.
+    pub(super) fn trace(&self, number: u64, line: impl FnOnce() -> String) {
+        self.state.lock().note(number, line);
+    }
+
+    /// Runs `main` to its end, and ends the world with it. `watch` is called after each poll of a task.
+    pub(super) fn run<F: Future>(&self, main: F, mut watch: impl FnMut()) -> F::Output {
+        let _ending = Ending(self);
         let mut main = pin!(main);
-        let call = Call::new(MAIN, &ready);
+        let call = Call::new(MAIN, &self.ready);
         call.clone().wake();
         let mut polls = 0;
         loop {
-            let Some(next) = with(World::next).flatten() else {
-                assert!(with(World::jump).unwrap_or(false), "deadlock: nothing can run, and nothing will wake it");
+            let Some(next) = self.next() else {
+                assert!(
+                    self.jump(),
+                    "stalled after {:?}: nothing can run, no timer is set, and nothing in here will wake anybody; {}",
+                    self.elapsed(),
+                    self.told_seed()
+                );
                 polls = 0;
                 continue;
             };
             polls += 1;
-            assert!(polls < POLLS_AT_ONCE, "livelock: tasks wake each other for ever");
+            assert!(polls < POLLS_AT_ONCE, "livelock: tasks wake each other for ever; {}", self.told_seed());
             next.called.store(false, Ordering::Relaxed);
-            trace(|| format!("task {}", next.task));
+            self.trace(next.task, || format!("task {}", next.task));
             if next.task == MAIN {
                 if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&call.clone().into())) {
                     return output;
                 }
             } else {
-                poll_task(&next);
+                self.poll_task(&next);
             }
             watch();
+        }
+    }
+
+    fn told_seed(&self) -> String {
+        self.state.lock().seed.map_or_else(|| "no seed was given".to_owned(), |seed| format!("the seed is {seed}"))
+    }
+
+    fn next(&self) -> Option<Arc<Call>> {
+        let mut ready = self.ready.lock();
+        if ready.len() < 2 {
+            return ready.pop_front();
+        }
+        let mut state = self.state.lock();
+        if state.order == 0 {
+            return ready.pop_front();
+        }
+        let at = draw(&mut state.order) % ready.len() as u64;
+        ready.remove(at as usize)
+    }
+
+    /// To the moment of the next timer; `false` when there is none.
+    fn jump(&self) -> bool {
+        let mut due = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let Some(((at, _), waker)) = state.timers.pop_first() else { return false };
+            state.now = state.now.max(at);
+            due.push(waker);
+            while let Some(entry) = state.timers.first_entry().filter(|entry| entry.key().0 <= at) {
+                due.push(entry.remove());
+            }
+            let now = state.now;
+            state.note(now.as_nanos() as u64, || format!("clock {now:?}"));
+        }
+        wake(due);
+        true
+    }
+
+    fn poll_task(&self, call: &Arc<Call>) {
+        let taken = self.state.lock().tasks.get_mut(&call.task).and_then(|task| task.future.take());
+        let Some(mut future) = taken else { return };
+        if future.as_mut().poll(&mut Context::from_waker(&call.clone().into())).is_ready() {
+            drop(future);
+            self.state.lock().tasks.remove(&call.task);
+        } else if let Some(task) = self.state.lock().tasks.get_mut(&call.task) {
+            task.future = Some(future);
+        }
+    }
+
+    /// Starts a task. Where the world has ended, it is dropped.
+    pub(super) fn spawn(&self, future: BoxFuture<'static, ()>) {
+        let call = {
+            let mut state = self.state.lock();
+            if state.ended {
+                return;
+            }
+            let id = state.number();
+            let call = Call::new(id, &self.ready);
+            state.tasks.insert(id, Task { future: Some(future) });
+            call
+        };
+        call.wake();
+    }
+
+    fn wait(&self, at: Duration, timer: &mut Option<u64>, waker: &Waker) -> Poll<()> {
+        let replaced = {
+            let mut state = self.state.lock();
+            if state.now >= at {
+                return Poll::Ready(());
+            }
+            let timer = *timer.get_or_insert_with(|| state.number());
+            state.timers.insert((at, timer), waker.clone())
+        };
+        let _ = foreign::dispose(replaced);
+        Poll::Pending
+    }
+
+    #[cfg(test)]
+    pub(super) fn block(&self, duration: Duration) {
+        self.state.lock().now += duration;
+    }
+
+    #[cfg(test)]
+    pub(super) fn plant(&self, what: &'static str, end: Option<End>) {
+        self.state.lock().planted = Some((what, end));
+    }
+
+    /// What is done; it may be what a defect was planted in.
+    #[cfg(test)]
+    pub(super) fn does(&self, what: &'static str, end: Option<&End>) {
+        let is_it = |planted: &mut (&'static str, Option<End>)| match (&planted.1, end) {
+            (Some((planted_in, side)), Some((cable, here))) => {
+                planted.0 == what && Arc::ptr_eq(planted_in, cable) && side == here
+            }
+            (Some(_), None) => false,
+            (None, _) => planted.0 == what,
+        };
+        let planted = self.state.lock().planted.take_if(is_it);
+        assert!(planted.is_none(), "planted: {what}");
+    }
+
+    /// Wakes somebody at that time.
+    pub(super) fn wake_at(&self, at: Duration, waker: &Waker) {
+        let mut state = self.state.lock();
+        let timer = state.number();
+        state.timers.insert((at, timer), waker.clone());
+    }
+
+    fn forget(&self, at: Duration, timer: Option<u64>) {
+        let Some(timer) = timer else { return };
+        let left = self.state.lock().timers.remove(&(at, timer));
+        let _ = foreign::dispose(left);
+    }
+}
+
+pub(super) fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        let _ = foreign::wake(waker);
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn note(&mut self, number: u64, line: impl FnOnce() -> String) {
+        for byte in number.to_le_bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
         }
     }
 }
 
 /// Ends the world, and all that lives in it.
-struct End;
+struct Ending<'a>(&'a World);
 
-impl Drop for End {
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
         // What ends may start something else.
-        while let Some((_, task)) = with(|world| world.tasks.pop_first()).flatten() {
+        while let Some((_, task)) = { self.0.state.lock().tasks.pop_first() } {
             drop(task);
         }
-        drop(WORLD.with_borrow_mut(Option::take));
+        let timers = {
+            let mut state = self.0.state.lock();
+            state.ended = true;
+            std::mem::take(&mut state.timers)
+        };
+        let _ = foreign::dispose(timers);
     }
 }
 
-/// `None` where there is no world: it has ended.
-pub(super) fn with<T>(visit: impl FnOnce(&mut World) -> T) -> Option<T> {
-    WORLD.with_borrow_mut(|world| world.as_mut().map(visit))
-}
-
-impl World {
-    fn next(&mut self) -> Option<Arc<Call>> {
-        let mut ready = self.ready.lock().unwrap();
-        match &mut self.random {
-            Some(random) if ready.len() > 1 => {
-                // Marsaglia's xorshift.
-                *random ^= *random << 13;
-                *random ^= *random >> 7;
-                *random ^= *random << 17;
-                let at = *random % ready.len() as u64;
-                ready.remove(at as usize)
-            }
-            _ => ready.pop_front(),
-        }
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("World").field("now", &state.now).field("seed", &state.seed).finish_non_exhaustive()
     }
-
-    /// To the moment of the next timer; `false` when there is none.
-    fn jump(&mut self) -> bool {
-        let Some(((due, _), waker)) = self.timers.pop_first() else { return false };
-        self.now = self.now.max(due);
-        waker.wake();
-        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= due) {
-            entry.remove().wake();
-        }
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("clock {:?}", self.now));
-        }
-        true
-    }
-
-    fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-}
-
-fn poll_task(call: &Arc<Call>) {
-    let id = call.task;
-    let taken = with(|world| world.tasks.get_mut(&id).and_then(|task| Some((task.future.take()?, task.cancelled))));
-    let Some((mut future, cancelled)) = taken.flatten() else { return };
-    let ended = cancelled || future.as_mut().poll(&mut Context::from_waker(&call.clone().into())).is_ready();
-    if ended {
-        // Before those who wait for its end are told, and while nothing is borrowed.
-        drop(future);
-        let joining = with(|world| world.tasks.remove(&id)).flatten().map(|task| task.joining);
-        joining.into_iter().flatten().for_each(Waker::wake);
-    } else {
-        with(|world| world.tasks.get_mut(&id).map(|task| task.future = Some(future)));
-    }
-}
-
-/// Starts a task, and returns its number.
-pub(super) fn start(future: Pin<Box<dyn Future<Output = ()> + Send>>) -> u64 {
-    let started = with(|world| {
-        let id = world.number();
-        let call = Call::new(id, &world.ready);
-        call.clone().wake();
-        world.tasks.insert(id, Task { future: None, call, cancelled: false, joining: Vec::new() });
-        id
-    });
-    let Some(id) = started else { return MAIN };
-    with(|world| world.tasks.get_mut(&id).map(|task| task.future = Some(future)));
-    id
-}
-
-/// The task is dropped when its turn comes, as by a runtime of threads.
-pub(super) fn cancel(id: u64) {
-    with(|world| {
-        if let Some(task) = world.tasks.get_mut(&id) {
-            task.cancelled = true;
-            task.call.clone().wake();
-        }
-    });
-}
-
-pub(super) fn poll_joined(id: u64, cx: &mut Context<'_>) -> Poll<()> {
-    let running = with(|world| world.tasks.get_mut(&id).map(|task| task.joining.push(cx.waker().clone())));
-    if running.flatten().is_some() { Poll::Pending } else { Poll::Ready(()) }
-}
-
-/// What time it is here.
-pub(crate) fn now() -> Instant {
-    with(|world| world.start + world.now).unwrap_or_else(Instant::now)
-}
-
-/// How long the world has existed.
-pub(crate) fn elapsed() -> Duration {
-    with(|world| world.now).unwrap_or_default()
-}
-
-/// Keeps the only thread busy for so long: nothing else can run meanwhile.
-pub(crate) fn block(duration: Duration) {
-    with(|world| world.now += duration);
-}
-
-/// A defect: the next time that the library does this, it panics.
-pub(crate) fn plant(what: &'static str) {
-    with(|world| world.planted = Some(what));
-}
-
-/// What is done; it may be what a defect was planted in.
-pub(super) fn does(what: &'static str) {
-    let planted = with(|world| world.planted.take_if(|planted| *planted == what)).flatten();
-    assert!(planted.is_none(), "planted: {what}");
-}
-
-/// Notes what happens, if anybody wants to know.
-pub(crate) fn trace(line: impl FnOnce() -> String) {
-    with(|world| world.trace.as_mut().map(|trace| trace.push(line())));
-}
-
-pub(crate) fn take_trace() -> Vec<String> {
-    with(|world| world.trace.as_mut().map(mem::take)).flatten().unwrap_or_default()
 }
 
 /// A timer.
-pub(super) struct Sleep {
-    due: Duration,
+pub(super) struct Alarm {
+    world: Arc<World>,
+    at: Duration,
     timer: Option<u64>,
 }
 
-impl Sleep {
-    pub(super) fn new(duration: Duration) -> Self {
-        Self { due: elapsed().saturating_add(duration), timer: None }
+impl Alarm {
+    pub(super) fn new(world: Arc<World>, at: Instant) -> Self {
+        let at = at.saturating_duration_since(world.start);
+        Self { world, at, timer: None }
     }
 }
 
-impl Future for Sleep {
+impl Future for Alarm {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let polled = with(|world| {
-            if world.now >= this.due {
-                return Poll::Ready(());
-            }
-            let timer = *this.timer.get_or_insert_with(|| world.number());
-            world.timers.insert((this.due, timer), cx.waker().clone());
-            Poll::Pending
-        });
-        polled.unwrap_or(Poll::Pending)
+        this.world.wait(this.at, &mut this.timer, cx.waker())
     }
 }
 
-impl Drop for Sleep {
+impl Timer for Alarm {
+    fn reset(self: Pin<&mut Self>, at: Instant) {
+        let this = self.get_mut();
+        this.world.forget(this.at, this.timer.take());
+        this.at = at.saturating_duration_since(this.world.start);
+    }
+}
+
+impl Drop for Alarm {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer {
-            with(|world| world.timers.remove(&(self.due, timer)));
-        }
+        self.world.forget(self.at, self.timer);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use buffstreams::{Bytes, Config, ConfigError, Connection, Error, FrameErrorKind, Listener, Writer};
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::net::resident;
+use crate::net::{defaults, resident};
 use crate::peers::{BlackHole, Far, Refusing, SOON, Site, config, frame, messages, number, numbered, numbers};
 use crate::peers::{run, within};
 
@@ -100,7 +100,7 @@ fn a_setting_that_cannot_work_is_refused_before_dialing() {
         let nowhere = "no.such.host.invalid:1";
         let error = Connection::dial(nowhere, config().queue_bytes(0)).await.expect_err("zero");
         assert!(matches!(error, Error::Config(ConfigError::Zero { name: "queue_bytes" })), "{error:?}");
-        let wide = Config::new().max_message_size(usize::MAX);
+        let wide = defaults().max_message_size(usize::MAX);
         let error = Connection::dial(nowhere, wide).await.expect_err("no Go varint has that many bits");
         assert!(matches!(error, Error::Config(ConfigError::MessageSize { asked: usize::MAX, .. })), "{error:?}");
     });

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buffstreams::{Bytes, Config, Event, FrameErrorKind, Listener, Peer, Reason};
+use buffstreams::{Bytes, Event, FrameErrorKind, Listener, Peer, Reason};
 
 use crate::net::{
-    SOON, alone, connected, descriptors, disconnected, event, next, raw, resident, rest, run, until, within,
+    SOON, alone, connected, defaults, descriptors, disconnected, event, next, raw, resident, rest, run, until, within,
 };
 
 /// In the Go library's format.
@@ -28,7 +28,7 @@ fn three_bytes_do_not_kill_the_process() {
         ([0x81, 0x40, 0x00], FrameErrorKind::Negative { len: -4097 }),
     ];
     run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let (addr, mut events) = (listener.local_addr(), listener.events());
         let mut good = raw(addr);
         for (bytes, expected) in cases {
@@ -53,7 +53,7 @@ fn three_bytes_do_not_kill_the_process() {
 fn an_accept_error_is_no_crash() {
     alone("go_faults::an_accept_error_is_no_crash", "ulimit -n 48", || {
         run(async {
-            let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+            let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
             let (addr, mut events) = (listener.local_addr(), listener.events());
             for _ in 0..3 {
                 let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -72,11 +72,11 @@ fn an_accept_error_is_no_crash() {
 #[test]
 fn a_close_does_not_leave_the_port_bound() {
     run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let addr = listener.local_addr();
         for _ in 0..20 {
             within(SOON, listener.close()).await.unwrap();
-            listener = Listener::bind(addr, Config::new()).await.expect("the port is free at once");
+            listener = Listener::bind(addr, defaults()).await.expect("the port is free at once");
             raw(addr);
         }
     });
@@ -86,7 +86,7 @@ fn a_close_does_not_leave_the_port_bound() {
 #[test]
 fn a_second_close_does_not_panic() {
     run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let (first, second) = (listener.closer(), listener.closer());
         let (a, b) = futures::join!(first.close(), second.close());
         assert!(a.is_ok() && b.is_ok());
@@ -103,7 +103,7 @@ fn a_second_close_does_not_panic() {
 fn a_connection_that_is_over_leaves_no_task_behind() {
     alone("go_faults::a_connection_that_is_over_leaves_no_task_behind", "", || {
         run(async {
-            let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+            let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
             let (addr, mut events) = (listener.local_addr(), listener.events());
             let mut before = None;
             for n in 0..4_000 {
@@ -131,7 +131,7 @@ fn a_connection_that_is_over_leaves_no_task_behind() {
 #[test]
 fn a_callback_gets_the_peer_and_a_message_that_stays() {
     run(async {
-        let listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let (addr, kept) = (listener.local_addr(), Arc::<Mutex<Vec<(Peer, Bytes)>>>::default());
         let keeping = kept.clone();
         let serving = async_std::task::spawn(listener.serve_async(move |peer, message| {
@@ -162,7 +162,7 @@ fn a_callback_gets_the_peer_and_a_message_that_stays() {
 #[test]
 fn a_panic_in_a_callback_does_not_end_the_process() {
     run(async {
-        let listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let (addr, mut events, closer) = (listener.local_addr(), listener.events(), listener.closer());
         let serving = listener.serve_in_background(|_, message| {
             assert_ne!(message, b"panic");

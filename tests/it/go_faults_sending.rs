@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use buffstreams::{Config, Connection, Error, Manager};
+use buffstreams::{Connection, Error, Manager};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::peers::{BlackHole, SOON, Site, config, dialed, frame, number, numbered, numbers, run, until, within};
+
+use crate::net::defaults;
 
 /// There, a message of any size was written, and its receiver lost its place.
 #[test]
@@ -13,13 +15,13 @@ fn no_size_check_on_send() {
     run(async {
         let site = Site::new();
         // As the Go library has it on the wire.
-        let manager = Manager::new(Config::new());
+        let manager = Manager::new(defaults());
         let (made, mut far) = futures::join!(manager.dial(site.addr), site.accept());
         made.unwrap();
         let error = manager.write(site.addr, vec![1; 4097].into()).await.expect_err("over 4096 bytes");
         assert!(matches!(error, Error::MessageTooLarge { len: 4097, max: 4096, .. }), "{error:?}");
         manager.write(site.addr, vec![2; 4096].into()).await.unwrap();
-        let (made, mut second) = futures::join!(Connection::dial(site.addr, Config::new()), site.accept());
+        let (made, mut second) = futures::join!(Connection::dial(site.addr, defaults()), site.accept());
         let mut connection = made.unwrap();
         connection.send(vec![1; 4097].into()).await.expect_err("over 4096 bytes");
         connection.send(vec![2; 4096].into()).await.unwrap();

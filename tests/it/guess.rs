@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use buffstreams::wire::Decoder;
-use buffstreams::{Bytes, Config, Error, Listener, LooksLike, Reason, WireFormat};
+use buffstreams::{Bytes, Error, Listener, LooksLike, Reason, WireFormat};
 use futures::StreamExt;
 
-use crate::net::{disconnected, raw, run};
+use crate::net::{defaults, disconnected, raw, run};
 use crate::samples::{config, encode, formats, presets, read_all};
 use crate::script::{Read, Source};
 
@@ -333,7 +333,7 @@ fn a_peer_that_closes_inside_a_frame_is_named() {
 #[test]
 fn the_reason_of_a_peer_that_is_gone_names_it_as_well() {
     run(async {
-        let config = Config::new().wire_format(WireFormat::u32_be()).max_message_size(usize::MAX);
+        let config = defaults().wire_format(WireFormat::u32_be()).max_message_size(usize::MAX);
         let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
         let (addr, mut events) = (listener.local_addr(), listener.events());
         let reading = async_std::task::spawn(async move { while listener.next().await.is_some() {} });

@@ -11,8 +11,8 @@ use buffstreams::{Bytes, Config, Connection, Event, FrameErrorKind, Listener, Lo
 use futures::{SinkExt, StreamExt};
 
 use crate::net::{
-    ProcessorTime, SOON, alone, config, connected, data, disconnected, event, frame, next, put, raw, resident, rest,
-    run, start, unread, until,
+    ProcessorTime, SOON, alone, config, connected, data, defaults, disconnected, event, frame, next, put, raw,
+    resident, rest, run, start, unread, until,
 };
 
 /// Sends a good message, the header, and good messages behind it; returns the error that the header was rejected with.
@@ -71,7 +71,7 @@ fn a_length_at_the_limit_is_received() {
 
 #[test]
 fn a_length_below_zero_or_below_the_header_is_rejected() {
-    let kind = rejected(Config::new(), b"\x08\0\0good", b"\x01\0\0");
+    let kind = rejected(defaults(), b"\x08\0\0good", b"\x01\0\0");
     assert_eq!(kind, FrameErrorKind::Negative { len: -1 });
     let counted = config().wire_format(WireFormat::fixed(4).length_includes_header());
     let kind = rejected(counted, b"\0\0\0\x08good", b"\0\0\0\x03");
@@ -84,14 +84,14 @@ fn a_varint_that_never_ends_is_rejected() {
     assert_eq!(rejected(varint.clone(), b"\x04good", &[0xff; 64]), FrameErrorKind::Overflow);
     let unterminated = FrameErrorKind::Unterminated { width: 10 };
     assert_eq!(rejected(varint, b"\x04good", &[&[0xff; 9][..], &[0x81, 1, 1]].concat()), unterminated);
-    let kind = rejected(Config::new(), b"\x08\0\0good", b"\xff\xff\xff");
+    let kind = rejected(defaults(), b"\x08\0\0good", b"\xff\xff\xff");
     assert_eq!(kind, FrameErrorKind::Unterminated { width: 3 });
 }
 
 #[test]
 fn a_stranger_is_named_in_the_event() {
     run(async {
-        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0", defaults()).await.unwrap();
         let (addr, mut events) = (listener.local_addr(), listener.events());
         let reading = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
         let mut browser = raw(addr);

@@ -12,6 +12,7 @@ mod counting;
 mod drops;
 mod events;
 mod fault_lab;
+mod features;
 mod go_faults;
 mod go_faults_sending;
 mod guess;

@@ -14,13 +14,101 @@ use buffstreams::{Bytes, Config, Event, Events, Listener, Peer, Reason, WireForm
 use futures::stream::Stream;
 use futures::{FutureExt, StreamExt};
 use socket2::SockRef;
+#[cfg(feature = "tokio")]
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Much longer than anything here takes: a wait that is over has failed.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// The defaults, on the runtime that the variable `BUFFSTREAMS_RUNTIME` names: `smol`, `tokio` with several threads, or
+/// `tokio-current` with one; or on the default of the library. The tests themselves run on async-std.
+pub(crate) fn defaults() -> Config {
+    let config = Config::new();
+    match std::env::var("BUFFSTREAMS_RUNTIME").as_deref() {
+        Err(_) | Ok("async-std") => config,
+        // One for each test, as callbacks may block.
+        #[cfg(feature = "smol")]
+        Ok("smol") => {
+            thread_local!(static SMOL: buffstreams::Smol = buffstreams::Smol::new().unwrap());
+            config.runtime(SMOL.with(Clone::clone))
+        }
+        #[cfg(feature = "tokio")]
+        Ok("tokio") => {
+            thread_local!(static MANY: Threads = Threads::new());
+            config.runtime(buffstreams::Tokio::from(MANY.with(|threads| threads.handle())))
+        }
+        #[cfg(feature = "tokio")]
+        Ok("tokio-current") => {
+            thread_local!(static ONE: OneThread = OneThread::new());
+            config.runtime(buffstreams::Tokio::from(ONE.with(|runtime| runtime.0.clone())))
+        }
+        Ok(other) => panic!("BUFFSTREAMS_RUNTIME={other}: it is not known, or its feature is off"),
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn tokio_runtime(builder: &mut Builder) -> Runtime {
+    builder.enable_all().build().unwrap()
+}
+
+/// A runtime of tokio with two threads. Callbacks that block them are not waited for.
+#[cfg(feature = "tokio")]
+struct Threads(Option<Runtime>);
+
+#[cfg(feature = "tokio")]
+impl Threads {
+    fn new() -> Self {
+        Self(Some(tokio_runtime(Builder::new_multi_thread().worker_threads(2))))
+    }
+
+    fn handle(&self) -> Handle {
+        self.0.as_ref().unwrap().handle().clone()
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+/// A runtime of tokio that runs on one thread, until this is dropped.
+#[cfg(feature = "tokio")]
+struct OneThread(Handle, #[allow(dead_code)] futures::channel::oneshot::Sender<()>);
+
+#[cfg(feature = "tokio")]
+impl OneThread {
+    fn new() -> Self {
+        let runtime = tokio_runtime(&mut Builder::new_current_thread());
+        let (handle, (stop, stopped)) = (runtime.handle().clone(), futures::channel::oneshot::channel::<()>());
+        std::thread::spawn(move || runtime.block_on(stopped).is_err());
+        Self(handle, stop)
+    }
+}
+
+/// Whether the library runs on this one.
+pub(crate) fn runs_on(runtime: &str) -> bool {
+    std::env::var("BUFFSTREAMS_RUNTIME").map_or(runtime == "async-std", |name| name == runtime)
+}
+
+/// Whether the reactor and the timers go on while callbacks keep threads of the runtime. Those of tokio are driven by its
+/// threads, which a program must not block, as its documentation says.
+pub(crate) fn callbacks_may_block() -> bool {
+    !runs_on("tokio") && !runs_on("tokio-current")
+}
+
+/// How many threads the library's runtime has in a test that runs [`alone`] with `FEW_THREADS`.
+pub(crate) fn threads() -> usize {
+    if runs_on("smol") || runs_on("tokio-current") { 1 } else { 2 }
+}
+
+/// A set-up for [`alone`]: so few threads that callbacks can keep them all.
+pub(crate) const FEW_THREADS: &str = "export ASYNC_STD_THREAD_COUNT=2";
+
 /// The format of most tests: four bytes of length, at most 1 MiB.
 pub(crate) fn config() -> Config {
-    Config::new().wire_format(WireFormat::u32_be()).max_message_size(1 << 20)
+    defaults().wire_format(WireFormat::u32_be()).max_message_size(1 << 20)
 }
 
 /// Waits for `future`, and panics where it was called if that takes longer than `limit`.

@@ -11,6 +11,8 @@ use buffstreams::{Bytes, Config, Manager, WireFormat};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::net::defaults;
+
 /// Long enough for any step on a busy machine. No test waits this long unless it fails.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -52,7 +54,7 @@ pub(crate) fn is_closed_by_peer(local: SocketAddr) -> bool {
 
 /// The configuration of these tests: a header that is easily taken apart by hand.
 pub(crate) fn config() -> Config {
-    Config::new().wire_format(WireFormat::u32_be()).max_message_size(8 << 20)
+    defaults().wire_format(WireFormat::u32_be()).max_message_size(8 << 20)
 }
 
 /// A message of `len` bytes, 8 at least, that carries a number.

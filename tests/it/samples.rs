@@ -6,6 +6,8 @@ use futures::{AsyncRead, StreamExt};
 
 use crate::script::{Source, drive};
 
+use crate::net::defaults;
+
 /// A message of this length, whose byte `i` is `i % 251`: the pattern of the captured headers.
 pub(crate) fn body(len: usize) -> Bytes {
     (0..=250).cycle().take(len).collect::<Vec<u8>>().into()
@@ -50,7 +52,7 @@ pub(crate) fn formats() -> Vec<WireFormat> {
 }
 
 pub(crate) fn config(format: impl Into<WireFormat>, max: usize) -> Config {
-    Config::new().wire_format(format).max_message_size(max)
+    defaults().wire_format(format).max_message_size(max)
 }
 
 /// The wire of these messages, as [`Encoder`] writes it.

@@ -9,11 +9,11 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use buffstreams::{Bytes, Config, ConfigError, Connection, Error, Listener, WriteHalf, chain};
+use buffstreams::{Bytes, ConfigError, Connection, Error, Listener, WriteHalf, chain};
 use futures::{SinkExt, StreamExt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::net::{SOON, config, next, run, with_socket};
+use crate::net::{SOON, config, defaults, next, run, with_socket};
 
 /// Takes a port on the one side, over which the other has nothing to say.
 fn taken(ip: std::net::IpAddr) -> Option<(Socket, u16)> {
@@ -102,14 +102,14 @@ fn a_time_that_cannot_be_a_limit_is_an_error() {
     const ZERO: Duration = Duration::ZERO;
     let most = Duration::from_millis(i32::MAX as u64);
     let refused = [
-        ("dial_timeout", Config::new().dial_timeout(ZERO)),
-        ("write_timeout", Config::new().write_timeout(ZERO)),
-        ("frame_timeout", Config::new().frame_timeout(ZERO)),
-        ("idle_timeout", Config::new().idle_timeout(ZERO)),
-        ("keepalive", Config::new().keepalive(ZERO)),
-        ("user_timeout", Config::new().user_timeout(ZERO)),
-        ("user_timeout", Config::new().user_timeout(Duration::from_micros(999))),
-        ("user_timeout", Config::new().user_timeout(most + Duration::from_millis(1))),
+        ("dial_timeout", defaults().dial_timeout(ZERO)),
+        ("write_timeout", defaults().write_timeout(ZERO)),
+        ("frame_timeout", defaults().frame_timeout(ZERO)),
+        ("idle_timeout", defaults().idle_timeout(ZERO)),
+        ("keepalive", defaults().keepalive(ZERO)),
+        ("user_timeout", defaults().user_timeout(ZERO)),
+        ("user_timeout", defaults().user_timeout(Duration::from_micros(999))),
+        ("user_timeout", defaults().user_timeout(most + Duration::from_millis(1))),
     ];
     run(async {
         for (expected, config) in refused {
@@ -117,7 +117,7 @@ fn a_time_that_cannot_be_a_limit_is_an_error() {
             let Err(Error::Config(ConfigError::Time { name, .. })) = bound else { panic!("{expected}: {bound:?}") };
             assert_eq!(name, expected);
         }
-        let text = Listener::bind(":0", Config::new().user_timeout(ZERO)).await.unwrap_err().to_string();
+        let text = Listener::bind(":0", defaults().user_timeout(ZERO)).await.unwrap_err().to_string();
         assert_eq!(text, "user_timeout is 0ns: it is from 1ms to 2147483.647s, or None for no limit");
     });
 }

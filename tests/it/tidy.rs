@@ -11,19 +11,22 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("foreign", &[]),
     ("sync", &["foreign"]),
     ("peer", &[]),
+    ("endpoint", &[]),
     ("error", &["foreign", "peer"]),
     ("backoff", &["foreign"]),
     ("wire", &["error", "foreign"]),
-    ("config", &["backoff", "error", "wire"]),
+    ("runtime", &["endpoint", "foreign", "sync"]),
+    ("sim", &["endpoint", "foreign", "runtime", "sync"]),
+    ("config", &["backoff", "error", "runtime", "wire"]),
     ("observe", &["error", "foreign", "peer", "sync"]),
-    ("net", &["config", "error", "foreign", "peer", "sync"]),
-    ("deadline", &["error", "net"]),
+    ("deadline", &["error", "runtime"]),
+    ("transport", &["config", "endpoint", "error", "peer", "runtime"]),
     ("framed", &["config", "error", "wire"]),
-    ("queue", &["error", "foreign", "framed", "net", "sync", "wire"]),
+    ("queue", &["error", "foreign", "framed", "runtime", "sync", "wire"]),
     ("link", &["backoff", "error", "foreign"]),
     (
         "connection",
-        &["config", "deadline", "error", "foreign", "framed", "link", "net", "observe", "peer", "sync", "wire"],
+        &["config", "deadline", "error", "foreign", "framed", "link", "transport", "observe", "peer", "sync", "wire"],
     ),
     (
         "listener",
@@ -34,10 +37,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
             "foreign",
             "framed",
-            "net",
+            "transport",
             "observe",
             "peer",
             "queue",
+            "runtime",
             "sync",
             "wire",
         ],
@@ -45,8 +49,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "manager",
         &[
-            "config", "deadline", "error", "foreign", "framed", "link", "listener", "net", "observe", "peer", "queue",
-            "sync", "wire",
+            "config",
+            "deadline",
+            "error",
+            "foreign",
+            "framed",
+            "link",
+            "listener",
+            "transport",
+            "observe",
+            "peer",
+            "queue",
+            "runtime",
+            "sync",
+            "wire",
         ],
     ),
     ("lib", &[]),
@@ -109,23 +125,31 @@ fn nobody_names_a_file_in_the_folder_of_another() {
     }
 }
 
+/// Each runtime has a file of its own. The two that share a reactor share what knows it.
 #[test]
-fn one_file_names_the_runtime_and_one_the_channel() {
-    for file in files() {
-        let code = code(&source(&file));
-        for runtime in ["async_std", "async_io"] {
-            assert_eq!(code.contains(runtime), file == "net.rs", "{file}: only net.rs names {runtime}");
+fn only_its_own_file_names_a_runtime_and_one_file_the_channel() {
+    let names = [
+        ("async_std::", &["runtime/async_std.rs"][..]),
+        ("async_io::", &["runtime/mod.rs", "runtime/os.rs", "runtime/smol.rs"]),
+        ("async_executor::", &["runtime/smol.rs"]),
+        ("blocking::", &["runtime/smol.rs"]),
+        ("tokio::", &["runtime/tokio.rs"]),
+        ("flume::", &["queue/inbox.rs"]),
+    ];
+    for file in sources() {
+        let code = code(&source(&file)).replace("self::async_std::", "").replace("self::tokio::", "");
+        for (name, files) in names {
+            assert_eq!(code.contains(name), files.contains(&file.as_str()), "{file}: {name}");
         }
-        assert_eq!(code.contains("flume"), file == "queue/inbox.rs", "{file}: only the inbox names flume");
     }
 }
 
+/// Nothing in the library knows that it may be simulated.
 #[test]
-fn the_simulation_is_for_unit_tests_alone() {
-    let named: Vec<_> = sources().into_iter().filter(|file| source(file).contains("sim/")).collect();
-    assert_eq!(named, ["lib.rs"]);
-    assert_eq!(source("lib.rs").matches("sim/").count(), 1);
-    assert!(source("lib.rs").contains("#[cfg_attr(test, path = \"sim/mod.rs\")]\nmod net;"));
+fn nobody_names_the_simulator() {
+    for file in sources().into_iter().filter(|file| !file.starts_with("sim/") && file != "lib.rs") {
+        assert!(!code(&source(&file)).contains("sim::"), "{file}");
+    }
 }
 
 #[test]
@@ -197,9 +221,9 @@ fn source(file: &str) -> String {
     fs::read_to_string(root().join("src").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The files of the library. Those in `sim/` are not: they stand in for `net.rs` under its unit tests.
+/// The files of the library, without those that are for its tests alone.
 fn sources() -> Vec<String> {
-    files().into_iter().filter(|file| !file.starts_with("sim/")).collect()
+    files().into_iter().filter(|file| !file.starts_with("sim/test")).collect()
 }
 
 fn files() -> Vec<String> {

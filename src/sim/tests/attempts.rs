@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::io::AsyncReadExt;
 
 use super::outages::{SECOND, config, dialed};
-use crate::net::world::{Sim, elapsed};
-use crate::net::{self, Acceptor};
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Sim, elapsed};
 use crate::{Backoff, Error, Outcome};
 
 /// Delays that double, without an end and without jitter.
@@ -20,14 +20,14 @@ fn doubling(first: Duration) -> Backoff {
 }
 
 /// Takes one frame of `len` bytes from each connection, and resets it. Says when it was dialed.
-fn dying(acceptor: Acceptor, far: net::Stream, len: usize) -> (net::Task, Arc<Mutex<Vec<Duration>>>) {
+fn dying(acceptor: Acceptor, far: testing::Stream, len: usize) -> (testing::Task, Arc<Mutex<Vec<Duration>>>) {
     let dialed = Arc::new(Mutex::new(Vec::new()));
     let times = dialed.clone();
-    let task = net::spawn(async move {
+    let task = testing::spawn(async move {
         let mut far = far;
         loop {
             far.read_exact(&mut vec![0; len]).await.unwrap();
-            far.reset();
+            testing::reset_newest();
             far = acceptor.accept(&config()).await.unwrap().0;
             times.lock().unwrap().push(elapsed());
         }
@@ -56,7 +56,7 @@ fn a_peer_that_dies_of_each_message_is_dialed_ever_more_rarely_and_given_up_at_m
         for _ in 0..MESSAGES {
             sink.feed((address.clone(), Bytes::from_static(&[7; 2000]))).await.unwrap();
         }
-        let flushed = net::within(Some(60 * SECOND), sink.flush()).await.expect("it gives up");
+        let flushed = testing::within(Some(60 * SECOND), sink.flush()).await.expect("it gives up");
         assert!(matches!(flushed, Err(Error::NotSent { .. })), "{flushed:?}");
         // The next attempt would have been too late.
         assert!((15 * SECOND..=30 * SECOND).contains(&elapsed()), "{:?}", elapsed());
@@ -83,10 +83,10 @@ fn a_peer_that_dies_of_each_message_is_given_up_though_they_come_one_by_one() {
                 if let Err(error) = manager.write(&address, Bytes::from_static(b"dies")).await {
                     return error;
                 }
-                net::sleep(SECOND / 1000).await;
+                testing::sleep(SECOND / 1000).await;
             }
         };
-        let error = net::within(Some(60 * SECOND), writing).await.expect("it gives up");
+        let error = testing::within(Some(60 * SECOND), writing).await.expect("it gives up");
         assert!(matches!(error, Error::NotSent { .. }), "{error:?}");
         assert!((15 * SECOND..=30 * SECOND).contains(&elapsed()), "{:?}", elapsed());
         let late = dialed.lock().unwrap().windows(2).filter(|pair| pair[1] - pair[0] >= SECOND).count();
@@ -106,11 +106,11 @@ fn a_connection_that_is_open_for(open: Duration) -> (Duration, u32) {
         let mut letters = manager.dead_letters();
         let mut sink = manager.sink();
         let coming_back = async {
-            net::sleep(5 * SECOND).await;
+            testing::sleep(5 * SECOND).await;
             let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
             let far = acceptor.accept(&config()).await.unwrap();
             assert_eq!(elapsed(), 7 * SECOND);
-            net::sleep(open).await;
+            testing::sleep(open).await;
             drop((far, acceptor));
         };
         let sent = sink.send((address, Bytes::from(vec![7; 5000])));
@@ -138,9 +138,9 @@ fn what_comes_after_an_outage_that_is_over_is_dialed_for_at_once() {
         let (manager, address, acceptor, far) = dialed(config().message_ttl(SECOND / 2).reconnect(backoff)).await;
         let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         manager.write(&address, Bytes::from_static(b"too old")).await.unwrap_err();
-        net::sleep(20 * SECOND).await;
+        testing::sleep(20 * SECOND).await;
         let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
         let began = elapsed();
         let config = config();

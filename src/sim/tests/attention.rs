@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{Sink, SinkExt, StreamExt};
 
-use crate::net::world::{Sim, block, elapsed};
-use crate::net::{self, Acceptor};
 use crate::observe::{Event, Reason};
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Sim, block, elapsed};
 use crate::{Address, Config, Connection, Error, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
@@ -34,17 +34,17 @@ fn four_kib() -> Bytes {
 }
 
 /// A connection to somebody who only does what the test does.
-async fn connected(config: Config) -> (Connection, net::Stream) {
+async fn connected(config: Config) -> (Connection, testing::Stream) {
     let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
     let connection = Connection::dial(addr, config.clone()).await.unwrap();
     (connection, acceptor.accept(&config).await.unwrap().0)
 }
 
 /// A connection that a listener accepted, and its other end.
-async fn accepted(config: Config) -> (Connection, net::Stream) {
+async fn accepted(config: Config) -> (Connection, testing::Stream) {
     let listener = Listener::bind(ANYWHERE, config.clone()).await.unwrap();
     let address = Address::from(listener.local_addr());
-    let stream = net::dial(&address, &config).await.unwrap();
+    let stream = testing::dial(&address, &config).await.unwrap();
     (listener.connections().next().await.unwrap(), stream)
 }
 
@@ -61,8 +61,8 @@ fn a_close_that_was_dropped_takes_nothing_of_the_next_ones_time() {
             let (mut connection, _peer) = connected(config().close_timeout(LIMIT)).await;
             connection.feed(four_kib()).await.unwrap();
             for _ in 0..3 {
-                assert!(net::within(Some(BEFORE), connection.close()).await.is_none(), "after {pause:?}");
-                net::sleep(pause).await;
+                assert!(testing::within(Some(BEFORE), connection.close()).await.is_none(), "after {pause:?}");
+                testing::sleep(pause).await;
             }
             let began = elapsed();
             assert_timeout(&connection.close().await.unwrap_err(), "close_timeout", began + LIMIT);
@@ -71,11 +71,11 @@ fn a_close_that_was_dropped_takes_nothing_of_the_next_ones_time() {
             let (connection, mut peer) = connected(config().close_timeout(LIMIT)).await;
             let (_read, mut write) = connection.split();
             write.feed(four_kib()).await.unwrap();
-            assert!(net::within(Some(BEFORE), write.close()).await.is_none());
-            net::sleep(pause).await;
+            assert!(testing::within(Some(BEFORE), write.close()).await.is_none());
+            testing::sleep(pause).await;
             let mut all = Vec::new();
             let (closed, read) = futures::join!(write.close(), async {
-                net::sleep(BEFORE).await;
+                testing::sleep(BEFORE).await;
                 peer.read_to_end(&mut all).await
             });
             closed.unwrap();
@@ -96,8 +96,8 @@ fn a_close_of_the_replies_that_was_dropped_takes_nothing_of_the_next_ones_time()
             let (from, _) = incoming.next().await.unwrap();
             outgoing.feed((from, four_kib())).await.unwrap();
             for _ in 0..3 {
-                assert!(net::within(Some(BEFORE), outgoing.close()).await.is_none(), "after {pause:?}");
-                net::sleep(pause).await;
+                assert!(testing::within(Some(BEFORE), outgoing.close()).await.is_none(), "after {pause:?}");
+                testing::sleep(pause).await;
             }
             let began = elapsed();
             assert_timeout(&outgoing.close().await.unwrap_err(), "close_timeout", began + LIMIT);
@@ -115,8 +115,8 @@ fn a_close_that_nobody_polls_does_not_run_out() {
         let (mut connection, _peer) = connected(config().close_timeout(LIMIT)).await;
         connection.feed(four_kib()).await.unwrap();
         for _ in 0..3 {
-            assert!(net::within(Some(LIMIT / 4), close(&mut connection)).await.is_none());
-            net::sleep(LONG).await;
+            assert!(testing::within(Some(LIMIT / 4), close(&mut connection)).await.is_none());
+            testing::sleep(LONG).await;
         }
         let began = elapsed();
         assert_timeout(&close(&mut connection).await.unwrap_err(), "close_timeout", began + LIMIT - 3 * (LIMIT / 4));
@@ -130,20 +130,20 @@ fn a_peer_that_sends_steadily_is_not_ended_because_nobody_polls() {
             let config = config().frame_timeout(LIMIT);
             let (mut connection, mut peer) = if dialed { connected(config).await } else { accepted(config).await };
             let frame = [&(256_u32 << 10).to_be_bytes()[..], &vec![7; 256 << 10]].concat();
-            let _sending = net::spawn(async move {
+            let _sending = testing::spawn(async move {
                 for piece in frame.chunks(16 << 10) {
                     peer.write_all(piece).await.unwrap();
-                    net::sleep(LIMIT / 16).await;
+                    testing::sleep(LIMIT / 16).await;
                 }
                 std::future::pending::<()>().await;
             });
-            net::yield_now().await;
+            testing::yield_now().await;
             for pause in [Duration::ZERO, LONG, LONG] {
-                net::sleep(pause).await;
+                testing::sleep(pause).await;
                 // The first time it finds the start of the frame, then as much as fits into the socket.
                 assert!(futures::poll!(connection.next()).is_pending());
             }
-            net::sleep(LIMIT / 2).await;
+            testing::sleep(LIMIT / 2).await;
             assert_eq!(connection.next().await.unwrap().unwrap().len(), 256 << 10);
         });
     }
@@ -154,14 +154,14 @@ fn a_peer_that_drips_is_ended_when_it_was_waited_for_so_long_in_all() {
     Sim::default().run(async {
         let (mut connection, mut peer) = connected(config().frame_timeout(LIMIT)).await;
         peer.write_all(&[0, 0, 1, 0]).await.unwrap();
-        let _dripping = net::spawn(async move {
+        let _dripping = testing::spawn(async move {
             while peer.write_all(&[7]).await.is_ok() {
-                net::sleep(Duration::from_secs(200)).await;
+                testing::sleep(Duration::from_secs(200)).await;
             }
         });
         for _ in 0..3 {
-            assert!(net::within(Some(LIMIT / 4), connection.next()).await.is_none());
-            net::sleep(LONG).await;
+            assert!(testing::within(Some(LIMIT / 4), connection.next()).await.is_none());
+            testing::sleep(LONG).await;
         }
         let error = connection.next().await.unwrap().unwrap_err();
         assert_timeout(&error, "frame_timeout", 3 * LONG + LIMIT);
@@ -173,7 +173,7 @@ fn a_peer_is_not_silent_because_nobody_polls() {
     Sim::default().run(async {
         let (mut connection, _peer) = accepted(config().idle_timeout(LIMIT)).await;
         assert!(futures::poll!(connection.next()).is_pending());
-        net::sleep(LONG).await;
+        testing::sleep(LONG).await;
         assert_timeout(&connection.next().await.unwrap().unwrap_err(), "idle_timeout", LONG + LIMIT);
     });
 }
@@ -184,7 +184,7 @@ fn a_peer_does_not_take_nothing_because_nobody_polls() {
         let (mut connection, _peer) = connected(config().write_timeout(LIMIT)).await;
         connection.feed(four_kib()).await.unwrap();
         assert!(futures::poll!(connection.flush()).is_pending());
-        net::sleep(LONG).await;
+        testing::sleep(LONG).await;
         assert_timeout(&connection.flush().await.unwrap_err(), "write_timeout", LONG + LIMIT);
     });
 }
@@ -196,13 +196,13 @@ fn a_peer_of_a_listener_is_not_ended_because_no_task_could_run() {
         let listener = Listener::bind(ANYWHERE, config().frame_timeout(LIMIT)).await.unwrap();
         let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
         let mut listener = listener;
-        let mut peer = net::dial(&address, &config()).await.unwrap();
+        let mut peer = testing::dial(&address, &config()).await.unwrap();
         assert!(futures::poll!(listener.next()).is_pending());
         peer.write_all(&[0, 0, 1, 0]).await.unwrap();
-        net::sleep(LIMIT / 2).await;
+        testing::sleep(LIMIT / 2).await;
         peer.write_all(&[7; 100]).await.unwrap();
         block(LONG);
-        net::sleep(LIMIT / 4).await;
+        testing::sleep(LIMIT / 4).await;
         peer.write_all(&[7; 156]).await.unwrap();
         assert_eq!(listener.next().await.unwrap().1.len(), 256);
         // It does not get more time than that, either.
@@ -226,9 +226,9 @@ fn a_peer_of_a_manager_is_not_given_up_because_no_task_could_run() {
         manager.dial(addr).await.unwrap();
         let (mut peer, _) = acceptor.accept(&config()).await.unwrap();
         let (written, read) = futures::join!(manager.write(addr, four_kib()), async {
-            net::sleep(LIMIT / 2).await;
+            testing::sleep(LIMIT / 2).await;
             block(LONG);
-            net::sleep(LIMIT / 4).await;
+            testing::sleep(LIMIT / 4).await;
             let mut frame = vec![0; 4100];
             peer.read_exact(&mut frame).await.map(|_| frame)
         });

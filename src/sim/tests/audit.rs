@@ -1,15 +1,16 @@
 //! Holds what came of a session against what the network saw.
 
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::session::{CLOSE_TIMEOUT, Client, FLUSH_EVERY, FRAME_TIMEOUT, IDLE_TIMEOUT, Outcome, Server, WRITE_TIMEOUT};
-use crate::net::cable::{Cable, Fault, Side};
-use crate::net::network::{Cut, cables};
 use crate::observe::Reason;
+use crate::sim::testing::{Cable, Fault, Side};
+use crate::sim::testing::{Cut, cables};
+use crate::sync::Lock;
 use crate::wire::{Decoder, Encoder};
 use crate::{Error, LinkStats, Manager, WireFormat};
 
@@ -64,8 +65,8 @@ impl Script {
         self.bounds[self.messages.len()]
     }
 
-    fn follow(&self, cable: &Arc<Mutex<Cable>>, (at, frames): &mut (usize, u64)) -> u64 {
-        let cable = cable.lock().unwrap();
+    fn follow(&self, cable: &Arc<Lock<Cable>>, (at, frames): &mut (usize, u64)) -> u64 {
+        let cable = cable.lock();
         let (taken, _) = cable.lane(Side::Dialer);
         if *at < taken.len() {
             let scan = self.decoder.scan(&taken[*at..], |_| {});
@@ -106,7 +107,7 @@ impl Script {
         cables(|cables| {
             assert!(cables.len() <= 3, "{} connections for one cut", cables.len());
             for (i, cable) in cables.iter().enumerate() {
-                let cable = cable.lock().unwrap();
+                let cable = cable.lock();
                 let (out, read) = cable.lane(Side::Dialer);
                 let (back, read_back) = cable.lane(Side::Acceptor);
                 taken.extend(self.frames(out));
@@ -139,7 +140,7 @@ impl Script {
 
     /// How the cut looked to who received.
     fn check_receiver(&self, server: Server, cut: Cut, outcome: &Outcome) {
-        let read = cables(|cables| cables[cut.connection].lock().unwrap().lane(Side::Dialer).1);
+        let read = cables(|cables| cables[cut.connection].lock().lane(Side::Dialer).1);
         if cut.fault == Fault::Stall || (cut.fault == Fault::Fin && server != Server::Echo) {
             // A reply would be answered with a reset, which discards what is unread.
             assert_eq!(read, cut.after, "all that came before the cut arrives");
@@ -178,7 +179,7 @@ impl Script {
             Client::Connection | Client::Halves | Client::Patient => {
                 assert!(outcome.errors.len() <= 1, "{:?}", outcome.errors);
                 if cut.fault == Fault::Fin && self.is_flushed_at(cut.after) {
-                    let taken = cables(|cables| cables[cut.connection].lock().unwrap().lane(Side::Dialer).0.len());
+                    let taken = cables(|cables| cables[cut.connection].lock().lane(Side::Dialer).0.len());
                     assert_eq!(taken, cut.after, "a close is noticed before the first write after a rest");
                 }
                 let timed_out = |(at, error): &(Duration, Error)| match error {

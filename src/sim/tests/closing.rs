@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::io::AsyncWriteExt;
 
-use crate::net;
-use crate::net::world::{Sim, elapsed};
 use crate::observe::{Event, Events, Reason};
+use crate::sim::testing;
+use crate::sim::testing::{Sim, elapsed};
 use crate::{Address, Config, Error, Listener, Serving, WireFormat};
 
 /// Odd times, that nothing else comes to by chance.
@@ -30,7 +30,7 @@ fn large() -> Vec<u8> {
 }
 
 /// A listener with a callback that counts bytes, its events, and somebody who is connected.
-async fn serving(config: Config) -> (Serving, Events<Event>, net::Stream, Arc<AtomicUsize>) {
+async fn serving(config: Config) -> (Serving, Events<Event>, testing::Stream, Arc<AtomicUsize>) {
     let listener = Listener::bind(ANYWHERE, config.clone()).await.unwrap();
     let (events, address) = (listener.events(), Address::from(listener.local_addr()));
     let bytes = Arc::new(AtomicUsize::new(0));
@@ -39,17 +39,17 @@ async fn serving(config: Config) -> (Serving, Events<Event>, net::Stream, Arc<At
         counting.fetch_add(message.len(), Ordering::Relaxed);
         Ok(())
     });
-    (serving, events, net::dial(&address, &config).await.unwrap(), bytes)
+    (serving, events, testing::dial(&address, &config).await.unwrap(), bytes)
 }
 
 /// Sends this, a piece at a time, and then nothing.
-fn send(mut peer: net::Stream, wire: Vec<u8>, piece: usize) -> net::Task {
-    net::spawn(async move {
+fn send(mut peer: testing::Stream, wire: Vec<u8>, piece: usize) -> testing::Task {
+    testing::spawn(async move {
         for piece in wire.chunks(piece) {
             if peer.write_all(piece).await.is_err() {
                 return;
             }
-            net::sleep(PIECE).await;
+            testing::sleep(PIECE).await;
         }
         std::future::pending().await
     })
@@ -73,7 +73,7 @@ fn a_close_receives_a_large_message_that_comes_slowly() {
     Sim::default().run(async {
         let (serving, mut events, peer, bytes) = serving(config()).await;
         let _sending = send(peer, large(), 64 << 10);
-        net::sleep(PIECE / 2).await;
+        testing::sleep(PIECE / 2).await;
         serving.close().await.unwrap();
         assert_eq!(bytes.load(Ordering::Relaxed), LARGE);
         // It is silent from then on, between two messages.
@@ -86,9 +86,9 @@ fn a_close_receives_a_large_message_that_comes_slowly() {
 fn a_stream_receives_a_large_message_that_comes_slowly_after_a_close() {
     Sim::default().run(async {
         let mut listener = Listener::bind(ANYWHERE, config()).await.unwrap();
-        let peer = net::dial(&listener.local_addr().into(), &config()).await.unwrap();
+        let peer = testing::dial(&listener.local_addr().into(), &config()).await.unwrap();
         let _sending = send(peer, large(), 64 << 10);
-        assert!(net::within(Some(PIECE / 2), listener.next()).await.is_none());
+        assert!(testing::within(Some(PIECE / 2), listener.next()).await.is_none());
         listener.close().await.unwrap();
         assert_eq!(listener.next().await.unwrap().1.len(), LARGE);
         assert!(listener.next().await.is_none());
@@ -100,7 +100,7 @@ fn silence_in_the_middle_of_a_message_is_an_error_of_the_close() {
     Sim::default().run(async {
         let (serving, mut events, peer, bytes) = serving(config()).await;
         let _sending = send(peer, large()[..LARGE / 2].to_vec(), 64 << 10);
-        net::sleep(PIECE / 2).await;
+        testing::sleep(PIECE / 2).await;
         assert_timeout(serving.close().await, "close_timeout", SILENCE);
         assert_eq!(elapsed(), PIECE * 15 + SILENCE);
         assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "close_timeout", after: SILENCE }));
@@ -113,7 +113,7 @@ fn a_peer_that_drips_is_an_error_of_the_close_when_the_whole_time_is_over() {
     Sim::default().run(async {
         let (serving, mut events, peer, _) = serving(config()).await;
         let _sending = send(peer, large(), 1);
-        net::sleep(PIECE / 2).await;
+        testing::sleep(PIECE / 2).await;
         assert_timeout(serving.close().await, "drain_timeout", WHOLE);
         assert_eq!(elapsed(), PIECE / 2 + WHOLE);
         assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "drain_timeout", after: WHOLE }));
@@ -126,16 +126,16 @@ fn a_peer_that_goes_on_with_whole_messages_is_ended_when_the_whole_time_is_over(
         Sim::default().run(async {
             let listener = Listener::bind(ANYWHERE, config()).await.unwrap();
             let (closer, address) = (listener.closer(), Address::from(listener.local_addr()));
-            let peer = net::dial(&address, &config()).await.unwrap();
+            let peer = testing::dial(&address, &config()).await.unwrap();
             let _sending = send(peer, [0, 0, 0, 1, 7].repeat(10_000), 5);
             let closed = if in_background {
                 let serving = listener.serve_in_background(|_, _| Ok(()));
-                net::sleep(PIECE / 2).await;
+                testing::sleep(PIECE / 2).await;
                 serving.close().await
             } else {
                 let served = listener.serve_async(|_, _| async { Ok(()) });
                 let (served, closed) = futures::join!(served, async {
-                    net::sleep(PIECE / 2).await;
+                    testing::sleep(PIECE / 2).await;
                     closer.close().await
                 });
                 closed.unwrap();
@@ -153,7 +153,7 @@ fn without_a_limit_a_close_takes_as_long_as_somebody_sends() {
     Sim::default().run(async {
         let (serving, _, peer, bytes) = serving(config().drain_timeout(None)).await;
         let _sending = send(peer, large(), 1 << 10);
-        net::sleep(PIECE / 2).await;
+        testing::sleep(PIECE / 2).await;
         serving.close().await.unwrap();
         assert!(elapsed() > 5 * WHOLE, "{:?}", elapsed());
         assert_eq!(bytes.load(Ordering::Relaxed), LARGE);
@@ -165,7 +165,7 @@ fn what_is_between_two_messages_is_no_error_of_the_close() {
     Sim::default().run(async {
         let (serving, mut events, peer, bytes) = serving(config()).await;
         let _sending = send(peer, vec![0, 0, 0, 1, 7], 5);
-        net::sleep(PIECE).await;
+        testing::sleep(PIECE).await;
         serving.close().await.unwrap();
         assert_eq!((elapsed(), bytes.load(Ordering::Relaxed)), (PIECE + SILENCE, 1));
         assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "close_timeout", .. }));
@@ -180,7 +180,7 @@ fn what_has_arrived_in_time_is_received_however_slow_the_consumer_is() {
             // Most of it stays in the connection.
             let mut listener = Listener::bind(ANYWHERE, config().inbox_bytes(1)).await.unwrap();
             let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
-            let mut peer = net::dial(&address, &config()).await.unwrap();
+            let mut peer = testing::dial(&address, &config()).await.unwrap();
             for _ in 0..200 {
                 peer.write_all(&[&[0, 0, 0x0f, 0xfc][..], &[7; 4092]].concat()).await.unwrap();
             }
@@ -188,7 +188,7 @@ fn what_has_arrived_in_time_is_received_however_slow_the_consumer_is() {
             listener.next().await.unwrap();
             listener.close().await.unwrap();
             for _ in 1..200 {
-                net::sleep(WHOLE / 20).await;
+                testing::sleep(WHOLE / 20).await;
                 assert_eq!(listener.next().await.unwrap().1.len(), 4092);
             }
             assert!(listener.next().await.is_none());

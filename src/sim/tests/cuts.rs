@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::audit::{CAPACITY, Script, Totals};
 use super::session::{self, Client, Server};
-use crate::net::cable::{Fault, Side};
-use crate::net::network::Cut;
-use crate::net::world::Sim;
+use crate::sim::testing::Cut;
+use crate::sim::testing::Sim;
+use crate::sim::testing::{Fault, Side};
 use crate::{Manager, WireFormat};
 
 /// Of the middle of a large message, where each byte is like the next, one byte in so many is enough for each day.

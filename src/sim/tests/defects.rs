@@ -10,10 +10,9 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use super::foreign::{away, panics};
 use super::outages::{ANYWHERE, SECOND, config, dialed};
 use crate::foreign::PanicSource;
-use crate::net::cable::{Bug, Side};
-use crate::net::network::cables;
-use crate::net::world::Sim;
-use crate::net::{self, Acceptor};
+use crate::sim::testing::Sim;
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Side, plant_at};
 use crate::{Backoff, Error, Outcome};
 
 /// Delays of 100 ms, which panic when they are asked for the second, or when they are dropped.
@@ -53,7 +52,7 @@ fn a_panic_in_a_backoff_gives_up(backoff: Backoff, text: &str, attempts: u32) {
         }
         let write = manager.write(&address, Bytes::from_static(b"write"));
         let both = async { futures::join!(write, sink.flush()) };
-        let (written, flushed) = net::within(Some(60 * SECOND), both).await.expect("they come back");
+        let (written, flushed) = testing::within(Some(60 * SECOND), both).await.expect("they come back");
         let Err(Error::NotSent { source: why, message: Some(message), .. }) = written else { panic!("{written:?}") };
         assert_eq!(message.into_inner(), "write");
         assert!(matches!(*why, Error::Panicked { what: PanicSource::Backoff }), "{why:?}");
@@ -105,15 +104,15 @@ fn delays_that_panic_when_they_are_dropped_after_an_outage() {
         let mut events = manager.events();
         let mut write = Box::pin(manager.write(&address, Bytes::from_static(b"one")));
         assert!((&mut write).now_or_never().is_none());
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
         let config = config();
         let (written, far) = futures::join!(write, acceptor.accept(&config));
         written.unwrap();
-        net::sleep(10 * SECOND).await;
+        testing::sleep(10 * SECOND).await;
         assert!(panics(&mut events).is_empty());
         drop(far);
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let write = manager.write(&address, Bytes::from_static(b"two"));
         let (written, _far) = futures::join!(write, acceptor.accept(&config));
         written.unwrap();
@@ -140,14 +139,14 @@ fn a_backoff_that_panics_when_it_is_dropped() {
             if delays {
                 // They are in use.
                 assert!(manager.sink().send((address.clone(), Bytes::from_static(b"x"))).now_or_never().is_none());
-                net::sleep(SECOND).await;
+                testing::sleep(SECOND).await;
             }
             if closed {
                 // Then it is the manager that drops the last of it.
                 manager.close(&address).await.unwrap();
             }
             drop(manager);
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
         });
     }
 }
@@ -155,7 +154,7 @@ fn a_backoff_that_panics_when_it_is_dropped() {
 // ---- defects of this crate
 
 /// An address whose task panics is closed in order, with what it holds, and can be dialed again.
-fn a_defect_ends_its_address(bug: Bug) {
+fn a_defect_ends_its_address(what: &'static str) {
     Sim { capacity: 1024, ..Sim::default() }.run(async {
         let (manager, address, acceptor, far) = dialed(config()).await;
         let (other, other_addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
@@ -169,9 +168,9 @@ fn a_defect_ends_its_address(bug: Bug) {
         assert!((&mut write).now_or_never().is_none());
         // Nobody listens there for the moment, or what is held would be sent again.
         drop(acceptor);
-        cables(|cables| cables[0].lock().unwrap().plant(Side::Dialer, bug));
+        plant_at(0, Side::Dialer, what);
         let both = async { futures::join!(write, sink.flush()) };
-        let (written, flushed) = net::within(Some(SECOND), both).await.expect("they come back");
+        let (written, flushed) = testing::within(Some(SECOND), both).await.expect("they come back");
         assert!(matches!(&written, Err(Error::NotSent { message: Some(_), .. })), "{written:?}");
         assert!(matches!(flushed, Err(Error::NotSent { .. })), "{flushed:?}");
         let letter = letters.next().await.unwrap();
@@ -179,17 +178,17 @@ fn a_defect_ends_its_address(bug: Bug) {
         drop(far);
         let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
         let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
-        match bug {
-            Bug::Read => {
+        match what {
+            "read" => {
                 assert!(matches!(*letter.error, Error::Panicked { what: PanicSource::Task }), "{letter:?}");
                 assert_eq!(letter.outcome, Outcome::Closed);
                 assert_eq!(manager.addresses(), [other_addr.into()]);
-                let text = "a defect was planted here".to_owned();
+                let text = "planted: read".to_owned();
                 assert_eq!(panics(&mut events), [(Some(address.clone()), PanicSource::Task, text)]);
                 manager.dial(&address).await.expect("it is free");
             }
             // That is a connection that breaks.
-            Bug::Write => assert_eq!(letter.outcome, Outcome::NotSent),
+            _ => assert_eq!(letter.outcome, Outcome::NotSent),
         }
         let config = config();
         let (written, _far) = futures::join!(manager.write(&address, Bytes::new()), acceptor.accept(&config));
@@ -202,12 +201,12 @@ fn a_defect_ends_its_address(bug: Bug) {
 
 #[test]
 fn a_defect_in_the_task_of_an_address() {
-    a_defect_ends_its_address(Bug::Read);
+    a_defect_ends_its_address("read");
 }
 
 #[test]
 fn a_defect_while_the_queue_of_an_address_is_written() {
-    a_defect_ends_its_address(Bug::Write);
+    a_defect_ends_its_address("write");
 }
 
 #[test]
@@ -220,8 +219,8 @@ fn a_defect_while_an_address_is_closed() {
         let mut closing = Box::pin(manager.close(&address));
         drop(sink);
         assert!((&mut closing).now_or_never().is_none());
-        cables(|cables| cables[0].lock().unwrap().plant(Side::Dialer, Bug::Read));
-        let closed = net::within(Some(SECOND), closing).await.expect("it is closed");
+        plant_at(0, Side::Dialer, "read");
+        let closed = testing::within(Some(SECOND), closing).await.expect("it is closed");
         let Err(Error::NotSent { source, .. }) = closed else { panic!("{closed:?}") };
         assert!(matches!(*source, Error::Panicked { what: PanicSource::Task }), "{source:?}");
         assert_eq!(letters.next().await.unwrap().outcome, Outcome::Closed);

@@ -6,9 +6,9 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use futures::{SinkExt, StreamExt};
 
 use crate::foreign::PanicSource;
-use crate::net;
-use crate::net::world::{Sim, plant};
 use crate::observe::{Event, Events, Reason};
+use crate::sim::testing;
+use crate::sim::testing::{Sim, plant};
 use crate::{Address, Config, Connection, Listener, Peer, WireFormat};
 
 const ANYWHERE: &str = "127.0.0.1:0";
@@ -66,7 +66,7 @@ fn a_panic_of_a_peers_task_ends_the_peer_in_order_and_nobody_else() {
         other.send(Bytes::from_static(b"first")).await.unwrap();
         let (from_other, _) = incoming.next().await.unwrap();
         for round in 0..3 {
-            let mut doomed = net::dial(&address, &config()).await.unwrap();
+            let mut doomed = testing::dial(&address, &config()).await.unwrap();
             doomed.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
             let (peer, _) = incoming.next().await.unwrap();
             // More than the connection holds, and less than keeps it from being read: some of it comes back.
@@ -99,8 +99,8 @@ fn a_panic_of_a_peers_task_is_no_error_of_a_close() {
         let listener = Listener::bind(ANYWHERE, config()).await.unwrap();
         let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
         let serving = listener.serve_in_background(|_, _| Ok(()));
-        let mut doomed = net::dial(&address, &config()).await.unwrap();
-        net::yield_now().await;
+        let mut doomed = testing::dial(&address, &config()).await.unwrap();
+        testing::yield_now().await;
         plant("read");
         doomed.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
         panicked(&mut events).await;

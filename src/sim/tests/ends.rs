@@ -13,10 +13,10 @@ use futures::{SinkExt, StreamExt};
 
 use super::audit::CAPACITY;
 use super::outages::{ANYWHERE, SECOND, config};
-use crate::net::cable::{Fault, Side};
-use crate::net::network::{Cut, cables, plan};
-use crate::net::world::Sim;
-use crate::net::{self, Acceptor};
+use crate::sim::testing::Sim;
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Cut, cables, plan};
+use crate::sim::testing::{Fault, Side};
 use crate::{Address, Backoff, Manager, Outcome};
 
 const SINKS: u8 = 2;
@@ -62,7 +62,7 @@ async fn feed(manager: Manager, address: Address, producer: u8, told: Shared) {
         since.push((producer, n as u8));
         if n % FLUSH_EVERY == 0 {
             // It is given up, unless it is quick, and what it would have told is for the next.
-            let flushed = net::within(Some(SECOND / 10), sink.flush()).await;
+            let flushed = testing::within(Some(SECOND / 10), sink.flush()).await;
             if let Some(flushed) = flushed {
                 told.lock().unwrap().flushes.push((mem::take(&mut since), flushed.is_ok()));
             }
@@ -85,9 +85,9 @@ async fn write(manager: Manager, address: Address, producer: u8, told: Shared) {
 async fn receive(acceptor: Acceptor, addr: SocketAddr, away: Duration) {
     let (mut first, _) = acceptor.accept(&config()).await.unwrap();
     let mut buf = [0; 4096];
-    while let Some(Ok(1..)) = net::within(Some(5 * SECOND), first.read(&mut buf)).await {}
+    while let Some(Ok(1..)) = testing::within(Some(5 * SECOND), first.read(&mut buf)).await {}
     drop((first, acceptor));
-    net::sleep(away).await;
+    testing::sleep(away).await;
     let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
     while let Ok((mut next, _)) = acceptor.accept(&config()).await {
         while let Ok(1..) = next.read(&mut buf).await {}
@@ -99,7 +99,7 @@ fn taken() -> Vec<Name> {
     let mut names = Vec::new();
     cables(|cables| {
         for cable in cables {
-            let cable = cable.lock().unwrap();
+            let cable = cable.lock();
             let mut wire = cable.lane(Side::Dialer).0;
             while let Some((header, rest)) = wire.split_first_chunk() {
                 let len = u32::from_be_bytes(*header) as usize;
@@ -120,10 +120,10 @@ fn one_cut(cut: Cut, away: Duration, seed: Option<u64>) -> Told {
     let session = async {
         plan(cut);
         let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
-        let _receiving = net::spawn(receive(acceptor, addr, away));
+        let _receiving = testing::spawn(receive(acceptor, addr, away));
         let (address, into) = (Address::from(addr), told.clone());
         let mut letters = manager.dead_letters();
-        let _taking = net::spawn(async move {
+        let _taking = testing::spawn(async move {
             while let Some(letter) = letters.next().await {
                 let before = into.lock().unwrap().letters.insert(name(&letter.message), letter.outcome);
                 assert_eq!(before, None, "{letter:?} is one letter");
@@ -135,7 +135,7 @@ fn one_cut(cut: Cut, away: Duration, seed: Option<u64>) -> Told {
         futures::join!(futures::future::join_all(sinks), writes);
         // What is held is delivered, or not, and told before.
         manager.close(addr).await.unwrap();
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         check(&manager, &told.lock().unwrap());
     };
     Sim { capacity: CAPACITY, seed, traced: false }.run_watched(session, || {

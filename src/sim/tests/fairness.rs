@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 
-use crate::net;
-use crate::net::world::Sim;
+use crate::sim::testing;
+use crate::sim::testing::Sim;
 use crate::{Address, Config, Connection, Listener, WireFormat};
 
 const QUIET: usize = 100;
@@ -22,7 +22,8 @@ fn longest_wait(seed: Option<u64>) -> usize {
             quiet.push(Connection::dial(&address, config.clone()).await.unwrap());
         }
         let mut firehose = Connection::dial(&address, config).await.unwrap();
-        let _pouring = net::spawn(async move { while firehose.feed(Bytes::from_static(&[0; 1024])).await.is_ok() {} });
+        let _pouring =
+            testing::spawn(async move { while firehose.feed(Bytes::from_static(&[0; 1024])).await.is_ok() {} });
         for _ in 0..1_000 {
             listener.next().await.unwrap();
         }

@@ -11,9 +11,9 @@ use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{SECOND, config, dialed};
 use crate::foreign::PanicSource;
-use crate::net;
-use crate::net::world::Sim;
 use crate::observe::Events;
+use crate::sim::testing;
+use crate::sim::testing::Sim;
 use crate::{Address, Config, DeadLetters, Manager, ManagerEvent};
 
 const MESSAGES: usize = 30;
@@ -112,7 +112,7 @@ fn memory(dropped: impl Fn() + Send + 'static) -> Bytes {
 pub(super) async fn away(config: Config) -> (Manager, Address) {
     let (manager, address, acceptor, far) = dialed(config).await;
     drop((far, acceptor));
-    net::sleep(SECOND).await;
+    testing::sleep(SECOND).await;
     (manager, address)
 }
 
@@ -198,7 +198,7 @@ fn a_task_that_takes_letters_may_be_dropped_by_its_last_waker() {
                     drop(manager.dead_letters());
                 }
                 bury(&manager, &address, MESSAGES).await;
-                net::sleep(SECOND).await;
+                testing::sleep(SECOND).await;
                 assert_eq!(manager.stats().lost, MESSAGES as u64);
             });
         });
@@ -220,7 +220,7 @@ fn a_message_may_come_back_to_the_manager_when_it_is_dropped() {
                 }
                 sink.flush().await.unwrap_err();
                 drop(taker);
-                net::sleep(SECOND).await;
+                testing::sleep(SECOND).await;
             }
             assert_eq!(manager.stats().lost, 2 * (MESSAGES / 3) as u64);
         });
@@ -260,7 +260,7 @@ fn messages_that_panic_when_they_are_dropped_are_counted_all_the_same() {
             }
             sink.flush().await.unwrap_err();
             drop(taker);
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
         }
         assert_eq!(manager.stats().lost, 2 * (MESSAGES / 3) as u64);
         let panics = panics(&mut events);
@@ -291,7 +291,7 @@ fn a_manager_may_be_dropped_with_messages_that_panic() {
                 drop(sink);
                 drop(manager);
             }
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
         });
     }
 }

@@ -8,8 +8,8 @@ use futures::io::AsyncReadExt;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{SECOND, config, dialed, every};
-use crate::net::world::Sim;
-use crate::net::{self, Acceptor};
+use crate::sim::testing::Sim;
+use crate::sim::testing::{self, Acceptor};
 use crate::{Backoff, ManagerEvent, Outcome};
 
 const QUEUE: usize = 16 << 10;
@@ -27,21 +27,21 @@ fn failover_into_the_same_address(backoff: Option<Backoff>) {
         let (manager, address, acceptor, far) = dialed(config().reconnect(backoff).queue_bytes(QUEUE)).await;
         let addr = address.as_str().parse::<SocketAddr>().unwrap();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let (mut letters, mut sink, to) = (manager.dead_letters(), manager.sink(), address.clone());
-        let _failover = net::spawn(async move {
+        let _failover = testing::spawn(async move {
             while let Some(letter) = letters.next().await {
                 // What is not sent comes again.
                 let _ = sink.send((to.clone(), letter.message)).await;
             }
         });
         let (mut sink, to) = (manager.sink(), address.clone());
-        let _producing = net::spawn(async move {
+        let _producing = testing::spawn(async move {
             for _ in 0..MESSAGES {
                 let _ = sink.send((to.clone(), Bytes::from_static(MESSAGE))).await;
             }
         });
-        net::sleep(1_000 * SECOND).await;
+        testing::sleep(1_000 * SECOND).await;
         let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
         let receiving = async {
             let (mut far, _) = acceptor.accept(&config()).await.unwrap();
@@ -49,7 +49,7 @@ fn failover_into_the_same_address(backoff: Option<Backoff>) {
                 far.read_exact(&mut [0; 1004]).await.unwrap();
             }
         };
-        net::within(Some(60 * SECOND), receiving).await.expect("all of them arrive");
+        testing::within(Some(60 * SECOND), receiving).await.expect("all of them arrive");
         assert_eq!((manager.stats().lost, manager.stats().total.written), (0, MESSAGES as u64));
     });
 }
@@ -69,7 +69,7 @@ fn an_address_whose_letters_are_not_taken_holds_on_to_the_next() {
             let addr = address.as_str().parse::<SocketAddr>().unwrap();
             let mut letters = manager.dead_letters();
             drop((far, acceptor));
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
             let mut sinks: Vec<_> = (0..3).map(|_| manager.sink()).collect();
             for sink in &mut sinks {
                 // More than the letters have room for.
@@ -77,7 +77,7 @@ fn an_address_whose_letters_are_not_taken_holds_on_to_the_next() {
                     sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
                 }
                 assert!(sink.flush().now_or_never().is_none());
-                net::sleep(100 * SECOND).await;
+                testing::sleep(100 * SECOND).await;
             }
             let total = manager.stats().total;
             assert_eq!((total.dead_lettered, total.written), (30, 0));
@@ -94,7 +94,9 @@ fn an_address_whose_letters_are_not_taken_holds_on_to_the_next() {
                 sinks[1].flush().await.unwrap();
                 sinks[2].flush().await.unwrap();
             };
-            net::within(Some(10 * SECOND), async { futures::join!(receiving, flushing) }).await.expect("it is dialed");
+            testing::within(Some(10 * SECOND), async { futures::join!(receiving, flushing) })
+                .await
+                .expect("it is dialed");
             for _ in 0..30 {
                 letters.next().await.unwrap();
             }
@@ -121,11 +123,11 @@ fn what_is_too_old_is_held_until_the_letters_before_it_are_taken() {
                 sink.start_send_unpin(message).unwrap();
             }
             assert!(sink.flush().now_or_never().is_none());
-            net::sleep(2 * SECOND).await;
+            testing::sleep(2 * SECOND).await;
             if round < 2 {
                 far.read_exact(&mut [0; 2004]).await.unwrap();
             }
-            net::sleep(100 * SECOND).await;
+            testing::sleep(100 * SECOND).await;
             let total = manager.stats().total;
             assert_eq!((total.written, total.dead_lettered, total.held), (2.min(round + 1), 10, 10 * round));
         }
@@ -147,7 +149,7 @@ fn what_grows_too_old_while_its_address_is_down_waits_for_the_letters_before_it(
         let (manager, address, acceptor, far) = dialed(config).await;
         let mut letters = manager.dead_letters();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sinks: Vec<_> = (0..3).map(|_| manager.sink()).collect();
         for (round, sink) in sinks.iter_mut().enumerate() {
             // There is no room for all of them among the letters.
@@ -155,7 +157,7 @@ fn what_grows_too_old_while_its_address_is_down_waits_for_the_letters_before_it(
                 sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
             }
             assert!(sink.flush().now_or_never().is_none());
-            net::sleep(100 * SECOND).await;
+            testing::sleep(100 * SECOND).await;
             let total = manager.stats().total;
             assert_eq!((total.dead_lettered, total.held), (20, 20 * u64::from(round > 0)));
         }
@@ -187,15 +189,15 @@ fn what_was_cut_and_has_grown_too_old_is_not_sent_again() {
             sink.start_send_unpin((address.clone(), Bytes::from_static(MESSAGE))).unwrap();
         }
         assert!(sink.flush().now_or_never().is_none());
-        net::sleep(2 * SECOND).await;
+        testing::sleep(2 * SECOND).await;
         far.read_exact(&mut [0; 2004]).await.unwrap();
         sink.flush().await.unwrap_err();
         assert!(sink.send((address.clone(), Bytes::from(vec![8; 2000]))).now_or_never().is_none());
-        net::sleep(2 * SECOND).await;
+        testing::sleep(2 * SECOND).await;
         far.read_exact(&mut [0; 1024]).await.unwrap();
         drop(far);
         let (mut far, _) = acceptor.accept(&config).await.unwrap();
-        assert!(net::within(Some(60 * SECOND), far.read(&mut [0; 1])).await.is_none(), "it is too old");
+        assert!(testing::within(Some(60 * SECOND), far.read(&mut [0; 1])).await.is_none(), "it is too old");
         for n in 0..11 {
             let letter = letters.next().await.unwrap();
             assert_eq!((letter.message.len(), letter.outcome), (if n < 10 { 1000 } else { 2000 }, Outcome::Expired));
@@ -217,7 +219,7 @@ fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {
             manager.dial(addr).await.unwrap();
             let far = acceptor.accept(&config).await.unwrap();
             drop((far, acceptor));
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
             let mut sink = manager.sink();
             for _ in 0..30 {
                 sink.feed((addr.into(), Bytes::from_static(MESSAGE))).await.unwrap();
@@ -231,7 +233,7 @@ fn letters_of_a_task_that_ends_go_on_in_the_background_or_are_counted() {
             }
         }
         let mut taken = 0;
-        while net::within(Some(SECOND), letters.next()).await.is_some() {
+        while testing::within(Some(SECOND), letters.next()).await.is_some() {
             taken += 1;
         }
         // Those of the first are on their way, which leaves no place for the others.
@@ -246,7 +248,7 @@ fn letters_that_their_taker_leaves_behind_are_counted() {
         let (manager, address, acceptor, far) = dialed(config().queue_bytes(4 << 10)).await;
         let (mut letters, mut events) = (manager.dead_letters(), manager.events());
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         for _ in 0..30 {
             sink.feed((address.clone(), Bytes::from_static(MESSAGE))).await.unwrap();
@@ -256,7 +258,7 @@ fn letters_that_their_taker_leaves_behind_are_counted() {
             letters.next().await.unwrap();
         }
         drop(letters);
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         assert_eq!(manager.stats().lost, 25);
         let mut lost = Vec::new();
         while let Some(Some(event)) = events.next().now_or_never() {
@@ -284,9 +286,9 @@ fn a_letter_of_a_close_says_how_often_its_address_was_dialed() {
             dialed(config().reconnect(every(SECOND)).close_timeout(SECOND / 2)).await;
         let mut letters = manager.dead_letters();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         assert!(manager.sink().send((address.clone(), Bytes::from_static(MESSAGE))).now_or_never().is_none());
-        net::sleep(SECOND * 7 / 2).await;
+        testing::sleep(SECOND * 7 / 2).await;
         manager.close(&address).await.unwrap_err();
         let letter = letters.next().await.unwrap();
         // At once, after each second, and when it was closed.
@@ -302,7 +304,7 @@ fn a_second_taker_of_dead_letters_gets_what_waits_for_room_in_the_first() {
         let (manager, address, acceptor, far) = dialed(config).await;
         let mut first = manager.dead_letters();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let send = |from: u8| {
             let (mut sink, address) = (manager.sink(), address.clone());
             async move {
@@ -316,7 +318,7 @@ fn a_second_taker_of_dead_letters_gets_what_waits_for_room_in_the_first() {
         let mut second = manager.dead_letters();
         let mut taken: Vec<u8> = Vec::new();
         for _ in 0..10 {
-            let letter = net::within(Some(SECOND), second.next()).await.expect("a letter");
+            let letter = testing::within(Some(SECOND), second.next()).await.expect("a letter");
             taken.push(letter.unwrap().message[0]);
         }
         // The first has what was in it, and ends.
@@ -330,7 +332,7 @@ fn a_second_taker_of_dead_letters_gets_what_waits_for_room_in_the_first() {
         send(15).await.unwrap_err();
         let _ = manager.close(&address).await;
         let third = manager.dead_letters();
-        let rest = net::within(Some(SECOND), third.take(13).collect::<Vec<_>>()).await.expect("the rest");
+        let rest = testing::within(Some(SECOND), third.take(13).collect::<Vec<_>>()).await.expect("the rest");
         assert!(rest.iter().map(|letter| letter.message[0]).eq(17..30));
         assert_eq!(manager.stats().lost, 0);
     });
@@ -344,7 +346,7 @@ fn the_events_of_a_manager_end_with_it_though_its_letters_wait() {
         let (manager, address, acceptor, far) = dialed(config).await;
         let (letters, events) = (manager.dead_letters(), manager.events());
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         for _ in 0..30 {
             sink.feed((address.clone(), Bytes::from_static(MESSAGE))).await.unwrap();
@@ -353,9 +355,9 @@ fn the_events_of_a_manager_end_with_it_though_its_letters_wait() {
         manager.close(&address).await.unwrap_err();
         drop(manager);
         let mut ended = events.count();
-        assert!(net::within(Some(SECOND), &mut ended).await.is_none(), "the sink has it yet");
+        assert!(testing::within(Some(SECOND), &mut ended).await.is_none(), "the sink has it yet");
         drop(sink);
-        net::within(Some(SECOND), ended).await.expect("they end");
+        testing::within(Some(SECOND), ended).await.expect("they end");
         assert_eq!(letters.count().await, 30);
     });
 }

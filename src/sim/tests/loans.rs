@@ -11,9 +11,10 @@ use futures::{FutureExt, StreamExt};
 
 use crate::framed::{Batch, Reader};
 use crate::listener::{Loan, Loaned};
-use crate::net::world::{Sim, elapsed, plant};
-use crate::net::{self, Acceptor};
 use crate::observe::{Event, Events, Reason};
+use crate::runtime::Handle;
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Sim, elapsed, plant};
 use crate::wire::{Decoder, Encoder};
 use crate::{Address, Config, Error, Listener, WireFormat};
 
@@ -60,13 +61,13 @@ fn a_frame_that_drips_in_behind_a_burst_is_ended_at_its_deadline() {
     roomy(None).run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
         let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
-        let _receiving = net::spawn(async move { while listener.next().await.is_some() {} });
-        let mut peer = net::dial(&address, &config()).await.unwrap();
+        let _receiving = testing::spawn(async move { while listener.next().await.is_some() {} });
+        let mut peer = testing::dial(&address, &config()).await.unwrap();
         peer.write_all(&frames(0..BURST)).await.unwrap();
-        let _dripping = net::spawn(async move {
+        let _dripping = testing::spawn(async move {
             peer.write_all(&[0, 0, 1, 0]).await.unwrap();
             while peer.write_all(&[7]).await.is_ok() {
-                net::sleep(Duration::from_millis(40)).await;
+                testing::sleep(Duration::from_millis(40)).await;
             }
         });
         let reason = disconnected(&mut events).await;
@@ -86,12 +87,12 @@ fn time_limits_shorter_than_a_loan_are_kept_to_the_moment() {
         roomy(None).run(async {
             let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
             let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
-            let _receiving = net::spawn(async move { while listener.next().await.is_some() {} });
-            let mut peer = net::dial(&address, &config).await.unwrap();
+            let _receiving = testing::spawn(async move { while listener.next().await.is_some() {} });
+            let mut peer = testing::dial(&address, &config).await.unwrap();
             // From the second on, who sends alone is read by the consumer.
             for _ in 0..4 {
                 peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
-                net::sleep(PAUSE).await;
+                testing::sleep(PAUSE).await;
             }
             peer.write_all(last).await.unwrap();
             let reason = disconnected(&mut events).await;
@@ -110,11 +111,11 @@ fn a_large_frame_that_begins_with_the_consumer_has_its_whole_time() {
         let config = config().frame_timeout(SHORT).max_message_size(1 << 20);
         let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
         let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
-        let _receiving = net::spawn(async move { while listener.next().await.is_some() {} });
-        let mut peer = net::dial(&address, &config).await.unwrap();
+        let _receiving = testing::spawn(async move { while listener.next().await.is_some() {} });
+        let mut peer = testing::dial(&address, &config).await.unwrap();
         for _ in 0..4 {
             peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
-            net::sleep(PAUSE).await;
+            testing::sleep(PAUSE).await;
         }
         peer.write_all(&100_000_u32.to_be_bytes()).await.unwrap();
         let reason = disconnected(&mut events).await;
@@ -128,7 +129,7 @@ fn the_end_of_a_peer_is_noticed_though_nobody_asks_for_its_messages() {
     roomy(None).run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
         let (mut events, address) = (listener.events(), Address::from(listener.local_addr()));
-        let mut peer = net::dial(&address, &config()).await.unwrap();
+        let mut peer = testing::dial(&address, &config()).await.unwrap();
         peer.write_all(&frames(0..BURST)).await.unwrap();
         listener.next().await.unwrap();
         drop(peer);
@@ -147,13 +148,13 @@ fn a_consumer_that_comes_and_goes_gets_everything_in_order() {
         let received = roomy(Some(seed)).run(async {
             let mut listener = Listener::bind("127.0.0.1:0", config().inbox_bytes(300 << 10)).await.unwrap();
             let address = Address::from(listener.local_addr());
-            let mut peer = net::dial(&address, &config()).await.unwrap();
-            let _sending = net::spawn(async move {
+            let mut peer = testing::dial(&address, &config()).await.unwrap();
+            let _sending = testing::spawn(async move {
                 let mut next = 0;
                 for burst in [400, 1, 3_000, 170, 2_000, 5, 900, 400] {
                     peer.write_all(&frames(next..next + burst)).await.unwrap();
                     next += burst;
-                    net::sleep(Duration::from_millis(seed % 7 * 11)).await;
+                    testing::sleep(Duration::from_millis(seed % 7 * 11)).await;
                 }
             });
             let mut random = fastrand::Rng::with_seed(seed);
@@ -161,10 +162,10 @@ fn a_consumer_that_comes_and_goes_gets_everything_in_order() {
             while let Some((_, message)) = listener.next().await {
                 received.push(number(&message));
                 match random.u32(0..200) {
-                    0 => net::sleep(Duration::from_millis(random.u64(0..130))).await,
-                    1 => net::yield_now().await,
+                    0 => testing::sleep(Duration::from_millis(random.u64(0..130))).await,
+                    1 => testing::yield_now().await,
                     // A wait for the next message that is given up.
-                    2 => drop(net::within(Some(Duration::ZERO), std::future::pending::<()>()).await),
+                    2 => drop(testing::within(Some(Duration::ZERO), std::future::pending::<()>()).await),
                     _ => {}
                 }
                 if received.len() == 6_876 {
@@ -184,14 +185,14 @@ fn a_large_frame_behind_a_burst_is_received() {
         let config = config().max_message_size(1 << 20);
         let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
         let address = Address::from(listener.local_addr());
-        let mut peer = net::dial(&address, &config).await.unwrap();
+        let mut peer = testing::dial(&address, &config).await.unwrap();
         let mut wire = frames(0..BURST);
         let large = vec![9; 500_000];
         Encoder::new(WireFormat::u32_be(), 1 << 20).unwrap().encode(&large, &mut wire).unwrap();
         wire.extend(frames(0..BURST));
-        let _sending = net::spawn(async move {
+        let _sending = testing::spawn(async move {
             peer.write_all(&wire).await.unwrap();
-            net::sleep(LIMIT).await;
+            testing::sleep(LIMIT).await;
         });
         let mut received = Vec::new();
         for _ in 0..2 * BURST + 1 {
@@ -211,15 +212,19 @@ fn a_large_frame_behind_a_burst_is_received() {
 fn who_was_lent_a_reader_once_cannot_use_it_when_it_is_lent_again() {
     roomy(None).run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let stream = net::dial(&listener.local_addr().into(), &config()).await.unwrap();
+        let stream = testing::dial(&listener.local_addr().into(), &config()).await.unwrap();
         let loan = Loan::default();
-        let first = loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))));
+        let first =
+            loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))), &Handle::default());
         let Some(Ok(reader)) = loan.revoke() else { panic!("it was out") };
-        let second = loan.lend(reader);
-        assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(first, cx, drop))), Poll::Ready(Loaned::Back)));
+        let second = loan.lend(reader, &Handle::default());
+        assert!(matches!(
+            futures::poll!(poll_fn(|cx| loan.poll_batch(first, &Handle::default(), cx, drop))),
+            Poll::Ready(Loaned::Back)
+        ));
         loan.give_back(first);
         assert!(loan.take_back().is_none());
-        assert!(futures::poll!(poll_fn(|cx| loan.poll_batch(second, cx, drop))).is_pending());
+        assert!(futures::poll!(poll_fn(|cx| loan.poll_batch(second, &Handle::default(), cx, drop))).is_pending());
         loan.give_back(second);
         assert!(matches!(loan.take_back(), Some(Ok(_))));
     });
@@ -231,12 +236,12 @@ fn who_was_lent_a_reader_once_cannot_use_it_when_it_is_lent_again() {
 fn a_reader_that_is_in_use_can_be_asked_for() {
     roomy(None).run(async {
         let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
-        let mut peer = net::dial(&addr.into(), &config()).await.unwrap();
+        let mut peer = testing::dial(&addr.into(), &config()).await.unwrap();
         let (stream, _) = acceptor.accept(&config()).await.unwrap();
         let reader = |stream| Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap())));
         for ends in [false, true] {
             let loan = Loan::default();
-            let lent = loan.lend(reader(stream.clone()));
+            let lent = loan.lend(reader(stream.clone()), &Handle::default());
             peer.write_all(&frames(0..BURST)).await.unwrap();
             let ask = |batch: Batch| {
                 assert!(loan.take_back().is_none());
@@ -245,9 +250,12 @@ fn a_reader_that_is_in_use_can_be_asked_for() {
                 assert!(loan.quiet_since().is_some());
                 assert_eq!(batch.messages, 400);
             };
-            let polled = futures::poll!(poll_fn(|cx| loan.poll_batch(lent, cx, ask)));
+            let polled = futures::poll!(poll_fn(|cx| loan.poll_batch(lent, &Handle::default(), cx, ask)));
             assert_eq!(polled, Poll::Ready(Loaned::Last), "the batch is there, and nothing else");
-            assert!(matches!(futures::poll!(poll_fn(|cx| loan.poll_batch(lent, cx, drop))), Poll::Ready(Loaned::Back)));
+            assert!(matches!(
+                futures::poll!(poll_fn(|cx| loan.poll_batch(lent, &Handle::default(), cx, drop))),
+                Poll::Ready(Loaned::Back)
+            ));
             loan.give_back(lent);
             assert_eq!(loan.take_back().is_some_and(|back| back.is_ok()), !ends);
         }
@@ -258,12 +266,14 @@ fn a_reader_that_is_in_use_can_be_asked_for() {
 fn a_consumer_that_panics_while_it_reads_costs_the_connection_and_not_its_task() {
     roomy(None).run(async {
         let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
-        let _peer = net::dial(&addr.into(), &config()).await.unwrap();
+        let _peer = testing::dial(&addr.into(), &config()).await.unwrap();
         let (stream, _) = acceptor.accept(&config()).await.unwrap();
         let loan = Loan::default();
-        let lent = loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))));
+        let lent =
+            loan.lend(Box::new(Reader::with(stream, Decoder::with(config().codec().unwrap()))), &Handle::default());
         plant("read");
-        let polled = AssertUnwindSafe(poll_fn(|cx| loan.poll_batch(lent, cx, drop))).catch_unwind().await;
+        let polled =
+            AssertUnwindSafe(poll_fn(|cx| loan.poll_batch(lent, &Handle::default(), cx, drop))).catch_unwind().await;
         assert!(polled.is_err());
         assert!(matches!(loan.take_back(), Some(Err(Error::Read(_)))));
     });

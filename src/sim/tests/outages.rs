@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::io::AsyncReadExt;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::net::world::{Sim, elapsed};
-use crate::net::{self, Acceptor};
 use crate::observe::Events;
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Sim, elapsed};
 use crate::{Address, Backoff, Config, Connection, Error, Manager, ManagerEvent, Outcome, WireFormat};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(super) fn every(delay: Duration) -> Backoff {
 }
 
 /// A manager of one address, and the other end of its connection.
-pub(super) async fn dialed(config: Config) -> (Manager, Address, Acceptor, net::Stream) {
+pub(super) async fn dialed(config: Config) -> (Manager, Address, Acceptor, testing::Stream) {
     let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
     let manager = Manager::new(config);
     manager.dial(addr).await.unwrap();
@@ -49,7 +49,7 @@ fn a_connection_that_is_fed_while_its_peer_takes_nothing_is_ended_at_write_timeo
         connection.feed(Bytes::from(vec![7; 2048])).await.unwrap();
         let error = loop {
             let beat = connection.send(Bytes::from_static(b"beat"));
-            if let Some(sent) = net::within(Some(5 * SECOND), beat).await {
+            if let Some(sent) = testing::within(Some(5 * SECOND), beat).await {
                 break sent.unwrap_err();
             }
         };
@@ -79,7 +79,7 @@ fn a_batch_that_waits_in_the_middle_goes_on_only_where_somebody_takes_it() {
             far.read_exact(&mut rest).await.unwrap();
             (far, rest)
         };
-        let receiving = net::within(Some(SECOND), receiving);
+        let receiving = testing::within(Some(SECOND), receiving);
         let (flushed, received) = futures::join!(flush, receiving);
         flushed.unwrap();
         let (_far, rest) = received.expect("what was not taken whole");
@@ -102,7 +102,7 @@ fn too_old_in_the_moment_of_the_end(closes: bool) {
         assert!(sink.flush().now_or_never().is_none());
         sink.feed((address.clone(), Bytes::from_static(b"behind it"))).await.unwrap();
         assert!(sink.flush().now_or_never().is_none());
-        net::sleep(3 * SECOND).await;
+        testing::sleep(3 * SECOND).await;
         // It takes a part, which makes room for the rest of the batch, and is gone: that is not given it any more.
         far.read_exact(&mut [0; 1024]).await.unwrap();
         let closing = closes.then(|| manager.close(&address));
@@ -111,7 +111,7 @@ fn too_old_in_the_moment_of_the_end(closes: bool) {
             closing.await.unwrap_err();
         }
         for message in [Bytes::from(vec![7; 2000]), Bytes::from_static(b"behind it")] {
-            let letter = net::within(Some(60 * SECOND), letters.next()).await.expect("a letter").unwrap();
+            let letter = testing::within(Some(60 * SECOND), letters.next()).await.expect("a letter").unwrap();
             assert_eq!((letter.message, letter.outcome), (message, Outcome::Expired));
         }
         assert_eq!((manager.stats().total.written, manager.stats().total.dead_lettered), (0, 2));
@@ -135,11 +135,11 @@ fn when_everything_has_grown_too_old_nothing_is_dialed() {
             dialed(config().message_ttl(SECOND * 3 / 2).reconnect(every(SECOND))).await;
         let (mut letters, mut events) = (manager.dead_letters(), manager.events());
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         assert!(manager.sink().send((address, Bytes::from_static(b"x"))).now_or_never().is_none());
         assert_eq!(letters.next().await.unwrap().outcome, Outcome::Expired);
         assert_eq!(failed_dials(&mut events), 2);
-        net::sleep(1_000 * SECOND).await;
+        testing::sleep(1_000 * SECOND).await;
         assert_eq!(failed_dials(&mut events), 0);
     });
 }
@@ -155,9 +155,9 @@ fn an_outage_that_is_over_while_nothing_is_held_costs_no_message() {
         let config = config();
         let (written, accepted) = futures::join!(write("one"), acceptor.accept(&config));
         written.unwrap();
-        net::sleep(4 * SECOND).await;
+        testing::sleep(4 * SECOND).await;
         drop(accepted);
-        net::sleep(SECOND / 100).await;
+        testing::sleep(SECOND / 100).await;
         let (written, accepted) = futures::join!(write("two"), acceptor.accept(&config));
         written.unwrap();
         drop(accepted);
@@ -177,7 +177,7 @@ fn a_backoff_without_delays_makes_its_one_attempt_after_each_connection_that_was
             let (config, mut letters) = (config(), manager.dead_letters());
             for _ in 0..5 {
                 drop(far);
-                net::sleep(SECOND / 100).await;
+                testing::sleep(SECOND / 100).await;
                 let write = manager.write(&address, Bytes::from_static(b"one"));
                 let (written, accepted) = futures::join!(write, acceptor.accept(&config));
                 written.unwrap();
@@ -185,7 +185,7 @@ fn a_backoff_without_delays_makes_its_one_attempt_after_each_connection_that_was
             }
             // Now it is away, and the one attempt is the last.
             drop((far, acceptor));
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
             manager.sink().send((address, Bytes::from_static(b"two"))).await.unwrap_err();
             let letter = letters.next().await.unwrap();
             assert_eq!((letter.outcome, letter.attempts), (Outcome::GaveUp, 1));
@@ -201,7 +201,7 @@ fn a_message_that_its_peer_refuses_comes_back_with_the_number_of_attempts() {
         Sim { capacity: 1024, ..Sim::default() }.run(async {
             let (manager, address, acceptor, far) = dialed(config().reconnect(backoff)).await;
             let mut letters = manager.dead_letters();
-            let _refusing = net::spawn(async move {
+            let _refusing = testing::spawn(async move {
                 let mut far = Some(far);
                 loop {
                     far.take().unwrap().read_exact(&mut [0; 100]).await.unwrap();
@@ -228,7 +228,7 @@ fn an_outage_that_is_over_while_the_connection_is_down_and_nothing_is_held_costs
         let (written, accepted) = futures::join!(write("one"), acceptor.accept(&config));
         written.unwrap();
         drop(accepted);
-        net::sleep(60 * SECOND).await;
+        testing::sleep(60 * SECOND).await;
         let (written, accepted) = futures::join!(write("two"), acceptor.accept(&config));
         written.unwrap();
         drop(accepted);
@@ -242,17 +242,17 @@ fn who_waits_for_room_finds_more_of_it_when_the_connection_goes_down() {
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(3_600 * SECOND))).await;
         let to = address.clone();
         let producer = manager.clone();
-        let mut producing = net::spawn(async move {
+        let mut producing = testing::spawn(async move {
             let mut sink = producer.sink();
             for _ in 0..1_000 {
                 sink.feed((to.clone(), Bytes::from_static(&[7; 1000]))).await.unwrap();
             }
         });
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         assert!(manager.stats().total.accepted < 200);
         drop(acceptor);
         far.half_close().unwrap();
-        net::within(Some(60 * SECOND), producing.join()).await.expect("there is room for all of it");
+        testing::within(Some(60 * SECOND), producing.join()).await.expect("there is room for all of it");
         assert!(manager.stats().total.held > 900);
     });
 }
@@ -288,9 +288,9 @@ fn a_shutdown_tries_once_more_though_the_backoff_waits() {
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(60 * SECOND))).await;
         let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         assert!(manager.sink().send((address.clone(), Bytes::from_static(b"x"))).now_or_never().is_none());
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let (back, _) = Acceptor::bind(&addr.into()).await.unwrap();
         let receiving = async {
             let (mut far, _) = back.accept(&config()).await.unwrap();
@@ -309,9 +309,9 @@ fn the_shortest_message_ttl_does_not_spin() {
         let (manager, address, acceptor, far) =
             dialed(config().message_ttl(Duration::ZERO).reconnect(every(SECOND))).await;
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         manager.write(&address, Bytes::from_static(b"x")).await.unwrap_err();
-        net::sleep(10 * SECOND).await;
+        testing::sleep(10 * SECOND).await;
     });
 }
 
@@ -328,7 +328,7 @@ fn letters_of_many_addresses_wait_for_whoever_takes_them() {
             manager.dial(addr).await.unwrap();
             let far = acceptor.accept(&config()).await.unwrap();
             drop((far, acceptor));
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
             let mut sink = manager.sink();
             for _ in 0..EACH {
                 sink.feed((addr.into(), Bytes::from_static(&[7; 500]))).await.unwrap();
@@ -339,7 +339,7 @@ fn letters_of_many_addresses_wait_for_whoever_takes_them() {
             assert!(sink.flush().now_or_never().is_none());
         }
         for _ in 0..4 * EACH {
-            net::sleep(SECOND / 100).await;
+            testing::sleep(SECOND / 100).await;
             letters.next().await.unwrap();
         }
         assert_eq!((manager.stats().lost, manager.stats().total.dead_lettered), (0, 4 * EACH as u64));

@@ -5,8 +5,8 @@ use futures::io::AsyncReadExt;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
-use crate::net::world::Sim;
-use crate::net::{self, Acceptor};
+use crate::sim::testing::Sim;
+use crate::sim::testing::{self, Acceptor};
 use crate::{Address, Error, LinkStats, Manager, Outcome};
 
 const QUEUE: usize = 256 << 10;
@@ -39,14 +39,14 @@ fn a_sink_for_each_message_is_bounded_while_the_address_is_down() {
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND)).queue_bytes(QUEUE)).await;
         let mut letters = manager.dead_letters();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         a_sink_for_each_message(&manager, &address);
         let letter = letters.next().await.unwrap();
         assert_eq!((letter.message, letter.outcome, letter.attempts), (one_kb(), Outcome::QueueFull, 0));
         assert!(matches!(*letter.error, Error::QueueFull { max: QUEUE }), "{:?}", letter.error);
         // What is neither held, nor a letter, nor on its way to be one is lost, and counted.
         let mut taken = 1;
-        while net::within(Some(SECOND / 10), letters.next()).await.is_some() {
+        while testing::within(Some(SECOND / 10), letters.next()).await.is_some() {
             taken += 1;
         }
         assert_eq!(taken + manager.stats().lost, balanced(&manager).dead_lettered);
@@ -93,7 +93,7 @@ fn queue_bytes_below_a_hand_over_are_a_bound_too() {
         const QUEUE: usize = 4 << 10;
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND)).queue_bytes(QUEUE)).await;
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         let mut fed = 0;
         while sink.feed((address.clone(), one_kb())).now_or_never().is_some() {
@@ -123,10 +123,10 @@ fn a_flush_tells_of_a_message_that_grew_too_old_before_or_after_the_next_was_han
             let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
             let mut letters = manager.dead_letters();
             drop((far, acceptor));
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
             let mut sink = manager.sink();
             assert!(sink.send((address.clone(), Bytes::from_static(b"1"))).now_or_never().is_none());
-            net::sleep(pause).await;
+            testing::sleep(pause).await;
             assert!(sink.send((address.clone(), Bytes::from_static(b"2"))).now_or_never().is_none());
             assert_eq!(letters.next().await.unwrap().message, "1");
             let (acceptor, _) = Acceptor::bind(&addr.into()).await.unwrap();
@@ -148,7 +148,7 @@ fn a_flush_tells_of_a_message_that_was_given_up_before_the_last_one_was_written(
         let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
         let mut letters = manager.dead_letters();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         assert!(sink.send((address.clone(), Bytes::from_static(b"1"))).now_or_never().is_none());
         assert_eq!(letters.next().await.unwrap().message, "1");
@@ -180,7 +180,7 @@ fn a_flush_tells_its_own_sink_alone() {
         }
         far.read_exact(&mut [0; 2004]).await.unwrap();
         blocker.await.unwrap();
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         // The kernel has two of the four, and a part of the third.
         drop((far, acceptor));
         let (well, cut) = futures::join!(well.flush(), cut.flush());
@@ -199,7 +199,7 @@ fn a_flush_does_not_tell_of_what_came_in_between() {
         assert!(sink.send((address.clone(), Bytes::from(vec![7; 2000]))).now_or_never().is_none());
         let mut between = Box::pin(manager.write(&address, one_kb()));
         assert!((&mut between).now_or_never().is_none());
-        net::sleep(SECOND * 2).await;
+        testing::sleep(SECOND * 2).await;
         assert!(sink.send((address.clone(), one_kb())).now_or_never().is_none());
         far.read_exact(&mut [0; 2004 + 1004]).await.unwrap();
         between.await.unwrap_err();
@@ -213,7 +213,7 @@ fn a_flush_tells_however_many_failures_came_after_its_own() {
     Sim::default().run(async {
         let (manager, address, acceptor, far) = dialed(config()).await;
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let (mut late, mut untouched) = (manager.sink(), manager.sink());
         assert!(late.send((address.clone(), one_kb())).now_or_never().is_none());
         for _ in 0..1_000 {
@@ -230,7 +230,7 @@ fn a_flush_tells_of_what_came_back_before_its_address_was_closed_and_dialed_agai
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND)).close_timeout(SECOND)).await;
         let addr = address.as_str().parse::<std::net::SocketAddr>().unwrap();
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         assert!(sink.send((address.clone(), one_kb())).now_or_never().is_none());
         let mut closing = Box::pin(manager.close(&address));
@@ -285,7 +285,7 @@ fn a_close_tells_of_each_message_that_it_did_not_deliver() {
         assert!(sink.flush().now_or_never().is_none());
         sink.feed((address.clone(), Bytes::from_static(b"too old"))).await.unwrap();
         assert!(sink.flush().now_or_never().is_none());
-        net::sleep(SECOND * 2).await;
+        testing::sleep(SECOND * 2).await;
         sink.feed((address.clone(), Bytes::from_static(b"new"))).await.unwrap();
         drop(sink);
         let reading = async {
@@ -318,7 +318,7 @@ fn a_message_that_comes_after_its_address_was_dialed_again_goes_there() {
             }
             drop(sink);
             let mut frames = [0; 10];
-            net::within(Some(SECOND), far.read_exact(&mut frames)).await.expect("both").unwrap();
+            testing::within(Some(SECOND), far.read_exact(&mut frames)).await.expect("both").unwrap();
             assert_eq!(frames, [0, 0, 0, 1, b'1', 0, 0, 0, 1, b'2']);
             assert_eq!((balanced(&manager).written, balanced(&manager).dead_lettered), (2, 0));
             assert!(letters.next().now_or_never().is_none());

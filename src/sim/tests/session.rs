@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 
-use crate::net;
-use crate::net::network::{Cut, plan};
-use crate::net::world::elapsed;
 use crate::observe::{Event, ManagerEvent, Reason};
+use crate::sim::testing;
+use crate::sim::testing::elapsed;
+use crate::sim::testing::{Cut, plan};
 use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, ReadHalf, WireFormat};
 
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ pub(super) async fn run(
     let mut events = listener.events();
     let ends = Arc::new(Mutex::new(BTreeMap::new()));
     let seen = ends.clone();
-    let mut watching = net::spawn(async move {
+    let mut watching = testing::spawn(async move {
         while let Some(event) = events.next().await {
             if let Event::Disconnected { peer, reason } = event {
                 seen.lock().unwrap().insert(peer.id(), (elapsed(), reason));
@@ -112,7 +112,7 @@ pub(super) async fn run(
                 send_alone(&address, client, format, messages, &mut outcome).await;
             }
         }
-        net::sleep(REST).await;
+        testing::sleep(REST).await;
         // It may take as long as it has.
         let _ = closer.close().await;
     });
@@ -127,7 +127,7 @@ async fn send_managed(manager: &Manager, address: &Address, client: Client, mess
     let mut events = manager.events();
     let breaks = Arc::new(Mutex::new(Vec::new()));
     let seen = breaks.clone();
-    let watching = net::spawn(async move {
+    let watching = testing::spawn(async move {
         while let Some(event) = events.next().await {
             if let ManagerEvent::Broken { error, .. } = event {
                 seen.lock().unwrap().push((elapsed(), error));
@@ -150,7 +150,7 @@ async fn send_managed(manager: &Manager, address: &Address, client: Client, mess
         }
     }
     outcome.closed = manager.close(address).await.err();
-    net::yield_now().await;
+    testing::yield_now().await;
     watching.stop().await;
     outcome.breaks = breaks.lock().unwrap().drain(..).collect();
 }
@@ -188,12 +188,12 @@ async fn read_replies(mut read: ReadHalf, done: &AtomicBool) -> Vec<Bytes> {
     let mut replies = Vec::new();
     loop {
         let done = done.load(Ordering::Relaxed);
-        match net::within(Some(REST), read.next()).await {
+        match testing::within(Some(REST), read.next()).await {
             Some(Some(Ok(reply))) => replies.push(reply),
             Some(Some(Err(_))) => {}
             Some(None) if done => return replies,
             // The sender opens it again.
-            Some(None) => net::sleep(Duration::from_millis(100)).await,
+            Some(None) => testing::sleep(Duration::from_millis(100)).await,
             None => return replies,
         }
     }
@@ -214,7 +214,7 @@ async fn receive(mut listener: Listener, server: Server) -> BTreeMap<u64, Vec<By
                 outgoing.feed((peer, message)).await.unwrap();
                 // Of several in a batch, some go together.
                 if received[&peer.id()].len().is_multiple_of(2) {
-                    let _ = net::within(Some(Duration::ZERO), outgoing.flush()).await;
+                    let _ = testing::within(Some(Duration::ZERO), outgoing.flush()).await;
                 }
             }
         }

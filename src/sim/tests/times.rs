@@ -9,11 +9,11 @@ use futures::{SinkExt, StreamExt};
 
 use super::audit::dead_lettered;
 use super::outages::{SECOND, every};
-use crate::net::cable::{Fault, Side};
-use crate::net::network::{Cut, black_hole, plan};
-use crate::net::world::{Sim, elapsed};
-use crate::net::{self, Acceptor};
 use crate::observe::{Event, Events, ManagerEvent, Reason};
+use crate::sim::testing::{self, Acceptor};
+use crate::sim::testing::{Cut, black_hole, plan};
+use crate::sim::testing::{Fault, Side};
+use crate::sim::testing::{Sim, elapsed};
 use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
@@ -48,8 +48,8 @@ fn assert_timeout((reason, at): (Reason, Duration), setting: &str, expected: Dur
 }
 
 /// Receives and forgets.
-fn receive(mut listener: Listener) -> net::Task {
-    net::spawn(async move { while listener.next().await.is_some() {} })
+fn receive(mut listener: Listener) -> testing::Task {
+    testing::spawn(async move { while listener.next().await.is_some() {} })
 }
 
 /// Somebody who accepts, and then does nothing.
@@ -68,9 +68,9 @@ fn idle_timeout() {
         let listener = Listener::bind(ANYWHERE, config().idle_timeout(LIMIT)).await.unwrap();
         let (mut events, address) = (listener.events(), listener.local_addr().into());
         let _receiving = receive(listener);
-        let mut peer = net::dial(&address, &config()).await.unwrap();
+        let mut peer = testing::dial(&address, &config()).await.unwrap();
         for _ in 0..3 {
-            net::sleep(BEFORE).await;
+            testing::sleep(BEFORE).await;
             peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
         }
         assert_timeout(disconnected(&mut events).await, "idle_timeout", 3 * BEFORE + LIMIT);
@@ -85,19 +85,19 @@ fn frame_timeout_of_a_listener() {
         let stats = listener.closer();
         let _receiving = receive(listener);
         let mut other = Connection::dial(&address, config()).await.unwrap();
-        let mut slow = net::dial(&address, &config()).await.unwrap();
-        net::sleep(3 * LIMIT).await;
+        let mut slow = testing::dial(&address, &config()).await.unwrap();
+        testing::sleep(3 * LIMIT).await;
         slow.write_all(&[0, 0, 1, 0]).await.unwrap();
         // One byte now and then does not start it over.
-        let _dripping = net::spawn(async move {
+        let _dripping = testing::spawn(async move {
             while slow.write_all(&[7]).await.is_ok() {
-                net::sleep(LIMIT / 10).await;
+                testing::sleep(LIMIT / 10).await;
             }
         });
         let (ended, ()) = futures::join!(disconnected(&mut events), async {
             for _ in 0..20 {
                 other.send(one_kib()).await.unwrap();
-                net::sleep(LIMIT / 10).await;
+                testing::sleep(LIMIT / 10).await;
             }
         });
         assert_timeout(ended, "frame_timeout", 4 * LIMIT);
@@ -111,7 +111,7 @@ fn frame_timeout_of_a_connection() {
         let (address, acceptor) = silent().await;
         let mut connection = Connection::dial(&address, config().frame_timeout(LIMIT)).await.unwrap();
         let (mut peer, _) = acceptor.accept(&config()).await.unwrap();
-        assert!(net::within(Some(9 * LIMIT), connection.next()).await.is_none(), "a reply may take its time");
+        assert!(testing::within(Some(9 * LIMIT), connection.next()).await.is_none(), "a reply may take its time");
         peer.write_all(&[0, 0]).await.unwrap();
         let error = connection.next().await.unwrap().unwrap_err();
         assert!(matches!(error, Error::Timeout { what: "frame_timeout", after: LIMIT }), "{error:?}");
@@ -127,7 +127,7 @@ fn write_timeout_of_a_connection() {
         let (mut peer, _) = acceptor.accept(&config()).await.unwrap();
         let (sent, ()) = futures::join!(connection.send(Bytes::from(vec![7; 4096])), async {
             // It starts over with every byte that is taken.
-            net::sleep(BEFORE).await;
+            testing::sleep(BEFORE).await;
             peer.read_exact(&mut [0]).await.unwrap();
         });
         let error = sent.unwrap_err();
@@ -146,7 +146,7 @@ fn write_timeout_of_a_manager() {
         let (mut peer, _) = acceptor.accept(&config()).await.unwrap();
         drop(acceptor);
         let (sent, ()) = futures::join!(manager.write(&address, Bytes::from(vec![7; 4096])), async {
-            net::sleep(BEFORE).await;
+            testing::sleep(BEFORE).await;
             peer.read_exact(&mut [0]).await.unwrap();
         });
         // Nobody listens there any more, so the message comes back.
@@ -166,7 +166,7 @@ fn write_timeout_of_a_listener() {
         let (mut incoming, mut outgoing) = listener.split();
         let mut peer = Connection::dial(&address, config()).await.unwrap();
         peer.send(one_kib()).await.unwrap();
-        net::sleep(LIMIT).await;
+        testing::sleep(LIMIT).await;
         let (from, message) = incoming.next().await.unwrap();
         outgoing.feed((from, message.clone())).await.unwrap();
         outgoing.feed((from, message)).await.unwrap();
@@ -216,8 +216,8 @@ fn close_timeout_of_a_listener() {
     small().run(async {
         let mut listener = Listener::bind(ANYWHERE, config().close_timeout(LIMIT)).await.unwrap();
         let address = Address::from(listener.local_addr());
-        let _peer = net::dial(&address, &config()).await.unwrap();
-        assert!(net::within(Some(LIMIT), listener.next()).await.is_none());
+        let _peer = testing::dial(&address, &config()).await.unwrap();
+        assert!(testing::within(Some(LIMIT), listener.next()).await.is_none());
         // The peer is told at once, and may go on until the limit.
         listener.close().await.unwrap();
         assert_eq!(elapsed(), LIMIT);
@@ -250,13 +250,13 @@ fn a_black_hole_holds_up_nobody_else() {
         black_hole(HOLE.parse().unwrap());
         black_hole(doomed.as_str().parse().unwrap());
         drop(acceptor);
-        let opening = net::spawn({
+        let opening = testing::spawn({
             let manager = manager.clone();
             async move {
                 assert!(matches!(manager.dial(HOLE).await, Err(Error::DialTimeout { .. })));
             }
         });
-        net::yield_now().await;
+        testing::yield_now().await;
         let mut lost = std::pin::pin!(manager.write(&doomed, one_kib()));
         assert!(futures::poll!(&mut lost).is_pending());
         for _ in 0..100 {
@@ -264,7 +264,7 @@ fn a_black_hole_holds_up_nobody_else() {
         }
         let mut sink = manager.sink();
         sink.send((address.clone(), one_kib())).await.unwrap();
-        net::yield_now().await;
+        testing::yield_now().await;
         assert_eq!((elapsed(), counted.stats().messages), (Duration::ZERO, 101));
         assert_eq!(lost.await.unwrap_err().into_unsent(), Some(one_kib()));
         assert_eq!(elapsed(), LIMIT);
@@ -286,7 +286,7 @@ fn a_stall_of_one_peer_is_no_other_peers_matter() {
         for _ in 0..100 {
             other.send(one_kib()).await.unwrap();
         }
-        net::yield_now().await;
+        testing::yield_now().await;
         assert_eq!((elapsed(), counted.stats().messages), (Duration::ZERO, 100));
         assert_timeout(disconnected(&mut events).await, "frame_timeout", LIMIT);
     });
@@ -307,10 +307,10 @@ fn a_flush_looks_for_the_end_though_one_before_it_was_dropped() {
                 connection.feed(message.clone()).await.unwrap();
             }
             // One frame, and the start of the other.
-            assert!(net::within(Some(LIMIT), connection.flush()).await.is_none());
+            assert!(testing::within(Some(LIMIT), connection.flush()).await.is_none());
             peer.read_exact(&mut [0; 1024]).await.unwrap();
             drop(peer);
-            net::sleep(LIMIT).await;
+            testing::sleep(LIMIT).await;
             let mut frame = [0; 1000];
             let receiving = async {
                 let (mut peer, _) = acceptor.accept(&config).await.unwrap();
@@ -381,9 +381,9 @@ fn a_second_close_has_its_own_time() {
         for _ in 0..3 {
             connection.feed(one_kib()).await.unwrap();
         }
-        assert!(net::within(Some(BEFORE), connection.close()).await.is_none());
-        assert!(net::within(Some(BEFORE), connection.flush()).await.is_none());
-        assert!(net::within(Some(BEFORE), connection.close()).await.is_none());
+        assert!(testing::within(Some(BEFORE), connection.close()).await.is_none());
+        assert!(testing::within(Some(BEFORE), connection.flush()).await.is_none());
+        assert!(testing::within(Some(BEFORE), connection.close()).await.is_none());
         let mut all = Vec::new();
         let (closed, read) = futures::join!(connection.close(), peer.read_to_end(&mut all));
         closed.unwrap();

@@ -12,8 +12,8 @@ use futures::task::{ArcWake, waker};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
-use crate::net::world::Sim;
-use crate::net::{self, Acceptor};
+use crate::sim::testing::Sim;
+use crate::sim::testing::{self, Acceptor};
 use crate::{Address, Error, Listener, Manager};
 
 const SINKS: usize = 8;
@@ -27,7 +27,7 @@ pub(super) fn one_kb(first: u8) -> Bytes {
 }
 
 /// Reads one message of a kilobyte, and returns its first byte.
-async fn read_one(far: &mut net::Stream) -> u8 {
+async fn read_one(far: &mut testing::Stream) -> u8 {
     let mut frame = [0; 1004];
     far.read_exact(&mut frame).await.unwrap();
     frame[4]
@@ -39,13 +39,13 @@ fn shares(seed: Option<u64>) -> ([usize; SINKS], usize) {
         let (manager, address, _acceptor, mut far) = dialed(config()).await;
         let feed = |n: usize| {
             let (mut sink, address) = (manager.sink(), address.clone());
-            net::spawn(async move { while sink.feed((address.clone(), one_kb(n as u8))).await.is_ok() {} })
+            testing::spawn(async move { while sink.feed((address.clone(), one_kb(n as u8))).await.is_ok() {} })
         };
         let _feeding: Vec<_> = (0..SINKS).map(feed).collect();
         let come = Arc::new(AtomicUsize::new(0));
         let (longest, seen) = (Arc::new(AtomicUsize::new(0)), come.clone());
         let (writer, to, waits) = (manager.clone(), address.clone(), longest.clone());
-        let _writing = net::spawn(async move {
+        let _writing = testing::spawn(async move {
             loop {
                 let before = seen.load(Relaxed);
                 writer.write(&to, one_kb(SINKS as u8)).await.unwrap();
@@ -83,7 +83,7 @@ fn a_sink_that_can_always_write_lets_the_others_run() {
         let (manager, address, _acceptor, mut far) = dialed(config()).await;
         let feed = |n: usize| {
             let (mut sink, address) = (manager.sink(), address.clone());
-            net::spawn(async move { while sink.feed((address.clone(), one_kb(n as u8))).await.is_ok() {} })
+            testing::spawn(async move { while sink.feed((address.clone(), one_kb(n as u8))).await.is_ok() {} })
         };
         let _feeding: Vec<_> = (0..SINKS).map(feed).collect();
         let mut counts = [0; SINKS];
@@ -148,7 +148,7 @@ async fn fill(manager: &Manager, address: &Address) {
         }
         // Nobody waits for it.
         assert!(sink.flush().now_or_never().is_none());
-        net::yield_now().await;
+        testing::yield_now().await;
     }
 }
 
@@ -180,14 +180,14 @@ fn a_close_of_a_listener_that_is_given_up_leaves_nothing_behind() {
     Sim { capacity: 1024, ..Sim::default() }.run(async {
         let (mut incoming, mut outgoing) = Listener::bind(ANYWHERE, config()).await.unwrap().split();
         let closer = incoming.closer();
-        let mut far = net::dial(&closer.local_addr().into(), &config()).await.unwrap();
+        let mut far = testing::dial(&closer.local_addr().into(), &config()).await.unwrap();
         far.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
         let (peer, _) = incoming.next().await.unwrap();
         // It takes no replies, so the close waits for it.
         outgoing.feed((peer, Bytes::from(vec![7; 2000]))).await.unwrap();
         assert!(outgoing.flush().now_or_never().is_none());
         let _closing = Waiting::new(closer.close());
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         for _ in 0..3 {
             let mut closing = Waiting::new(closer.close());
             assert!(closing.poll().is_pending());
@@ -206,14 +206,14 @@ fn nobody_is_woken_for_what_others_wait_for() {
         let (manager, address, _acceptor, mut far) = dialed(config()).await;
         let _first = Waiting::new(manager.write(&address, Bytes::from(vec![7; 2000])));
         let mut writes: Vec<_> = (0..1_000).map(|_| Waiting::new(manager.write(&address, one_kb(1)))).collect();
-        let reading = net::spawn(async move {
+        let reading = testing::spawn(async move {
             far.read_exact(&mut [0; 2004]).await.unwrap();
             for _ in 0..1_000 {
                 read_one(&mut far).await;
             }
         });
         while !writes.is_empty() {
-            net::yield_now().await;
+            testing::yield_now().await;
             writes.retain_mut(|write| write.poll_if_called().map(Result::unwrap).is_pending());
             assert!(writes.iter().all(|write| write.calls.0.load(Relaxed) <= 2));
         }
@@ -232,14 +232,17 @@ fn who_does_not_come_for_their_turn_keeps_no_other_waiting() {
         let _for_room = Waiting::new(manager.write(&address, one_kb(1)));
         let mut sink = manager.sink();
         assert!(sink.send((address.clone(), one_kb(1))).now_or_never().is_none());
-        let reading = net::spawn(async move {
+        let reading = testing::spawn(async move {
             far.read_exact(&mut [0; 2004]).await.unwrap();
             loop {
                 read_one(&mut far).await;
             }
         });
         for _ in 0..10 {
-            net::within(Some(SECOND), manager.write(&address, one_kb(2))).await.expect("it waits for nobody").unwrap();
+            testing::within(Some(SECOND), manager.write(&address, one_kb(2)))
+                .await
+                .expect("it waits for nobody")
+                .unwrap();
         }
         assert_eq!(manager.stats().total.held, 0);
         drop(reading);
@@ -254,14 +257,14 @@ fn who_waits_while_it_is_away_is_let_in_when_it_is_back() {
         let (manager, address, acceptor, far) = dialed(config.clone()).await;
         let mut first = Waiting::new(manager.write(&address, vec![7; 8192].into()));
         drop((far, acceptor));
-        net::sleep(SECOND / 2).await;
+        testing::sleep(SECOND / 2).await;
         let mut second = Waiting::new(manager.write(&address, one_kb(2)));
         assert_eq!(manager.stats().total.accepted, 1);
         let (acceptor, _) = Acceptor::bind(&address).await.unwrap();
         let (mut far, _) = acceptor.accept(&config).await.unwrap();
         far.read_exact(&mut [0; 8196]).await.unwrap();
-        assert_eq!(net::within(Some(SECOND), read_one(&mut far)).await, Some(2));
-        net::yield_now().await;
+        assert_eq!(testing::within(Some(SECOND), read_one(&mut far)).await, Some(2));
+        testing::yield_now().await;
         assert!(first.poll_if_called().is_ready() && second.poll_if_called().is_ready());
     });
 }
@@ -288,14 +291,15 @@ fn what_is_accepted_while_it_is_away_opens_the_connection() {
     Sim::default().run(async {
         let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND))).await;
         drop((far, acceptor));
-        net::sleep(SECOND).await;
+        testing::sleep(SECOND).await;
         let mut sink = manager.sink();
         for _ in 0..BATCH + 1 {
             sink.feed((address.clone(), one_kb(1))).await.unwrap();
         }
         let (acceptor, _) = Acceptor::bind(&address).await.unwrap();
-        let (mut far, _) = net::within(Some(2 * SECOND), acceptor.accept(&config())).await.expect("a dial").unwrap();
-        assert_eq!(net::within(Some(SECOND), read_one(&mut far)).await, Some(1));
+        let (mut far, _) =
+            testing::within(Some(2 * SECOND), acceptor.accept(&config())).await.expect("a dial").unwrap();
+        assert_eq!(testing::within(Some(SECOND), read_one(&mut far)).await, Some(1));
     });
 }
 
@@ -318,7 +322,7 @@ fn crowd(seed: u64, goes_away: bool) {
         let config = config().reconnect(every(SECOND)).message_ttl(1_000 * SECOND);
         let (manager, address, acceptor, mut far) = dialed(config.clone()).await;
         let returned = Arc::new(AtomicUsize::new(0));
-        let reading = net::spawn(async move {
+        let reading = testing::spawn(async move {
             let mut read = vec![0; 700 + (seed as usize * 7919) % 5_000];
             let mut round = 0;
             loop {
@@ -329,7 +333,7 @@ fn crowd(seed: u64, goes_away: bool) {
                     far = acceptor.accept(&config).await.unwrap().0;
                 }
                 if round % 4 == 0 {
-                    net::sleep(SECOND / 100).await;
+                    testing::sleep(SECOND / 100).await;
                 }
             }
         });
@@ -352,7 +356,7 @@ fn crowd(seed: u64, goes_away: bool) {
                     } else if let Some(sent) = at_most(polls, sink.send((address.clone(), message))).await {
                         sent.unwrap();
                     }
-                    net::yield_now().await;
+                    testing::yield_now().await;
                 }
                 sink.close().await.unwrap();
             }
@@ -360,7 +364,7 @@ fn crowd(seed: u64, goes_away: bool) {
         join_all((0..8).map(produce)).await;
         // What was left behind is written as well, though nobody waits for it.
         while manager.stats().total.held > 0 {
-            net::sleep(SECOND).await;
+            testing::sleep(SECOND).await;
         }
         let total = manager.stats().total;
         assert_eq!((total.accepted, total.dead_lettered), (total.written, 0));

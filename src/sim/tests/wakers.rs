@@ -19,9 +19,9 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use super::outages::{ANYWHERE, SECOND, config, dialed};
 use crate::foreign::PanicHook;
 use crate::framed::HIGH_WATER;
-use crate::net;
-use crate::net::world::Sim;
 use crate::queue::{ITEM, Outbox, Place, Sender, Share, inbox};
+use crate::sim::testing;
+use crate::sim::testing::Sim;
 use crate::{Address, Listener, Manager, ManagerEvent, PanicSource};
 
 /// A small socket, in a thread of its own: where a lock is taken twice, that hangs for ever.
@@ -86,12 +86,12 @@ async fn fill(manager: &Manager, address: &Address) {
         sink.feed((address.clone(), Bytes::from(vec![7; 62_000]))).await.unwrap();
         // Nobody waits for it.
         assert!(sink.flush().now_or_never().is_none());
-        net::yield_now().await;
+        testing::yield_now().await;
     }
 }
 
 /// Everything that waits for the address gets what it waits for.
-async fn read_all(far: &mut net::Stream, manager: &Manager) {
+async fn read_all(far: &mut testing::Stream, manager: &Manager) {
     let mut buffer = vec![0; 4096];
     while manager.stats().total.held > 0 {
         assert!(far.read(&mut buffer).await.unwrap() > 0);
@@ -128,7 +128,7 @@ fn a_sink_of_replies_that_is_owned_by_the_waker_of_its_flush_ends_with_it() {
     for ends in [false, true] {
         run(move || async move {
             let (mut incoming, mut outgoing) = Listener::bind(ANYWHERE, config()).await.unwrap().split();
-            let mut far = net::dial(&incoming.closer().local_addr().into(), &config()).await.unwrap();
+            let mut far = testing::dial(&incoming.closer().local_addr().into(), &config()).await.unwrap();
             far.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
             let (peer, _) = incoming.next().await.unwrap();
             abandon(async move { outgoing.send((peer, blocker())).await.unwrap() });
@@ -139,7 +139,7 @@ fn a_sink_of_replies_that_is_owned_by_the_waker_of_its_flush_ends_with_it() {
                 assert_eq!(closer.stats().connections, 0);
             } else {
                 far.read_exact(&mut [0; 2004]).await.unwrap();
-                net::sleep(SECOND).await;
+                testing::sleep(SECOND).await;
                 assert_eq!(incoming.closer().stats().connections, 1);
             }
         });

@@ -7,15 +7,15 @@ use futures::io::AsyncWriteExt;
 use futures::{SinkExt, StreamExt};
 
 use super::outages::{SECOND, config, dialed, every};
-use crate::net;
-use crate::net::world::Sim;
 use crate::observe::Events;
+use crate::sim::testing;
+use crate::sim::testing::Sim;
 use crate::{ManagerEvent, Outcome};
 
 /// Waits for an event that is asked for, as long as it may take at the most.
 async fn event(events: &mut Events<ManagerEvent>, what: &str, is_it: fn(&ManagerEvent) -> bool) {
     let found = async { while !is_it(&events.next().await.expect("the manager lives")) {} };
-    net::within(Some(SECOND), found).await.unwrap_or_else(|| panic!("no {what} within a second"));
+    testing::within(Some(SECOND), found).await.unwrap_or_else(|| panic!("no {what} within a second"));
 }
 
 /// Replies that nobody wants are read some at a time. The end lies behind more than that.
@@ -65,7 +65,7 @@ fn a_batch_that_nobody_flushes_comes_back_when_its_connection_cannot_be_opened()
         for _ in 0..63 {
             sink.feed((address.clone(), Bytes::from_static(&[7; 1000]))).await.unwrap();
         }
-        let letters = net::within(Some(SECOND), letters.take(62).collect::<Vec<_>>()).await.expect("62 letters");
+        let letters = testing::within(Some(SECOND), letters.take(62).collect::<Vec<_>>()).await.expect("62 letters");
         assert!(letters.iter().all(|letter| letter.outcome == Outcome::NotSent));
     });
 }

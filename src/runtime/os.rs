@@ -1,0 +1,346 @@
+//! The sockets of the system, TCP and Unix alike, for each runtime whose reactor can wait for a descriptor.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read};
+use std::net::{Ipv6Addr, Shutdown};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+#[cfg(unix)]
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::{Domain, Protocol, SockAddr, Socket as Os, TcpKeepalive, Type};
+
+use super::forward::Forward;
+use super::{Acceptor, Socket, SocketOptions};
+use crate::endpoint::Endpoint;
+
+/// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
+const BACKLOG: i32 = 4096;
+/// How often the kernel asks a silent host before it gives up.
+const KEEPALIVE_PROBES: u32 = 3;
+/// The longest silence that Linux accepts for keepalive.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// What waits until sockets are ready.
+pub(super) trait Reactor: fmt::Debug + Send + Sync + Sized + 'static {
+    /// Takes the socket, which does not block, in.
+    fn register(&self, socket: Os) -> io::Result<Self::Source>;
+
+    /// A socket that it watches.
+    type Source: Source;
+}
+
+/// A socket that a reactor watches.
+pub(super) trait Source: fmt::Debug + Send + Sync + 'static {
+    fn socket(&self) -> &Os;
+
+    /// Does `io`, or waits until it can be done. The reactor is only given wakers of `forward`.
+    fn poll_io<T>(
+        &self,
+        direction: Direction,
+        forward: &Arc<Forward>,
+        cx: &mut Context<'_>,
+        io: impl FnMut(&Os) -> io::Result<T>,
+    ) -> Poll<io::Result<T>>;
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Direction {
+    Read,
+    Write,
+    /// To read, from a listening socket.
+    Accept,
+}
+
+/// Opens a connection.
+pub(super) async fn connect<R: Reactor>(
+    reactor: R,
+    to: Endpoint,
+    options: SocketOptions,
+) -> io::Result<Arc<dyn Socket>> {
+    let (domain, address) = address_of(&to)?;
+    let socket = new(domain)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address) {
+        Ok(()) => {}
+        Err(error) if is_in_progress(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let socket = Stream::new(reactor.register(socket)?, options);
+    // On the same host the answer is there already. Somebody who dials again and again must not keep a thread for themselves.
+    super::yield_now().await;
+    // It can be written when the connection is there, or has failed.
+    std::future::poll_fn(|cx| {
+        socket.poll_io(Direction::Write, cx, |socket| match socket.take_error()? {
+            Some(error) => Err(error),
+            None => match socket.peer_addr() {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) => Err(error),
+            },
+        })
+    })
+    .await?;
+    Ok(Arc::new(socket))
+}
+
+/// Whether it goes on in the background.
+fn is_in_progress(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Listens.
+pub(super) fn listen<R: Reactor>(reactor: R, at: &Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+    let (domain, address) = address_of(at)?;
+    let socket = new(domain)?;
+    if let Endpoint::Ip(addr) = at {
+        // So that a restarted program gets its port back at once.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        if addr.ip() == Ipv6Addr::UNSPECIFIED {
+            socket.set_only_v6(false)?;
+        }
+    }
+    socket.bind(&address)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let source = reactor.register(socket)?;
+    Ok(Arc::new(Listening { reactor, source, waiting: Arc::default(), options }))
+}
+
+fn new(domain: Domain) -> io::Result<Os> {
+    let protocol = if domain == Domain::UNIX { None } else { Some(Protocol::TCP) };
+    Os::new(domain, Type::STREAM, protocol)
+}
+
+fn address_of(endpoint: &Endpoint) -> io::Result<(Domain, SockAddr)> {
+    Ok(match endpoint {
+        Endpoint::Ip(addr) => (Domain::for_address(*addr), (*addr).into()),
+        Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    })
+}
+
+fn endpoint_of(address: &SockAddr) -> Endpoint {
+    match address.as_socket() {
+        Some(addr) => Endpoint::from(addr),
+        None => Endpoint::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default()),
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Stream<S> {
+    source: S,
+    reading: Arc<Forward>,
+    /// Few wait to write.
+    writing: OnceLock<Arc<Forward>>,
+}
+
+impl<S: Source> Stream<S> {
+    fn new(source: S, options: SocketOptions) -> Self {
+        // An option that the system refuses costs some comfort, not the connection.
+        let _ = set_options(source.socket(), options);
+        Self { source, reading: Arc::default(), writing: OnceLock::new() }
+    }
+
+    fn poll_io<T>(
+        &self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+        mut io: impl FnMut(&Os) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let forward = match direction {
+            Direction::Read | Direction::Accept => &self.reading,
+            // One waker is kept for each direction. One that wakes nobody must not take the place of another's.
+            Direction::Write if cx.waker().will_wake(Waker::noop()) => {
+                return match io(self.source.socket()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                    result => Poll::Ready(result),
+                };
+            }
+            Direction::Write => self.writing.get_or_init(Arc::default),
+        };
+        self.source.poll_io(direction, forward, cx, io)
+    }
+}
+
+fn set_options(socket: &Os, options: SocketOptions) -> io::Result<()> {
+    // What `send` asks for elsewhere.
+    #[cfg(target_vendor = "apple")]
+    socket.set_nosigpipe(true)?;
+    if socket.local_addr()?.is_unix() {
+        return Ok(());
+    }
+    // Small messages are put together here, so the kernel should not wait for more.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(after) = options.keepalive {
+        let after = after.clamp(Duration::from_secs(1), LONGEST_KEEPALIVE);
+        let interval = (after / 6).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(after);
+        #[cfg(not(target_os = "openbsd"))]
+        let keepalive = keepalive.with_interval(interval).with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(options.user_timeout)?;
+    Ok(())
+}
+
+/// Gives the kernel what it takes of `bufs`. Where the peer is gone that is an error on every system, and nothing else: a
+/// vectored write of the standard library is `writev`, which also raises SIGPIPE, and where a program has restored the default
+/// action of that, it ends the process.
+#[cfg(unix)]
+fn send(socket: &Os, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    #[cfg(not(target_vendor = "apple"))]
+    const QUIETLY: SendFlags = SendFlags::NOSIGNAL;
+    /// There is no such flag; the socket has the option.
+    #[cfg(target_vendor = "apple")]
+    const QUIETLY: SendFlags = SendFlags::empty();
+    Ok(match bufs {
+        [one] => rustix::net::send(socket, one, QUIETLY)?,
+        many => rustix::net::sendmsg(socket, many, &mut SendAncillaryBuffer::default(), QUIETLY)?,
+    })
+}
+
+/// Gives the kernel what it takes of `bufs`.
+#[cfg(not(unix))]
+fn send(socket: &Os, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    socket.send_vectored(bufs)
+}
+
+impl<S: Source> Socket for Stream<S> {
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_io(Direction::Read, cx, |mut socket| socket.read(buf))
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.poll_io(Direction::Write, cx, |socket| send(socket, bufs))
+    }
+
+    fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written is with the kernel already.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_half_close(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.source.socket().shutdown(Shutdown::Write) {
+            // The other end was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        })
+    }
+
+    fn shut_down(&self) {
+        // Nobody is left to tell that there was nothing to end.
+        let _ = self.source.socket().shutdown(Shutdown::Both);
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.source.socket().take_error().ok().flatten()
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn is_closed_by_peer(&self) -> bool {
+        // A reset, and an end of both directions, are told without being asked for.
+        let mut end = [PollFd::new(self.source.socket(), PollFlags::RDHUP)];
+        poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+    }
+
+    /// As far as the next byte tells: data that was not read yet hides it.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn is_closed_by_peer(&self) -> bool {
+        match self.source.socket().peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
+        }
+    }
+
+    fn local(&self) -> io::Result<Endpoint> {
+        self.source.socket().local_addr().map(|address| endpoint_of(&address))
+    }
+
+    fn remote(&self) -> io::Result<Endpoint> {
+        self.source.socket().peer_addr().map(|address| endpoint_of(&address))
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+struct Listening<R: Reactor> {
+    reactor: R,
+    source: R::Source,
+    waiting: Arc<Forward>,
+    options: SocketOptions,
+}
+
+impl<R: Reactor> Acceptor for Listening<R> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Arc<dyn Socket>, Endpoint)>> {
+        self.source.poll_io(Direction::Accept, &self.waiting, cx, |listening| {
+            let (socket, address) = listening.accept()?;
+            socket.set_nonblocking(true)?;
+            let stream = Stream::new(self.reactor.register(socket)?, self.options);
+            Ok((Arc::new(stream) as Arc<dyn Socket>, endpoint_of(&address)))
+        })
+    }
+
+    fn local(&self) -> io::Result<Endpoint> {
+        self.source.socket().local_addr().map(|address| endpoint_of(&address))
+    }
+
+    fn stop(&self) {
+        // Where the system cannot do this, the port is free when the descriptor is closed.
+        let _ = self.source.socket().shutdown(Shutdown::Read);
+    }
+}
+
+/// That of `async-io`, which async-std and smol share.
+#[cfg(any(feature = "async-std", feature = "smol"))]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AsyncIo;
+
+#[cfg(any(feature = "async-std", feature = "smol"))]
+impl Reactor for AsyncIo {
+    type Source = async_io::Async<Os>;
+
+    fn register(&self, socket: Os) -> io::Result<async_io::Async<Os>> {
+        async_io::Async::new_nonblocking(socket)
+    }
+}
+
+#[cfg(any(feature = "async-std", feature = "smol"))]
+impl Source for async_io::Async<Os> {
+    fn socket(&self) -> &Os {
+        self.get_ref()
+    }
+
+    fn poll_io<T>(
+        &self,
+        direction: Direction,
+        forward: &Arc<Forward>,
+        cx: &mut Context<'_>,
+        mut io: impl FnMut(&Os) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match io(self.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            forward.set(cx.waker());
+            let waker = Waker::from(forward.clone());
+            let cx = &mut Context::from_waker(&waker);
+            std::task::ready!(match direction {
+                Direction::Read | Direction::Accept => self.poll_readable(cx),
+                Direction::Write => self.poll_writable(cx),
+            })?;
+        }
+    }
+}

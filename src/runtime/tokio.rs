@@ -1,0 +1,153 @@
+//! tokio: the runtime that the program has.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pin_project_lite::pin_project;
+use socket2::Socket as Os;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::time::Sleep;
+
+use super::forward::Forward;
+use super::os::{self, Direction, Reactor, Source};
+use super::{Acceptor, Socket, SocketOptions, Timer, sealed};
+use crate::endpoint::Endpoint;
+
+/// The runtime tokio: one that the program has, with its reactor and its timer enabled (`enable_all`).
+///
+/// It is given as a handle, because a task may have to be started where no runtime is entered, as in a drop.
+#[derive(Clone, Debug)]
+pub struct Tokio(Handle);
+
+impl Tokio {
+    /// The one that this is called in.
+    ///
+    /// # Panics
+    ///
+    /// Outside of one, as [`Handle::current`] does. [`Tokio::from`] takes any handle.
+    #[track_caller]
+    pub fn current() -> Self {
+        Self(Handle::current())
+    }
+}
+
+impl From<Handle> for Tokio {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
+impl sealed::Runtime for Tokio {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        // Its handle detaches the task when it is dropped.
+        drop(self.0.spawn(task));
+    }
+
+    fn random(&self, into: &mut [u8]) {
+        super::random(into);
+    }
+
+    fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
+        let _entered = self.0.enter();
+        Box::pin(TokioTimer { sleep: tokio::time::sleep_until(at.into()) })
+    }
+
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let resolving = self.0.spawn_blocking(move || Ok((&*host, port).to_socket_addrs()?.collect()));
+        async { resolving.await.map_err(io::Error::other)? }.boxed()
+    }
+
+    fn connect(&self, to: Endpoint, options: SocketOptions) -> BoxFuture<'static, io::Result<Arc<dyn Socket>>> {
+        os::connect(self.clone(), to, options).boxed()
+    }
+
+    fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        os::listen(self.clone(), &at, options)
+    }
+}
+
+impl Reactor for Tokio {
+    type Source = AsyncFd<Os>;
+
+    fn register(&self, socket: Os) -> io::Result<AsyncFd<Os>> {
+        let _entered = self.0.enter();
+        // What is deprecated is that a type may lie about its descriptor. A socket does not; what takes the place of this is
+        // unsafe, and new.
+        #[allow(deprecated)]
+        AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)
+    }
+}
+
+impl Source for AsyncFd<Os> {
+    fn socket(&self) -> &Os {
+        self.get_ref()
+    }
+
+    fn poll_io<T>(
+        &self,
+        direction: Direction,
+        forward: &Arc<Forward>,
+        cx: &mut Context<'_>,
+        mut io: impl FnMut(&Os) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        // A socket is called ready to write when a third of its buffer is free; a peer that is slow gets less, and is not
+        // stalled. And a close accepts what the system holds, which the reactor may not have had the time to find out.
+        if !matches!(direction, Direction::Read) {
+            match io(self.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        let waker = Waker::from(forward.clone());
+        let poll_ready = || {
+            let cx = &mut Context::from_waker(&waker);
+            match direction {
+                Direction::Read | Direction::Accept => self.poll_read_ready(cx),
+                Direction::Write => self.poll_write_ready(cx),
+            }
+        };
+        loop {
+            let mut ready = match poll_ready() {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    forward.set(cx.waker());
+                    // It may have become ready before that.
+                    ready!(poll_ready())?
+                }
+            };
+            if let Ok(result) = ready.try_io(|fd| io(fd.get_ref())) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+pin_project! {
+    struct TokioTimer {
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+impl Future for TokioTimer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().sleep.poll(cx)
+    }
+}
+
+impl Timer for TokioTimer {
+    fn reset(self: Pin<&mut Self>, at: Instant) {
+        self.project().sleep.reset(at.into());
+    }
+}

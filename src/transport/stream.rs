@@ -1,0 +1,89 @@
+//! A connection, as the readers and writers of frames take it: bytes in, bytes out.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::endpoint::Endpoint;
+use crate::runtime::Socket;
+
+/// A connection. A clone is the same socket, which closes with its last clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream(Arc<dyn Socket>);
+
+impl Stream {
+    pub(crate) fn new(socket: Arc<dyn Socket>) -> Self {
+        Self(socket)
+    }
+
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        ip(self.0.remote())
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        ip(self.0.local())
+    }
+
+    /// Ends both directions for every clone; what has been received can still be read.
+    pub(crate) fn shut_down(&self) {
+        self.0.shut_down();
+    }
+
+    /// Ends the sending direction for every clone.
+    pub(crate) fn half_close(&self) -> io::Result<()> {
+        // A socket of the system does so at once.
+        match self.0.poll_half_close(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Why it broke, if the system knows and has not told it yet.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.0.take_error()
+    }
+
+    /// Whether the other end has closed, or has ended its sending direction, which looks the same. It takes nothing of
+    /// what has been received.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        self.0.is_closed_by_peer()
+    }
+}
+
+/// The address of an end that has one.
+pub(super) fn ip(endpoint: io::Result<Endpoint>) -> io::Result<SocketAddr> {
+    endpoint?.ip().ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "a Unix socket has no IP address"))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
+    }
+
+    /// Half-closes.
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_half_close(cx)
+    }
+}
