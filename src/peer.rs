@@ -1,6 +1,8 @@
 //! Who a message came from ([`Peer`]), and where a connection goes to ([`Address`]).
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -144,6 +146,10 @@ impl From<&Address> for Address {
         address.clone()
     }
 }
+
+/// By the number of a peer. Nobody outside chooses those, so the hash needs no secret; without one, to go through all is the
+/// same in each run, which the simulator promises.
+pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<DefaultHasher>>;
 
 #[cfg(test)]
 mod tests {

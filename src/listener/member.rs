@@ -1,6 +1,5 @@
 //! One connected peer, as a listener's tasks and handles know it, and what its task sends to the consumer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,7 +7,7 @@ use super::read_on::{Lent, Loan};
 use crate::connection::Connection;
 use crate::foreign;
 use crate::framed::HIGH_WATER;
-use crate::peer::Peer;
+use crate::peer::{ById, Peer};
 use crate::queue::{Outbox, Rules};
 use crate::runtime::Task;
 use crate::transport;
@@ -100,7 +99,7 @@ impl Member {
 /// All who are connected.
 #[derive(Default)]
 pub(crate) struct Members {
-    pub(crate) connected: HashMap<u64, Entry>,
+    pub(crate) connected: ById<Entry>,
     pub(crate) last_id: u64,
     /// The listener is gone: nobody comes any more.
     pub(crate) stopped: bool,

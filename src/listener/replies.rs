@@ -1,6 +1,5 @@
 //! The replies of a listener: a `Sink` of messages, each to the peer that it names.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -17,7 +16,7 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::framed::HIGH_WATER;
 use crate::observe::Event;
-use crate::peer::Peer;
+use crate::peer::{ById, Peer};
 use crate::queue::{Place, Stage};
 
 /// From this many peers on, those that are written are forgotten before a flush.
@@ -44,7 +43,7 @@ pub struct Outgoing {
     last: Option<Arc<Member>>,
     /// Where this waits for room there.
     room: Place,
-    unflushed: HashMap<u64, (Arc<Member>, Place)>,
+    unflushed: ById<(Arc<Member>, Place)>,
     /// With how many of them those that are written are sought out: a sink that is always fed is never flushed.
     prune_at: usize,
     closing: Deadline,
@@ -59,7 +58,7 @@ impl Outgoing {
             shared,
             last: None,
             room: Place::default(),
-            unflushed: HashMap::new(),
+            unflushed: ById::default(),
             prune_at: PRUNE_FROM,
             closed: false,
         }

@@ -96,7 +96,11 @@ impl Addresses {
     pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
         let mut state = self.state.lock();
         state.shut_down = true;
-        state.links.values_mut().filter_map(|slot| slot.close(self)).collect()
+        let mut closing: Vec<_> = state.links.values_mut().filter_map(|slot| slot.close(self)).collect();
+        drop(state);
+        // The same in each run, which the simulator promises.
+        closing.sort_by(|one, other| one.link.address.cmp(&other.link.address));
+        closing
     }
 
     /// All addresses, sorted.
@@ -148,9 +152,10 @@ impl Addresses {
 
 impl Drop for Addresses {
     fn drop(&mut self) {
-        let slots = mem::take(&mut self.state.get_mut().links);
+        let mut slots: Vec<_> = mem::take(&mut self.state.get_mut().links).into_iter().collect();
+        slots.sort_by(|(one, _), (other, _)| one.cmp(other));
         // At once: the tasks may not run for a while.
-        slots.values().filter_map(Slot::link).for_each(|link| link.socket.shut());
+        slots.iter().filter_map(|(_, slot)| slot.link()).for_each(|link| link.socket.shut());
         for (address, slot) in slots {
             if let Err(panic) = foreign::dispose(slot) {
                 self.common.panicked(&address, PanicSource::Drop, panic);

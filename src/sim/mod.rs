@@ -44,6 +44,33 @@ const CAPACITY: usize = 64 * 1024;
 /// drawn come from it. [`hash`](Self::hash) tells two runs apart. That holds as long as the program draws nothing elsewhere:
 /// no clock, no random numbers and no iteration over a `HashMap` of its own.
 ///
+/// It keeps every byte that was sent until it ends, so a program that sends gigabytes is better tried elsewhere.
+///
+/// ```
+/// use std::time::Duration;
+/// use buffstreams::{Config, Connection, Error, Fault, Listener, Side, Sim};
+/// use futures::{SinkExt, StreamExt};
+///
+/// Sim::new().seed(7).run(|sim| async move {
+///     let config = Config::new().runtime(sim.clone());
+///     let mut listener = Listener::bind("10.0.0.1:5031", config.clone()).await?;
+///     let link = sim.link(listener.local_addr());
+///     // A far one, whose first connection is reset in the middle of the first message.
+///     link.latency(Duration::from_millis(80)).fail_next(Side::Dialer, 5, Fault::Rst);
+///     let server = sim.spawn(async move { listener.next().await });
+///
+///     let mut connection = Connection::dial("10.0.0.1:5031", config).await?;
+///     assert!(connection.send(b"a message"[..].into()).await.is_err());
+///     connection.flush().await?; // It opens the connection again, and sends what was not sent whole.
+///     assert_eq!(server.await.unwrap().1, "a message");
+///     assert_eq!(sim.now(), Duration::from_millis(80)); // Of virtual time.
+///     Ok::<_, Error>(())
+/// })
+/// # .unwrap()
+/// ```
+///
+/// The example `simulate` finds a bug in a program's failover, and the seed with which it shows.
+///
 /// # Panics
 ///
 /// `run` panics, and names the seed, when nothing can run and no timer is set: whatever is waited for is not in here, and the
