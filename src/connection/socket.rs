@@ -1,7 +1,7 @@
 //! The socket that the two halves of a connection share, off the way of the messages: where one of them breaks or replaces it,
 //! the other finds out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use futures::AsyncReadExt;
 
@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::foreign;
 use crate::observe::Reason;
 use crate::peer::{Address, Peer};
+use crate::sync::Lock;
 use crate::transport;
 use crate::wire::Codec;
 
@@ -16,7 +17,7 @@ use crate::wire::Codec;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) codec: Codec,
-    socket: Mutex<Socket>,
+    socket: Lock<Socket>,
     /// Behind the socket, which is closed when the listener is told.
     pub(crate) origin: Origin,
 }
@@ -66,7 +67,7 @@ impl Socket {
 
 impl Shared {
     pub(crate) fn new(stream: transport::Stream, config: Config, codec: Codec, origin: Origin) -> Arc<Self> {
-        let socket = Mutex::new(Socket { stream, generation: 0, end: None, half_closed: false });
+        let socket = Lock::new(Socket { stream, generation: 0, end: None, half_closed: false });
         Arc::new(Self { config, codec, origin, socket })
     }
 
@@ -88,14 +89,14 @@ impl Shared {
     }
 
     pub(crate) fn socket(&self) -> MutexGuard<'_, Socket> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        self.socket.lock()
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let limit = self.config.close_timeout;
-        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let socket = self.socket.get_mut();
         let discards = socket.half_closed && socket.end.is_none();
         let on_end = match &mut self.origin {
             Origin::Accepted { on_end, .. } => {

@@ -85,7 +85,7 @@ enum Choice {
 impl Shared {
     /// A shared without members.
     pub(crate) fn new(local_addr: SocketAddr, config: Config, codec: Codec, shutter: Shutter) -> Arc<Self> {
-        let reporter = Arc::new(Reporter::new());
+        let reporter = Arc::new(Reporter::new(config.runtime.clone()));
         Arc::new(Self {
             panic_hook: reporter.panic_hook(),
             config,

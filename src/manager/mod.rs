@@ -95,7 +95,7 @@ pub struct Ending {
 impl Manager {
     /// A manager of no addresses. The configuration is checked when it is used.
     pub fn new(config: Config) -> Self {
-        let reporter = Arc::new(Reporter::new());
+        let reporter = Arc::new(Reporter::new(config.runtime.clone()));
         let dead_letters = Arc::new(DeadLetterBox::new(&config, reporter.clone()));
         let addresses = Addresses::new(Common { config, reporter, dead_letters });
         Self { addresses: Arc::new(addresses), listeners: Arc::default() }

@@ -14,6 +14,7 @@ use futures::stream::Stream;
 use log::Level;
 
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
+use crate::runtime::Handle;
 use crate::sync::Lock;
 
 /// How many events wait for a subscriber that does not take them; the oldest go first.
@@ -58,6 +59,7 @@ struct Queue<E> {
 
 /// The source of the events of one listener or manager.
 pub(crate) struct Reporter<E> {
+    runtime: Handle,
     state: Lock<ReporterState<E>>,
 }
 
@@ -75,9 +77,10 @@ struct LogLimit {
 }
 
 impl<E: Report> Reporter<E> {
-    pub(crate) fn new() -> Self {
+    /// The runtime says what time it is, for the log.
+    pub(crate) fn new(runtime: Handle) -> Self {
         let log = LogLimit { since: None, lines: 0, suppressed: 0 };
-        Self { state: Lock::new(ReporterState { subscribers: Vec::new(), ended: false, log }) }
+        Self { runtime, state: Lock::new(ReporterState { subscribers: Vec::new(), ended: false, log }) }
     }
 
     pub(crate) fn subscribe(&self) -> Events<E> {
@@ -94,7 +97,7 @@ impl<E: Report> Reporter<E> {
     pub(crate) fn report(&self, event: E) {
         let logged = foreign::call(|| log::log_enabled!(target: "buffstreams", event.level()));
         let line = match &logged {
-            Ok(true) => self.state.lock().log.next(),
+            Ok(true) => self.state.lock().log.next(self.runtime.now()),
             Ok(false) | Err(_) => Line::Suppressed,
         };
         let written = logged.and_then(|_| foreign::call(|| line.write(&event)));
@@ -194,8 +197,7 @@ impl Line {
 }
 
 impl LogLimit {
-    fn next(&mut self) -> Line {
-        let now = Instant::now();
+    fn next(&mut self, now: Instant) -> Line {
         if self.since.is_none_or(|since| now - since >= Duration::from_secs(1)) {
             let suppressed = self.suppressed;
             // The line that tells of the others is one, too.

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("runtime", &["endpoint", "foreign", "sync"]),
     ("sim", &["endpoint", "foreign", "runtime", "sync"]),
     ("config", &["backoff", "error", "runtime", "wire"]),
-    ("observe", &["error", "foreign", "peer", "sync"]),
+    ("observe", &["error", "foreign", "peer", "runtime", "sync"]),
     ("deadline", &["error", "runtime"]),
     ("transport", &["config", "endpoint", "error", "peer", "runtime"]),
     ("framed", &["config", "error", "wire"]),
