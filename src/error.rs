@@ -390,7 +390,7 @@ pub enum Error {
         max: usize,
     },
 
-    /// Something panicked, and was caught: why a manager's messages came back, or its connection broke. A
+    /// Something panicked, and was caught: why a manager's messages came back, or its connection broke or could not be kept. A
     /// [`ManagerEvent::Panicked`](crate::ManagerEvent::Panicked) has what it said.
     #[error("{what} panicked")]
     Panicked {

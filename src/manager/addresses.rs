@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::foreign::{self, PanicSource};
 use crate::peer::Address;
 use crate::runtime::{Handle, Task};
-use crate::sync::Lock;
+use crate::sync::{Lock, Signal};
 use crate::transport;
 use crate::wire::Codec;
 
@@ -176,18 +176,25 @@ impl Reserved<'_> {
     pub(crate) fn keep(self, stream: transport::Stream, codec: Codec) -> Result<(), Error> {
         let (link, running) = Link::new(self.addresses.common.clone(), self.address.clone(), stream, codec);
         let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
+        // So that the task finds itself there, however soon it ends.
+        let known = Signal::default();
+        let start = known.wait().then(|()| watched);
+        let common = &self.addresses.common;
+        // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
+        let task = foreign::call(|| common.config.runtime.spawn(start)).map_err(|panic| {
+            common.panicked(&self.address, PanicSource::Logger, panic);
+            Error::Panicked { what: PanicSource::Logger }
+        })?;
         let mut state = self.addresses.state.lock();
         if state.shut_down {
             drop(state);
             link.socket.shut();
             return Err(Error::Closed { message: None });
         }
-        // Under the lock, so that the task finds itself there, however soon it ends.
-        let dialing = state
-            .links
-            .insert(self.address.clone(), Slot::Open(link, self.addresses.common.config.runtime.spawn(watched)));
+        let dialing = state.links.insert(self.address.clone(), Slot::Open(link, task));
         drop(state);
         drop(dialing);
+        known.give(());
         Ok(())
     }
 }
@@ -254,7 +261,14 @@ impl Drop for Closing {
         self.link.socket.shut();
         let (addresses, link, task) = (self.addresses.clone(), self.link.clone(), self.task.take());
         let runtime = addresses.common.config.runtime.clone();
-        drop(runtime.finish(async move { Self { addresses, link, task, ended: false }.end(None).await }));
+        let (here, of) = (addresses.clone(), link.clone());
+        let ending = runtime.finish(async move { Self { addresses, link, task, ended: false }.end(None).await });
+        if let Err(panic) = ending {
+            here.common.panicked(&of.address, PanicSource::Logger, panic);
+            // Its task was dropped, and nobody else will do it.
+            let _ = give_back(&here, &of, None).now_or_never();
+            here.forget(&of);
+        }
     }
 }
 

@@ -161,7 +161,7 @@ impl DeadLetterBox {
         if messages.is_empty() {
             return;
         }
-        let (way, runtime) = (self.way(&messages), self.runtime.clone());
+        let (way, letters, to) = (self.way(&messages), self.clone(), address.clone());
         let mut burial = Burial { letters: self, address, messages: messages.into(), verdict };
         let Some(way) = way else { return burial.lose_all() };
         let mut burying = Box::pin(async move {
@@ -170,7 +170,10 @@ impl DeadLetterBox {
         });
         // Mostly there is room, and no task is needed.
         if futures::poll!(&mut burying).is_pending() {
-            runtime.finish(burying).await;
+            match letters.runtime.finish(burying) {
+                Ok(finishing) => finishing.await,
+                Err(panic) => letters.panicked(&to, PanicSource::Logger, panic),
+            }
         }
     }
 
@@ -266,6 +269,13 @@ impl Burial {
         for message in messages {
             self.letters.dispose(&self.address, message);
         }
+    }
+}
+
+impl Drop for Burial {
+    /// Whoever should have gone on with it has ended: the runtime, or a logger that panicked when that was to start the task.
+    fn drop(&mut self) {
+        self.lose_all();
     }
 }
 

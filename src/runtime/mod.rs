@@ -200,7 +200,14 @@ impl Handle {
     }
 
     pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        self.with(|runtime| runtime.resolve(host.to_owned(), port)).await
+        let mut resolving = self.with(|runtime| runtime.resolve(host.to_owned(), port));
+        // The task of it wakes whoever waits, and where the waker of the program panics there, that ends the process.
+        let waiting = Arc::new(Forward::default());
+        poll_fn(|cx| {
+            waiting.set(cx.waker());
+            resolving.as_mut().poll(&mut Context::from_waker(&waiting.clone().into()))
+        })
+        .await
     }
 
     pub(crate) async fn connect(&self, to: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Socket>> {

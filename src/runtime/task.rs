@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use pin_project_lite::pin_project;
 
 use super::Handle;
-use crate::foreign;
+use crate::foreign::{self, Panic};
 use crate::sync::{Key, Lock, Waiters};
 
 /// A background task that ends when this is dropped.
@@ -35,9 +35,11 @@ impl Handle {
         Task(Some(shared))
     }
 
-    /// Runs it to its end, also when the future that waits for that is dropped.
-    pub(crate) fn finish(&self, future: impl Future<Output = ()> + Send + 'static) -> Joining {
-        Joining { shared: self.spawn(future).0.take(), place: None }
+    /// Runs it to its end, also when the future that waits for that is dropped. The error is that the logger panicked, which
+    /// a runtime may tell that it starts a task; then it was dropped.
+    pub(crate) fn finish(&self, future: impl Future<Output = ()> + Send + 'static) -> Result<Joining, Panic> {
+        let mut task = foreign::call(|| self.spawn(future))?;
+        Ok(Joining { shared: task.0.take(), place: None })
     }
 }
 
