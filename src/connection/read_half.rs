@@ -88,12 +88,16 @@ impl ReadHalf {
 
     /// Goes on with the socket that the sending half has opened since, if it has.
     fn follow(&mut self) -> bool {
-        let socket = self.shared.socket();
-        if socket.generation == self.generation {
-            return false;
-        }
-        self.generation = socket.generation;
-        self.reader = Reader::with(socket.stream.clone(), Decoder::with(self.shared.codec));
+        let stream = {
+            let socket = self.shared.socket();
+            if socket.generation == self.generation {
+                return false;
+            }
+            self.generation = socket.generation;
+            socket.stream.clone()
+        };
+        // Without the lock: the last of the old socket goes here, and with it perhaps a waker that it has kept.
+        self.reader = Reader::with(stream, Decoder::with(self.shared.codec));
         self.ended = false;
         true
     }

@@ -60,8 +60,11 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn replace(&mut self, stream: transport::Stream) {
-        *self = Self { stream, generation: self.generation + 1, end: None, half_closed: false };
+    /// Returns the old one, to be dropped without the lock: it may have kept a waker of the program.
+    #[must_use]
+    pub(crate) fn replace(&mut self, stream: transport::Stream) -> Self {
+        let new = Self { stream, generation: self.generation + 1, end: None, half_closed: false };
+        std::mem::replace(self, new)
     }
 }
 

@@ -14,6 +14,7 @@ use futures::sink::{Sink, SinkExt};
 use super::socket::{Origin, Shared};
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
 use crate::link::Retries;
 use crate::observe::Reason;
@@ -157,13 +158,18 @@ impl WriteHalf {
     /// A socket that was opened. The peer may have closed it again before somebody asked: then it is as good as none, but for
     /// what can be read.
     fn take_over(&self, stream: transport::Stream) -> Result<transport::Stream, Error> {
-        let mut socket = self.shared.socket();
-        socket.replace(stream.clone());
-        if !stream.is_closed_by_peer() {
+        let is_closed = stream.is_closed_by_peer();
+        let replaced = {
+            let mut socket = self.shared.socket();
+            let replaced = socket.replace(stream.clone());
+            socket.end = is_closed.then_some(Reason::Closed);
+            replaced
+        };
+        let _ = foreign::dispose(replaced);
+        if !is_closed {
             return Ok(stream);
         }
         stream.shut_down();
-        socket.end = Some(Reason::Closed);
         Err(why_closed(&stream))
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -36,17 +36,18 @@ impl LinkSocket {
         let dial: Dial = Box::pin(async move { transport::dial(&address, &config).await });
         self.begin(dial);
         poll_fn(|cx| {
-            let mut state = self.0.lock();
-            let Some(dial) = &mut state.dial else { return Poll::Pending };
-            let dialed = ready!(dial.as_mut().poll(cx));
-            let over = state.dial.take();
-            drop(state);
-            drop(over);
-            Poll::Ready(dialed)
+            // Without the lock: to resolve a name, a runtime may start a task and log that, and the logger is the program's.
+            let Some(mut dial) = self.0.lock().dial.take() else { return Poll::Pending };
+            let dialed = dial.as_mut().poll(cx);
+            if dialed.is_pending() {
+                self.begin(dial);
+            }
+            dialed
         })
         .await
     }
 
+    /// Keeps it, unless that was given up.
     fn begin(&self, dial: Dial) {
         let mut state = self.0.lock();
         if !state.ended {

@@ -21,6 +21,8 @@ struct Logger(Mutex<Option<Then>>);
 #[derive(Clone, Copy)]
 enum Then {
     Ask,
+    /// Closes this port of this machine, and does not wait for that.
+    Close(u16),
     Panic,
 }
 
@@ -45,12 +47,17 @@ impl log::Log for Logger {
         let then = *self.0.lock().unwrap();
         match then {
             Some(Then::Ask) => drop(MANAGER.get().map(Manager::stats)),
+            Some(Then::Close(port)) => drop(MANAGER.get().map(|manager| manager.close(name(port)).now_or_never())),
             Some(Then::Panic) => panic!("planted"),
             None => {}
         }
     }
 
     fn flush(&self) {}
+}
+
+fn name(port: u16) -> String {
+    format!("localhost:{port}")
 }
 
 /// Runs the test in a process of its own, where the runtime has such a line.
@@ -135,5 +142,27 @@ fn a_logger_that_panics_when_letters_are_to_wait_costs_none_without_a_count() {
         assert!(told.into_iter().any(is_told));
         let stats = manager.stats();
         assert_eq!((stats.total.dead_lettered, stats.lost), (3, 2), "{letters:?}");
+    });
+}
+
+#[test]
+fn a_logger_may_close_an_address_whose_name_is_resolved() {
+    alone_with_a_line("a_logger_may_close_an_address_whose_name_is_resolved", || {
+        let (manager, far, addr) = prepared();
+        MANAGER.set(manager.clone()).ok();
+        let name = name(addr.port());
+        executor::block_on(manager.dial(&*name)).unwrap();
+        let mut events = manager.events();
+        drop(far.accept().unwrap());
+        assert!(matches!(executor::block_on(events.next()), Some(ManagerEvent::Broken { .. })));
+        // The next message dials again, and this resolves the name again.
+        Logger::set(Some(Then::Close(addr.port())));
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let written = executor::block_on(manager.write(&*name, "one".into()));
+            done.send(matches!(written, Err(Error::NotSent { .. })))
+        });
+        assert_eq!(is_done.recv_timeout(SOON), Ok(true));
+        until(SOON, || MANAGER.get().unwrap().addresses().is_empty());
     });
 }
