@@ -15,11 +15,13 @@ const SIZE: (u32, u32) = (960, 540);
 /// Where the legend begins, at the right of everything else.
 const LEGEND: i32 = 760;
 /// One for each system, in the order of `systems::NAMES`: apart in brightness as well as in hue.
-const COLORS: [RGBColor; 9] = [
+const COLORS: [RGBColor; 11] = [
     RGBColor(90, 90, 90),
     RGBColor(200, 30, 30),
     RGBColor(240, 140, 20),
     RGBColor(230, 110, 160),
+    RGBColor(160, 60, 60),
+    RGBColor(120, 20, 70),
     RGBColor(20, 80, 180),
     RGBColor(110, 170, 230),
     RGBColor(30, 140, 70),

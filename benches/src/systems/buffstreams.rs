@@ -1,5 +1,7 @@
-//! buffstreams: a listener that is the stream of all peers' messages, and connections that are sinks.
+//! buffstreams, on each of its runtimes: a listener that is the stream of all peers' messages, and connections that are sinks.
 
+use std::marker::PhantomData;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use buffstreams::{Bytes, Closer, Config, Connection, Listener};
@@ -8,23 +10,60 @@ use futures::future::{join_all, try_join_all};
 
 use super::System;
 use super::framed::{Framed, plays};
-use super::runtime::AsyncStd;
+use super::runtime::{AsyncStd, Runtime, Smol, Tokio};
 use crate::Result;
 use crate::check::{Inspector, Received};
 use crate::child::{Parent, Waiting};
 use crate::plan::Trial;
 
-#[derive(Clone, Copy)]
-pub(super) struct Buffstreams;
+/// On this runtime, as are the tasks of the benchmark.
+pub(super) struct Buffstreams<R>(PhantomData<fn() -> R>);
+
+impl<R> Buffstreams<R> {
+    pub(super) const HERE: Self = Self(PhantomData);
+}
+
+impl<R> Clone for Buffstreams<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Buffstreams<R> {}
+
+/// A runtime that buffstreams has as well.
+pub(super) trait Home: Runtime + 'static {
+    /// The defaults. Called where a future of this runtime is polled.
+    fn config() -> Config;
+}
+
+impl Home for AsyncStd {
+    fn config() -> Config {
+        Config::new()
+    }
+}
+
+impl Home for Tokio {
+    fn config() -> Config {
+        Config::new().runtime(buffstreams::Tokio::current())
+    }
+}
+
+impl Home for Smol {
+    fn config() -> Config {
+        static SMOL: LazyLock<buffstreams::Smol> = LazyLock::new(|| buffstreams::Smol::new().expect("a thread starts"));
+        Config::new().runtime(SMOL.clone())
+    }
+}
 
 /// The defaults, except for messages that they do not allow.
-pub(super) fn config(size: usize) -> Config {
-    let config = Config::new();
+pub(super) fn config<R: Home>(size: usize) -> Config {
+    let config = R::config();
     if size > 4096 { config.max_message_size(size) } else { config }
 }
 
-pub(super) async fn listen(trial: &Trial) -> Result<(Vec<Listener>, Vec<u16>)> {
-    let bind = |_| Listener::bind("127.0.0.1:0", config(trial.size));
+pub(super) async fn listen<R: Home>(trial: &Trial) -> Result<(Vec<Listener>, Vec<u16>)> {
+    let bind = |_| Listener::bind("127.0.0.1:0", config::<R>(trial.size));
     let listeners = try_join_all((0..trial.addresses).map(bind)).await?;
     let ports = listeners.iter().map(|listener| listener.local_addr().port()).collect();
     Ok((listeners, ports))
@@ -37,19 +76,19 @@ pub(super) async fn all_connected(trial: &Trial, counters: &Closer) {
     }
 }
 
-impl Framed for Buffstreams {
-    type Runtime = AsyncStd;
+impl<R: Home> Framed for Buffstreams<R> {
+    type Runtime = R;
     type Message = Bytes;
     type Error = buffstreams::Error;
     type Connection = Connection;
     type Acceptor = buffstreams::Connections;
 
     async fn connect(self, port: u16, size: usize) -> Result<Connection> {
-        Ok(Connection::dial(format!("127.0.0.1:{port}"), config(size)).await?)
+        Ok(Connection::dial(format!("127.0.0.1:{port}"), config::<R>(size)).await?)
     }
 
     async fn listen(self, size: usize) -> Result<(u16, Self::Acceptor)> {
-        let listener = Listener::bind("127.0.0.1:0", config(size)).await?;
+        let listener = Listener::bind("127.0.0.1:0", config::<R>(size)).await?;
         Ok((listener.local_addr().port(), listener.connections()))
     }
 
@@ -58,18 +97,18 @@ impl Framed for Buffstreams {
     }
 }
 
-impl System for Buffstreams {
+impl<R: Home> System for Buffstreams<R> {
     plays!(client send, client ping, client pace, client dial);
 
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        async_std::task::block_on(async {
-            let (listeners, ports) = listen(trial).await?;
+        R::block_on(async {
+            let (listeners, ports) = listen::<R>(trial).await?;
             parent.ready(&ports);
             let (waiting, share) = (Waiting::of(trial.addresses), trial.messages / trial.addresses as u64);
             let closers: Vec<_> = listeners.iter().map(Listener::closer).collect();
             let receive = |mut listener: Listener| {
                 let mut inspector = Inspector::new(trial, share, &waiting);
-                async_std::task::spawn(async move {
+                R::spawn(async move {
                     while let Some((_peer, message)) = listener.next().await {
                         inspector.take(&message);
                     }
@@ -86,11 +125,11 @@ impl System for Buffstreams {
     }
 
     fn echo(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        async_std::task::block_on(async {
-            let (mut listeners, ports) = listen(trial).await?;
+        R::block_on(async {
+            let (mut listeners, ports) = listen::<R>(trial).await?;
             parent.ready(&ports);
             let (incoming, outgoing) = listeners.remove(0).split();
-            let _echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
+            let _echo = R::spawn(incoming.map(Ok).forward(outgoing));
             parent.closing().await;
             parent.received(Received::default());
             Ok(())
@@ -99,8 +138,8 @@ impl System for Buffstreams {
 
     /// The merged stream: one message, then none.
     fn stall(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        async_std::task::block_on(async {
-            let (mut listeners, ports) = listen(trial).await?;
+        R::block_on(async {
+            let (mut listeners, ports) = listen::<R>(trial).await?;
             parent.ready(&ports);
             listeners[0].next().await;
             parent.received(Received::default());
@@ -109,12 +148,12 @@ impl System for Buffstreams {
     }
 
     fn hold(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        async_std::task::block_on(async {
-            let (mut listeners, ports) = listen(trial).await?;
+        R::block_on(async {
+            let (mut listeners, ports) = listen::<R>(trial).await?;
             parent.ready(&ports);
             let listener = listeners.remove(0);
             let counters = listener.closer();
-            let waiting = async_std::task::spawn(listener.for_each(|_| async {}));
+            let waiting = R::spawn(listener.for_each(|_| async {}));
             all_connected(trial, &counters).await;
             parent.received(Received::default());
             drop(waiting);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use futures::executor::block_on;
 
 use super::buffstreams::{Buffstreams, all_connected, listen};
+use super::runtime::AsyncStd;
 use super::{System, framed};
 use crate::Result;
 use crate::check::{Check, Inspector, PeerTally, Received};
@@ -27,7 +28,7 @@ impl System for Callback {
             let (tallies, check, share) = (peers.clone(), Check::of(trial), trial.share());
             let waiting = Waiting::of(trial.connections);
 
-            let (mut listeners, ports) = listen(trial).await?;
+            let (mut listeners, ports) = listen::<AsyncStd>(trial).await?;
             let serving = listeners.remove(0).serve_in_background(move |peer, message| {
                 if tallies[peer.id() as usize & (tallies.len() - 1)].take(&check, message) == share {
                     waiting.arrived();
@@ -44,22 +45,22 @@ impl System for Callback {
     }
 
     fn send(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-        framed::send(Buffstreams, trial, ports, parent)
+        framed::send(Buffstreams::<AsyncStd>::HERE, trial, ports, parent)
     }
 
     fn pace(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-        framed::pace(Buffstreams, trial, ports, parent)
+        framed::pace(Buffstreams::<AsyncStd>::HERE, trial, ports, parent)
     }
 
     fn dial(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
-        framed::dial(Buffstreams, trial, ports, parent)
+        framed::dial(Buffstreams::<AsyncStd>::HERE, trial, ports, parent)
     }
 
     /// A callback that never comes to its end, for each peer. It returns a future: one that blocked would stop the
     /// threads of the runtime, and with them the receiving that is to be seen.
     fn stall(&self, trial: &Trial, parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let (mut listeners, ports) = listen(trial).await?;
+            let (mut listeners, ports) = listen::<AsyncStd>(trial).await?;
             let (taken, first) = mpsc::channel();
             let served = listeners.remove(0).serve_async(move |_peer, message| {
                 let taken = taken.send(());
@@ -80,7 +81,7 @@ impl System for Callback {
 
     fn hold(&self, trial: &Trial, parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let (mut listeners, ports) = listen(trial).await?;
+            let (mut listeners, ports) = listen::<AsyncStd>(trial).await?;
             parent.ready(&ports);
             let listener = listeners.remove(0);
             let counters = listener.closer();
@@ -97,7 +98,7 @@ fn receive_timed(trial: &Trial, parent: &Parent) -> Result<()> {
     async_std::task::block_on(async {
         let inspector = Inspector::new(trial, trial.share(), &Waiting::of(trial.connections));
         let inspector = Arc::new(Mutex::new(Some(inspector)));
-        let (mut listeners, ports) = listen(trial).await?;
+        let (mut listeners, ports) = listen::<AsyncStd>(trial).await?;
         let shared = inspector.clone();
         let serving = listeners.remove(0).serve_in_background(move |_peer, message| {
             if let Some(inspector) = &mut *lock(&shared) {

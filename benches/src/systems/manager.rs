@@ -7,6 +7,7 @@ use futures::SinkExt;
 use futures::future::try_join_all;
 
 use super::buffstreams::{Buffstreams, config};
+use super::runtime::AsyncStd;
 use super::{Pace, System, stamped};
 use crate::Result;
 use crate::child::{Parent, Sent};
@@ -25,16 +26,16 @@ fn address(port: &u16) -> Address {
 
 impl System for Managed {
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        Buffstreams.receive(trial, parent)
+        Buffstreams::<AsyncStd>::HERE.receive(trial, parent)
     }
 
     fn stall(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        Buffstreams.stall(trial, parent)
+        Buffstreams::<AsyncStd>::HERE.stall(trial, parent)
     }
 
     fn pace(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let (manager, address) = (Manager::new(config(trial.size)), address(&ports[0]));
+            let (manager, address) = (Manager::new(config::<AsyncStd>(trial.size)), address(&ports[0]));
             manager.dial(&address).await?;
             let mut sink = manager.sink();
             let start = parent.go();
@@ -53,7 +54,7 @@ impl System for Managed {
     /// Each producer goes round the addresses.
     fn send(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let config = config(trial.size);
+            let config = config::<AsyncStd>(trial.size);
             let config = match trial.patient {
                 true => config.reconnect(Backoff::exponential(FIRST, LONGEST)).message_ttl(LONGEST),
                 false => config,

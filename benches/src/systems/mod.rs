@@ -28,6 +28,8 @@ pub(crate) const NAMES: &[&str] = &[
     "buffstreams",
     "buffstreams-callback",
     "buffstreams-manager",
+    "buffstreams-tokio",
+    "buffstreams-smol",
     "tokio-util",
     "tokio-util-default",
     "asynchronous-codec",
@@ -38,7 +40,9 @@ pub(crate) const NAMES: &[&str] = &[
 pub(crate) fn find(name: &str) -> Option<&'static dyn System> {
     Some(match name {
         "raw" => &raw::Raw,
-        "buffstreams" => &buffstreams::Buffstreams,
+        "buffstreams" => &buffstreams::Buffstreams::<runtime::AsyncStd>::HERE,
+        "buffstreams-tokio" => &buffstreams::Buffstreams::<runtime::Tokio>::HERE,
+        "buffstreams-smol" => &buffstreams::Buffstreams::<runtime::Smol>::HERE,
         "buffstreams-callback" => &callback::Callback,
         "buffstreams-manager" => &manager::Managed,
         "tokio-util" => &tokio_util::Tuned,

@@ -38,3 +38,21 @@ impl Runtime for Tokio {
         async { task.await.expect("no task panics, and none is aborted") }
     }
 }
+
+/// smol, on the thread that blocks on it.
+pub(super) struct Smol;
+
+static EXECUTOR: async_executor::Executor<'static> = async_executor::Executor::new();
+
+impl Runtime for Smol {
+    fn block_on<F: Future>(future: F) -> F::Output {
+        futures::executor::block_on(EXECUTOR.run(future))
+    }
+
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        EXECUTOR.spawn(future)
+    }
+}
