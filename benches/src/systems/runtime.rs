@@ -46,7 +46,7 @@ static EXECUTOR: async_executor::Executor<'static> = async_executor::Executor::n
 
 impl Runtime for Smol {
     fn block_on<F: Future>(future: F) -> F::Output {
-        futures::executor::block_on(EXECUTOR.run(future))
+        async_io::block_on(EXECUTOR.run(future))
     }
 
     fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
