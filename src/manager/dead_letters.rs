@@ -412,3 +412,82 @@ impl fmt::Debug for DeadLetters {
         f.debug_struct("DeadLetters").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::sim::testing::{self, Sim};
+
+    /// What it has room for are two letters, or one large one.
+    const SMALL: usize = 1000;
+    const LARGE: usize = 2 * SMALL + LETTER;
+
+    fn letters() -> (Arc<DeadLetterBox>, DeadLetters) {
+        let config = Config::new().queue_bytes(LARGE + LETTER);
+        let letters = Arc::new(DeadLetterBox::new(&config, Arc::new(Reporter::new(config.runtime.clone()))));
+        let taken = letters.subscribe();
+        (letters, taken)
+    }
+
+    fn letter(len: usize) -> DeadLetter {
+        DeadLetter::new(&"there:1".into(), vec![7; len].into(), &Verdict::closed())
+    }
+
+    fn send(letters: &Arc<DeadLetterBox>, len: usize) -> testing::Task {
+        let letters = letters.clone();
+        testing::spawn(async move { drop(letters.send(letter(len)).await) })
+    }
+
+    fn waiting(taken: &DeadLetters) -> Vec<usize> {
+        taken.queue.0.lock().letters.iter().map(|letter| letter.message.len()).collect()
+    }
+
+    /// Kept here because who takes the letters lets in the next each time, and hides whether those before it do.
+    #[test]
+    fn letters_are_let_in_as_far_as_there_is_room() {
+        Sim::default().run(async {
+            let (letters, mut taken) = letters();
+            let _sends = [LARGE, SMALL, SMALL, SMALL].map(|len| send(&letters, len));
+            testing::sleep(Duration::from_secs(1)).await;
+            assert_eq!(waiting(&taken), [LARGE]);
+            taken.next().await.unwrap();
+            testing::sleep(Duration::from_secs(1)).await;
+            assert_eq!(waiting(&taken), [SMALL; 2], "two fit, to the byte");
+        });
+    }
+
+    #[test]
+    fn a_large_letter_that_waits_no_longer_lets_in_the_small_one_behind_it() {
+        Sim::default().run(async {
+            let (letters, taken) = letters();
+            let _first = send(&letters, SMALL);
+            testing::sleep(Duration::from_secs(1)).await;
+            let mut large = Box::pin(letters.send(letter(LARGE)));
+            assert!(futures::poll!(&mut large).is_pending());
+            let _small = send(&letters, SMALL);
+            testing::sleep(Duration::from_secs(1)).await;
+            assert_eq!(waiting(&taken), [SMALL]);
+            drop(large);
+            testing::sleep(Duration::from_secs(1)).await;
+            assert_eq!(waiting(&taken), [SMALL; 2]);
+        });
+    }
+
+    /// Kept here because it takes many addresses, that are closed in one moment, to fill it.
+    #[test]
+    fn what_is_on_its_way_has_room_to_the_byte_and_gives_it_back() {
+        let (letters, _taken) = letters();
+        let small = [Bytes::from_static(&[7; SMALL])];
+        for _ in 0..3 {
+            let (first, second) = (letters.way(&small), letters.way(&small));
+            assert!(first.is_some() && second.is_some());
+            assert!(letters.way(&small).is_none());
+        }
+        // Alone it always fits.
+        assert!(letters.way(&[Bytes::from_static(&[7; 3 * LARGE])]).is_some());
+    }
+}

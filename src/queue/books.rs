@@ -341,4 +341,15 @@ mod tests {
         assert_eq!(books.expired(1, now), 1, "one is written meanwhile");
         assert_eq!(books.expired(0, now), 0);
     }
+
+    /// Kept here because nothing else tells whose loss it was, of two producers that come after one another.
+    #[test]
+    fn a_loss_is_told_to_none_who_came_after_it() {
+        let mut books = Books::new(None);
+        assert!(books.why_since(0).is_ok(), "nothing was lost");
+        books.accept(1, None, None);
+        books.give_back(1, vec![()], &Verdict::closed());
+        assert!(books.why_since(0).is_err());
+        assert!(books.why_since(books.given_back()).is_ok());
+    }
 }

@@ -10,6 +10,7 @@ mod defects_of_peers;
 mod ends;
 mod fairness;
 mod foreign;
+mod inbox;
 mod letters;
 mod loans;
 mod outages;
