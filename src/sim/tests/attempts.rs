@@ -9,10 +9,10 @@ use futures::SinkExt;
 use futures::StreamExt;
 use futures::io::AsyncReadExt;
 
-use super::outages::{SECOND, config, dialed};
+use super::outages::{ANYWHERE, SECOND, config, dialed};
 use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Sim, elapsed};
-use crate::{Backoff, Error, Outcome};
+use crate::{Backoff, Connection, Error, Outcome};
 
 /// Delays that double, without an end and without jitter.
 fn doubling(first: Duration) -> Backoff {
@@ -148,5 +148,23 @@ fn what_comes_after_an_outage_that_is_over_is_dialed_for_at_once() {
             futures::join!(manager.write(&address, Bytes::from_static(b"new")), acceptor.accept(&config));
         written.unwrap();
         assert_eq!(elapsed(), began);
+    });
+}
+
+/// The same for a connection. That it was open for long before is of no account.
+#[test]
+fn a_connection_whose_peer_dies_of_each_message_dials_it_ever_more_rarely() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let backoff = doubling(SECOND / 10).max_elapsed(30 * SECOND);
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        let mut connection = Connection::dial(addr, config().reconnect(backoff)).await.unwrap();
+        let (far, _) = acceptor.accept(&config()).await.unwrap();
+        testing::sleep(3_600 * SECOND).await;
+        let (_dying, dialed) = dying(acceptor, far, 2004);
+        for _ in 0..50 {
+            connection.feed(Bytes::from_static(&[7; 2000])).await.unwrap();
+        }
+        testing::within(Some(60 * SECOND), connection.flush()).await.expect("it gives up").unwrap_err();
+        assert_they_double(&dialed, SECOND / 10);
     });
 }

@@ -236,3 +236,18 @@ fn a_peer_of_a_manager_is_not_given_up_because_no_task_could_run() {
         assert_eq!(read.unwrap()[4..], four_kib());
     });
 }
+
+/// What tells that the close was given up is the flush, where it is not the call that begins one.
+#[test]
+fn a_flush_after_a_close_that_was_dropped_gives_the_next_all_its_time() {
+    fn close(sink: &mut (impl Sink<Bytes, Error = Error> + Unpin)) -> impl Future<Output = Result<(), Error>> {
+        sink.close()
+    }
+    small().run(async {
+        let (mut connection, _peer) = connected(config().close_timeout(LIMIT)).await;
+        connection.feed(four_kib()).await.unwrap();
+        assert!(testing::within(Some(BEFORE), close(&mut connection)).await.is_none());
+        assert!(futures::poll!(connection.flush()).is_pending());
+        assert_timeout(&close(&mut connection).await.unwrap_err(), "close_timeout", BEFORE + LIMIT);
+    });
+}

@@ -345,3 +345,60 @@ fn letters_of_many_addresses_wait_for_whoever_takes_them() {
         assert_eq!((manager.stats().lost, manager.stats().total.dead_lettered), (0, 4 * EACH as u64));
     });
 }
+
+/// The message before it was taken, and it is refused all the same each time.
+#[test]
+fn a_message_that_its_peer_refuses_comes_back_though_another_was_taken() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, acceptor, mut far) = dialed(config()).await;
+        let mut letters = manager.dead_letters();
+        manager.write(&address, Bytes::from_static(b"one")).await.unwrap();
+        far.read_exact(&mut [0; 7]).await.unwrap();
+        let _refusing = testing::spawn(async move {
+            let mut far = Some(far);
+            loop {
+                far.take().unwrap().read_exact(&mut [0; 100]).await.unwrap();
+                far = Some(acceptor.accept(&config()).await.unwrap().0);
+            }
+        });
+        let mut sink = manager.sink();
+        let sent = testing::within(Some(60 * SECOND), sink.send((address, Bytes::from(vec![7; 5000])))).await;
+        sent.expect("it comes back").unwrap_err();
+        assert_eq!(letters.next().await.unwrap().attempts, 2);
+    });
+}
+
+#[test]
+fn a_letter_says_nothing_of_an_outage_that_is_over() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (manager, address, acceptor, far) = dialed(config().reconnect(every(SECOND))).await;
+        let (config, mut letters) = (config(), manager.dead_letters());
+        drop(far);
+        testing::sleep(SECOND).await;
+        let write = manager.write(&address, Bytes::from_static(b"one"));
+        let (written, _far) = futures::join!(write, acceptor.accept(&config));
+        written.unwrap();
+        // It takes no more.
+        let send = manager.sink().send((address.clone(), Bytes::from(vec![7; 5000]))).now_or_never();
+        assert!(send.is_none());
+        manager.close(&address).await.unwrap_err();
+        let letter = letters.next().await.unwrap();
+        assert_eq!((letter.outcome, letter.attempts), (Outcome::Closed, 0));
+    });
+}
+
+/// They are let in when what was before them comes back, and there is no moment in which nothing is held.
+#[test]
+fn who_waits_for_room_while_all_is_given_up_is_dialed_for_anew() {
+    Sim::default().run(async {
+        let backoff = Backoff::from_fn(|| [SECOND; 2]);
+        let (manager, address, acceptor, far) = dialed(config().reconnect(backoff).queue_bytes(4 << 10)).await;
+        let mut events = manager.events();
+        drop((far, acceptor));
+        testing::sleep(SECOND).await;
+        let writes = (0..6).map(|_| manager.write(&address, Bytes::from_static(&[7; 2000])));
+        let written = futures::future::join_all(writes).await;
+        assert!(written.iter().all(Result::is_err));
+        assert_eq!(failed_dials(&mut events), 6);
+    });
+}
