@@ -36,6 +36,8 @@ pub struct WriteHalf {
     at_rest: bool,
     /// That write waits.
     midway: bool,
+    /// That write left nothing: what is held has come since.
+    drained: bool,
     stalled: Deadline,
     closing: Deadline,
     /// The last to be dropped: it tells that the socket is closed.
@@ -68,6 +70,7 @@ impl WriteHalf {
             untold: None,
             at_rest: true,
             midway: false,
+            drained: true,
             stalled: Deadline::new(&shared.config.runtime),
             closing: Deadline::new(&shared.config.runtime),
             shared,
@@ -182,6 +185,10 @@ impl WriteHalf {
         }
         if !mem::take(&mut self.midway) {
             self.lose(Reason::Closed);
+            if self.drained {
+                // It broke while nothing was held, though that shows only now.
+                self.retries.get_mut().rests();
+            }
             return Ok(());
         }
         let late = self.poll_patience(cx);
@@ -216,6 +223,7 @@ impl WriteHalf {
             // Also after a write that waits: it may go on much later, if its future was dropped.
             self.at_rest = true;
             self.midway = polled.is_pending();
+            self.drained = matches!(&self.state, WriteState::Open(writer) if writer.output().is_empty());
             match self.settle(polled, cx) {
                 Poll::Ready(Err(error)) if self.shared.reconnects() => self.why = Some(error),
                 settled => return settled,

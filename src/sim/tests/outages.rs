@@ -402,3 +402,22 @@ fn who_waits_for_room_while_all_is_given_up_is_dialed_for_anew() {
         assert_eq!(failed_dials(&mut events), 6);
     });
 }
+
+/// As that of a manager; but nobody notices the break before there is something to send.
+#[test]
+fn an_outage_of_a_connection_that_is_over_while_nothing_is_held_costs_no_message() {
+    Sim::default().run(async {
+        let backoff = every(SECOND / 10).max_elapsed(SECOND);
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        let mut connection = Connection::dial(addr, config().reconnect(backoff)).await.unwrap();
+        drop(acceptor.accept(&config()).await.unwrap());
+        for _ in 0..3 {
+            testing::sleep(SECOND / 100).await;
+            let config = config();
+            let (sent, far) = futures::join!(connection.send(Bytes::from_static(b"one")), acceptor.accept(&config));
+            sent.unwrap();
+            testing::sleep(4 * SECOND).await;
+            drop(far);
+        }
+    });
+}
