@@ -402,8 +402,10 @@ mod tests {
     use futures::FutureExt;
     use futures::task::{ArcWake, waker};
 
+    use super::super::books::Fate;
     use super::*;
     use crate::config::Config;
+    use crate::wire::Output;
 
     /// A transport that looks at the books while it is written to.
     #[derive(Clone, Default)]
@@ -466,5 +468,28 @@ mod tests {
         assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(calls.0.load(Ordering::Relaxed), 1);
         assert_eq!(outbox.poll_wanted(&mut cx), Poll::Ready(true));
+    }
+
+    /// Kept here because over sockets another producer mostly goes on, or the queue is not full.
+    #[test]
+    fn a_producer_that_goes_leaves_to_the_driver_what_is_pending() {
+        let codec = Config::new().codec().unwrap();
+        for parts in [false, true] {
+            let outbox = Outbox::new(futures::io::sink(), codec, Arc::default());
+            let calls = Arc::new(Calls(AtomicUsize::new(0)));
+            outbox.set_driver(&waker(calls.clone()));
+            let go = || match parts {
+                true => assert!(
+                    outbox.part(&mut Batch::new(Output::new(codec), Fate::default()), 1).is_ok(),
+                    "nothing more is to be held"
+                ),
+                false => outbox.leave_to_driver(),
+            };
+            go();
+            assert_eq!(calls.0.load(Ordering::Relaxed), 0, "there is nothing to write");
+            pushed(&outbox, b"pending");
+            go();
+            assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        }
     }
 }
