@@ -275,6 +275,9 @@ pub(crate) fn is_alone() -> bool {
 #[track_caller]
 pub(crate) fn alone(name: &str, setup: &str, test: impl FnOnce()) {
     if is_alone() {
+        // What the tests themselves run on takes its descriptors first: a test may leave none.
+        let nothing = async_std::future::timeout(Duration::ZERO, std::future::pending::<()>());
+        assert!(async_std::task::block_on(nothing).is_err());
         return test();
     }
     let program = std::env::current_exe().unwrap();
