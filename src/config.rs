@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::runtime::{Handle, Runtime};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::wire::{Codec, WireFormat};
 
 /// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
@@ -44,6 +46,8 @@ pub struct Config {
     pub(crate) keepalive: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
     pub(crate) runtime: Handle,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Config {
@@ -65,6 +69,8 @@ impl Default for Config {
             keepalive: Some(Duration::from_secs(60)),
             user_timeout: Some(Duration::from_secs(30)),
             runtime: Handle::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -83,6 +89,14 @@ impl Config {
     #[must_use]
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.runtime = Handle::new(runtime);
+        self
+    }
+
+    /// TLS inside every connection. Default: none, plaintext. See [`Tls`].
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Option<Tls>>) -> Self {
+        self.tls = tls.into();
         self
     }
 

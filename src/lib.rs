@@ -118,6 +118,8 @@ mod peer;
 pub mod wire;
 
 mod runtime;
+#[cfg(feature = "tls")]
+mod tls;
 
 mod config;
 mod observe;
@@ -145,6 +147,8 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use config::Config;
 pub use connection::{Connection, ReadHalf, WriteHalf};
+#[cfg(feature = "tls")]
+pub use error::TlsError;
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
 pub use foreign::PanicSource;
 pub use framed::{Reader, Writer};
@@ -162,6 +166,8 @@ pub use runtime::Smol;
 pub use runtime::Tokio;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Fault, Side, Sim, SimLink, Spawned};
+#[cfg(feature = "tls")]
+pub use tls::{Provider, Tls};
 pub use wire::{FixedFormat, WireFormat};
 
 /// The programs of the README are tests.

@@ -53,6 +53,15 @@ impl Address {
         &self.0
     }
 
+    /// The host that it names, as far as it is an address; without one, this machine.
+    #[cfg(feature = "tls")]
+    pub(crate) fn host(&self) -> &str {
+        match self.0.rsplit_once(':') {
+            Some((host, _)) if !host.is_empty() => host.trim_start_matches('[').trim_end_matches(']'),
+            _ => "localhost",
+        }
+    }
+
     /// What it says.
     pub(crate) fn target(&self) -> Result<Target<'_>, InvalidAddress> {
         if let Ok(addr) = self.0.parse() {

@@ -277,9 +277,11 @@ impl Buffer {
             let end = if *want > LARGE { buf.len().min(with_lookahead(*want)) } else { buf.len() };
             match Pin::new(&mut *io).poll_read(cx, &mut buf[filled..end]) {
                 Poll::Ready(Ok(0)) if filled == 0 => return Poll::Ready(Ok(false)),
-                Poll::Ready(Ok(0)) => {
+                end if is_early(&end) => {
                     let looks_like = start.looks_like(decoder, &buf[..filled], true);
-                    return Poll::Ready(Err(Error::Truncated { got: filled, want: *want, looks_like }));
+                    // Between two frames it is the next header that did not come.
+                    let want = if filled > 0 { *want } else { decoder.want(&[]).unwrap_or_default() };
+                    return Poll::Ready(Err(Error::Truncated { got: filled, want, looks_like }));
                 }
                 Poll::Ready(Ok(n)) => filled += n,
                 Poll::Ready(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -294,6 +296,15 @@ impl Buffer {
         *yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// Whether it is an end where there should be more: inside a frame, or, as the transport knows, anywhere.
+fn is_early(read: &Poll<std::io::Result<usize>>) -> bool {
+    match read {
+        Poll::Ready(Ok(n)) => *n == 0,
+        Poll::Ready(Err(error)) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+        Poll::Pending => false,
     }
 }
 

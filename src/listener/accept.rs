@@ -12,7 +12,9 @@ use futures::FutureExt;
 
 use super::member::Arrival;
 use super::peer_task;
-use super::peers::Running;
+use super::peers::{Running, Seat};
+#[cfg(feature = "tls")]
+use super::secure;
 use super::shared::Shared;
 use crate::foreign::{self, PanicSource};
 use crate::observe::Event;
@@ -101,9 +103,18 @@ impl Accepting {
     }
 
     fn admit(&self, stream: transport::Stream, addr: SocketAddr) {
-        self.running.enter(stream, addr, |seat, member, stream| {
-            self.running.config.runtime.spawn(peer_task::run(seat, member, stream, self.inbox.clone()))
-        });
+        let Some(seat) = self.running.take_seat(addr) else { return };
+        let inbox = self.inbox.clone();
+        let admit = move |running: &Running, seat: Seat, stream| {
+            running.admit(seat, stream, addr, |seat, member, stream| {
+                running.config.runtime.spawn(peer_task::run(seat, member, stream, inbox))
+            });
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.running.config.tls {
+            return secure::begin(&self.running, tls, seat, stream, addr, admit);
+        }
+        admit(&self.running, seat, stream);
     }
 
     /// Waits before the next attempt.

@@ -52,6 +52,8 @@ pub(crate) struct Member {
     in_flight: AtomicUsize,
     /// Its task ends the connection when there are none.
     waits_for_consumer: AtomicBool,
+    /// The sink of replies was closed, and the socket did not take the end at once.
+    pub(crate) half_closes: AtomicBool,
     /// A close took too long, and did not wait for it to end.
     pub(crate) is_cut: AtomicBool,
     /// Its reader, when its task has lent it.
@@ -71,6 +73,7 @@ impl Member {
             outbox,
             in_flight: AtomicUsize::new(0),
             waits_for_consumer: AtomicBool::new(false),
+            half_closes: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             loan: Loan::default(),
         })

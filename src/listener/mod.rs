@@ -3,12 +3,16 @@
 mod accept;
 mod callback;
 mod handle;
+#[cfg(feature = "tls")]
+mod handshakes;
 mod incoming;
 mod member;
 mod peer_task;
 mod peers;
 mod read_on;
 mod replies;
+#[cfg(feature = "tls")]
+mod secure;
 mod shared;
 
 use std::fmt;

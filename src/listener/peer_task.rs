@@ -261,17 +261,33 @@ impl PeerTask {
 
     /// Tells the peer that this end closes, as soon as nothing is on its way to it.
     fn half_close_if_closing(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        if !self.seat.is_closing() || self.half_closed || self.may_be_answered() {
+        if !self.closes_sending() || self.half_closed || self.may_be_answered() {
             return Ok(());
         }
-        if let Poll::Ready(driven) = self.poll_drive(cx) {
-            driven?;
-            self.half_closed = true;
-            self.member.outbox.close();
-            // A peer that is gone has no use for it.
-            let _ = self.stream.half_close();
+        match self.poll_half_close(cx) {
+            Poll::Ready(closed) => closed,
+            Poll::Pending => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Writes all replies, and ends the sending direction.
+    fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.half_closed {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_drive(cx))?;
+        self.member.outbox.close();
+        if self.stream.poll_half_close(cx).is_pending() {
+            return self.poll_stalled(cx).map(Err);
+        }
+        // A peer that is gone has no use for it.
+        self.half_closed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether this end has nothing more to send: it closes, or the sink of replies has.
+    fn closes_sending(&self) -> bool {
+        self.seat.is_closing() || self.member.half_closes.load(Ordering::Acquire)
     }
 
     /// Whether the program has messages of this peer, and a way to reply.
@@ -334,12 +350,17 @@ impl PeerTask {
             self.stalled.clear();
             return Poll::Ready(driven);
         }
+        self.poll_stalled(cx).map(Err)
+    }
+
+    /// What limits how long the peer may take nothing of what is written to it.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         let config = &self.seat.config;
         let limit = match self.seat.is_closing() {
             true => ("close_timeout", config.close_timeout),
             false => ("write_timeout", config.write_timeout),
         };
-        self.stalled.poll(limit, outbox.progress(), cx).map(Err)
+        self.stalled.poll(limit, self.member.outbox.progress(), cx)
     }
 
     /// The peer sends no more; the replies to what it sent still go out. Returns why it ended.
@@ -380,14 +401,14 @@ impl PeerTask {
         self.seat
     }
 
-    /// Waits until all that the peer sent was taken, and writes what was replied.
+    /// Waits until all that the peer sent was taken, and writes what was replied, to the end.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.member.outbox.set_driver(cx.waker());
         if self.may_be_answered() {
             self.poll_replies(cx)?;
             return Poll::Pending;
         }
-        self.poll_drive(cx)
+        self.poll_half_close(cx)
     }
 }
 

@@ -92,18 +92,24 @@ impl Drop for Seat {
 }
 
 impl Running {
-    /// Takes a new connection in, if there is room; `start` starts its task.
-    pub(crate) fn enter(
+    /// A place for somebody who has connected, if there is room.
+    pub(crate) fn take_seat(&self, addr: SocketAddr) -> Option<Seat> {
+        let seat = Seat::take(self);
+        if seat.is_none() {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            self.reporter.report(Event::Refused { addr, max_connections: self.config.max_connections });
+        }
+        seat
+    }
+
+    /// Takes a new connection in; `start` starts its task.
+    pub(crate) fn admit(
         &self,
+        seat: Seat,
         stream: transport::Stream,
         addr: SocketAddr,
         start: impl FnOnce(Seat, Arc<Member>, transport::Stream) -> Task,
     ) {
-        let Some(seat) = Seat::take(self) else {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.reporter.report(Event::Refused { addr, max_connections: self.config.max_connections });
-            return;
-        };
         let (peer, member) = {
             let mut members = self.members.lock();
             if members.stopped {
@@ -187,6 +193,8 @@ impl Running {
         // The sockets come first, by whoever is here: what follows calls code of the program, and the tasks may have no thread
         // to run on.
         self.stop_accepting();
+        #[cfg(feature = "tls")]
+        self.handshakes.end();
         let gone: Vec<_> = stopped.into_iter().map(|(_, entry)| entry.cut()).collect();
         self.forget_choice();
         for member in gone {

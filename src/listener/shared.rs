@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+#[cfg(feature = "tls")]
+use super::handshakes::Handshakes;
 use super::member::{Member, Members, Owner};
 use crate::config::Config;
 use crate::error::{BoxError, Error};
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     /// Whose batch came last.
     last: AtomicU64,
     pub(crate) members: Lock<Members>,
+    #[cfg(feature = "tls")]
+    pub(crate) handshakes: Handshakes,
     /// How many sockets there are: more than members for a moment, while some of them end.
     pub(crate) seats: AtomicUsize,
     /// How many have a part in what runs: see `Running`.
@@ -97,6 +102,8 @@ impl Shared {
             replies: AtomicBool::new(false),
             last: AtomicU64::new(0),
             members: Lock::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Handshakes::default(),
             seats: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             choice: Lock::new(Choice::Open),
@@ -167,12 +174,15 @@ impl Shared {
         ours.map(|entry| (entry.member.clone(), entry.stream.clone())).collect()
     }
 
-    /// Ends the sending direction to every peer.
+    /// Ends the sending direction to every peer. Where that takes a while, its task goes on.
     pub(crate) fn half_close_all(&self) {
         for (member, stream) in self.sockets() {
             member.outbox.close();
             // A peer that is gone has no use for it.
-            let _ = stream.half_close();
+            if stream.poll_half_close(&mut Context::from_waker(Waker::noop())).is_pending() {
+                member.half_closes.store(true, Ordering::Release);
+                member.outbox.call_driver();
+            }
         }
     }
 
@@ -258,6 +268,8 @@ impl Shared {
     /// The close has taken `drain_timeout`, which is this: no more comes from whoever has not closed. What has arrived is
     /// received all the same.
     pub(crate) fn give_up(&self, limit: Duration) {
+        #[cfg(feature = "tls")]
+        self.handshakes.end();
         for (member, stream) in self.sockets() {
             if !stream.is_closed_by_peer() {
                 self.cut("drain_timeout", limit);

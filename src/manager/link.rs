@@ -3,7 +3,6 @@
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::iter::Sum;
-use std::mem;
 use std::ops::Add;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -405,8 +404,13 @@ impl LinkTask {
                 }
             }
         }
-        if driven.is_ready() && closed && !mem::replace(&mut self.half_closed, true) {
-            self.stream.half_close().map_err(Error::Write)?;
+        if driven.is_ready()
+            && closed
+            && !self.half_closed
+            && let Poll::Ready(told) = self.stream.poll_half_close(cx)
+        {
+            told.map_err(Error::Write)?;
+            self.half_closed = true;
         }
         self.poll_end(cx)
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use log::Level;
 
 use super::reporter::Report;
+#[cfg(feature = "tls")]
+use crate::error::TlsError;
 use crate::error::{BoxError, Error, FrameError, LooksLike};
 use crate::foreign::{Panic, PanicSource};
 use crate::peer::{Address, Peer};
@@ -44,6 +46,14 @@ pub enum Event {
         addr: SocketAddr,
         /// The limit in force.
         max_connections: usize,
+    },
+    /// Somebody has connected, and there is no TLS session with them: the connection was closed. They were no peer yet.
+    #[cfg(feature = "tls")]
+    HandshakeFailed {
+        /// The remote end of the socket.
+        from: SocketAddr,
+        /// Why not.
+        error: Arc<TlsError>,
     },
     /// A callback returned an error. The peer goes on.
     CallbackFailed {

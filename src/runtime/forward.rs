@@ -12,7 +12,7 @@ use crate::sync::Lock;
 /// program may be the last owner of its task there, and with it of sockets, whose end takes the same lock. It may also panic,
 /// which ends the process where that is in a thread of tokio.
 #[derive(Debug, Default)]
-pub(super) struct Forward(Lock<Option<Waker>>);
+pub(crate) struct Forward(Lock<Option<Waker>>);
 
 impl Wake for Forward {
     fn wake(self: Arc<Self>) {
@@ -27,7 +27,7 @@ impl Wake for Forward {
 
 impl Forward {
     /// Wakes `waker` from now on. Who waited before is woken, to look again.
-    pub(super) fn set(&self, waker: &Waker) {
+    pub(crate) fn set(&self, waker: &Waker) {
         let replaced = {
             let mut waiting = self.0.lock();
             match &*waiting {

@@ -35,7 +35,7 @@ pub use self::async_std::AsyncStd;
 pub use self::smol::Smol;
 #[cfg(all(feature = "tokio", unix))]
 pub use self::tokio::Tokio;
-use forward::Forward;
+pub(crate) use forward::Forward;
 pub(crate) use task::Task;
 
 /// A runtime: see [`Config::runtime`](crate::Config::runtime). It is sealed; this crate has those that there are.

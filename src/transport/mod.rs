@@ -1,6 +1,8 @@
 //! Connections, whatever runtime they are on: an address becomes one by `dial`, or a listening socket by `bind`.
 
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::future::poll_fn;
 use std::io;
@@ -12,6 +14,8 @@ use crate::endpoint::Endpoint;
 use crate::error::{ConfigError, Error};
 use crate::peer::{Address, Target};
 use crate::runtime::{self, Handle, SocketOptions};
+#[cfg(feature = "tls")]
+use crate::{error::TlsError, tls::Tls, wire::Codec};
 
 pub(crate) use stream::Stream;
 
@@ -43,6 +47,8 @@ impl Acceptor {
     /// one instead would look like success to whoever binds, and like a listener that is missing to whoever dials.
     pub(crate) async fn bind(address: &Address, config: &Config) -> Result<(Self, SocketAddr), Error> {
         let runtime = runtime_of(config)?;
+        #[cfg(feature = "tls")]
+        config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
         let failed = |source| Error::Bind { address: address.clone(), source };
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for addr in resolve(runtime, address, Purpose::Listen).await.map_err(failed)? {
@@ -103,16 +109,42 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
     };
     let mut last = failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
     for (i, addr) in addrs.iter().enumerate() {
-        let connecting = runtime.connect(Endpoint::from(*addr), options(config));
-        match runtime.within(left(addrs.len() - i), connecting).await.map(|socket| socket.map(Stream::new)) {
+        let connecting = async {
+            let stream = Stream::new(runtime.connect(Endpoint::from(*addr), options(config)).await.map_err(failed)?);
             // Where nobody listens on a port that the system also chooses for those who dial, it may be our own.
-            Some(Ok(stream)) if is_itself(&stream) => last = failed(io::ErrorKind::ConnectionRefused.into()),
+            if is_itself(&stream) {
+                return Err(failed(io::ErrorKind::ConnectionRefused.into()));
+            }
+            secure_dialed(stream, address, config).await
+        };
+        match runtime.within(left(addrs.len() - i), connecting).await {
             Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => last = failed(error),
+            Some(Err(error)) => last = error,
             None => last = timed_out(config.dial_timeout.unwrap_or_default()),
         }
     }
     Err(last)
+}
+
+/// Speaks TLS inside it, if that is what is asked for.
+#[cfg(feature = "tls")]
+async fn secure_dialed(stream: Stream, address: &Address, config: &Config) -> Result<Stream, Error> {
+    let Some(tls) = &config.tls else { return Ok(stream) };
+    let session = tls.dial(address.host())?;
+    let secured = tls::secure(stream, session, config.codec()?).await;
+    secured.map_err(|source| Error::Tls { address: address.clone(), source })
+}
+
+#[cfg(not(feature = "tls"))]
+async fn secure_dialed(stream: Stream, _: &Address, _: &Config) -> Result<Stream, Error> {
+    Ok(stream)
+}
+
+/// Speaks TLS inside a connection that was accepted. The error is a setting that cannot work any more.
+#[cfg(feature = "tls")]
+pub(crate) async fn secure_accepted(stream: Stream, tls: &Tls, codec: Codec) -> Result<Stream, TlsError> {
+    let session = tls.accept().map_err(|error| TlsError::Io(io::Error::other(error)))?;
+    tls::secure(stream, session, codec).await
 }
 
 /// Whether both ends are the same socket.

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures::io::{AsyncRead, AsyncWrite};
 
@@ -13,7 +13,7 @@ use crate::runtime::Socket;
 
 /// A connection. A clone is the same socket, which closes with its last clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Stream(Arc<dyn Socket>);
+pub(crate) struct Stream(pub(super) Arc<dyn Socket>);
 
 impl Stream {
     pub(crate) fn new(socket: Arc<dyn Socket>) -> Self {
@@ -34,12 +34,8 @@ impl Stream {
     }
 
     /// Ends the sending direction for every clone.
-    pub(crate) fn half_close(&self) -> io::Result<()> {
-        // A socket of the system does so at once.
-        match self.0.poll_half_close(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Ok(()),
-        }
+    pub(crate) fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_half_close(cx)
     }
 
     /// Why it broke, if the system knows and has not told it yet.

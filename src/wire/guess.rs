@@ -129,6 +129,18 @@ impl Start {
         }
     }
 
+    /// What a connection looks like that should have begun with TLS, and begins with `input`. Frames of the configured format have a
+    /// name as well, then.
+    #[cfg(feature = "tls")]
+    pub(crate) fn without_tls(own: Codec, input: &[u8]) -> Option<LooksLike> {
+        let seen = Seen { first: &[], input, at: 0, ended: false };
+        let named = look(own, seen, false);
+        named.or_else(|| {
+            let own = Candidate { layout: own.layout, name: None, usual: true };
+            own.walk(&seen, 0).is_some_and(|walk| walk.bits >= ENOUGH - USUAL).then_some(LooksLike::WithoutTls)
+        })
+    }
+
     /// The error of a connection that has `input` where a header should be.
     #[cold]
     pub(crate) fn refuse(&self, decoder: Decoder, kind: FrameErrorKind, input: &[u8]) -> FrameError {

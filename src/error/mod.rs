@@ -1,0 +1,302 @@
+//! What can go wrong, a layer at a time, with the figures.
+//!
+//! [`ConfigError`] is a setting that cannot work, [`FrameError`] is a header that makes no sense, and [`Error`] is
+//! what an operation of this crate returns. A clean end is never an error: it is the end of a stream.
+
+mod frame;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::foreign::PanicSource;
+use crate::peer::Address;
+
+use frame::Hint;
+pub use frame::{FrameError, FrameErrorKind, LooksLike};
+#[cfg(feature = "tls")]
+pub use tls::TlsError;
+
+/// An error of a callback: whatever the program's own error is.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The length field of a fixed header has from 1 to 8 bytes.
+    #[error("a length field of {width} bytes: it has from 1 to 8")]
+    LengthWidth {
+        /// The width asked for, in bytes.
+        width: u8,
+    },
+    /// The length field of a fixed header starts at most 8 bytes into it.
+    #[error("a length field at offset {offset}: at most {max}")]
+    LengthOffset {
+        /// The offset asked for, in bytes.
+        offset: u8,
+        /// The largest offset there is.
+        max: u8,
+    },
+    /// No runtime was given, and the feature `async-std`, which is the default, is off.
+    #[error("no runtime: give one to Config::runtime, or turn the feature async-std on")]
+    NoRuntime,
+    /// TLS was asked for, and there is no certificate to listen with: see [`Tls::server`](crate::Tls::server).
+    #[cfg(feature = "tls")]
+    #[error("no certificate to listen with: give one to Tls::server")]
+    NoTlsServer,
+    /// TLS was asked for, and not for what is dialed: see [`Tls::client`](crate::Tls::client).
+    #[cfg(feature = "tls")]
+    #[error("nothing to verify who is dialed with: call Tls::client or Tls::roots")]
+    NoTlsClient,
+    /// Nothing that does the cryptography of TLS was compiled in.
+    #[cfg(feature = "tls")]
+    #[error("no cryptography for TLS: turn the feature tls-ring or tls-aws-lc-rs on")]
+    NoTlsProvider,
+    /// What should be certificates, or a private key, in the PEM format cannot be read.
+    #[cfg(feature = "tls")]
+    #[error("no {what} in PEM: {problem}")]
+    Pem {
+        /// What was expected.
+        what: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The private key is not that of the certificate.
+    #[cfg(feature = "tls")]
+    #[error("the private key is not that of the certificate")]
+    TlsKey,
+    /// What should be the name of a server is no host name and no IP address.
+    #[cfg(feature = "tls")]
+    #[error("{name:?} is no name of a server: that is a host name or an IP address")]
+    TlsServerName {
+        /// The name.
+        name: String,
+    },
+    /// The settings of TLS cannot work for another reason.
+    #[cfg(feature = "tls")]
+    #[error("TLS cannot be set up: {problem}")]
+    Tls {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A limit of zero would let nothing through.
+    #[error("{name} is zero: it must be at least 1")]
+    Zero {
+        /// The setting.
+        name: &'static str,
+    },
+    /// A time that cannot be a limit.
+    #[error("{name} is {given:?}: it is from {least:?} to {most:?}, or None for no limit")]
+    Time {
+        /// The setting.
+        name: &'static str,
+        /// The time asked for.
+        given: Duration,
+        /// The shortest.
+        least: Duration,
+        /// The longest.
+        most: Duration,
+    },
+    /// The wire format cannot write a length this large.
+    #[error("max_message_size is {asked} bytes: this wire format holds at most {max}")]
+    MessageSize {
+        /// The limit asked for, in bytes.
+        asked: usize,
+        /// The largest limit for this format, in bytes.
+        max: u64,
+    },
+}
+
+/// What an operation of this crate can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+
+    /// The address could not be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address, as it was given.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The name could not be resolved, or none of its addresses accepted the connection.
+    #[error("cannot connect to {address}")]
+    Dial {
+        /// The address, as it was given.
+        address: Address,
+        /// What the system said of the last address tried.
+        source: io::Error,
+    },
+
+    /// No address of the name had accepted the connection in time.
+    #[error("no connection to {address} within {after:?}")]
+    DialTimeout {
+        /// The address, as it was given.
+        address: Address,
+        /// The `dial_timeout` in force.
+        after: Duration,
+    },
+
+    /// The manager has, or is making or closing, a connection to this address.
+    #[error("{address} is open already")]
+    AlreadyOpen {
+        /// The address, as it was given.
+        address: Address,
+    },
+
+    /// The manager has no connection or listener of this address: it was never dialed, or has been closed.
+    #[error("{address} is not open")]
+    NotOpen {
+        /// The address, as it was given.
+        address: Address,
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
+    },
+
+    /// The message is over `max_message_size`. It was not sent; the sink works on.
+    #[error("a message of {len} bytes: at most {max} are allowed")]
+    MessageTooLarge {
+        /// The message's length, in bytes.
+        len: usize,
+        /// The limit in force, in bytes.
+        max: usize,
+        /// The message that was not sent.
+        message: Unsent,
+    },
+
+    /// There is no TLS session with whoever was dialed.
+    #[cfg(feature = "tls")]
+    #[error("no TLS session with {address}")]
+    Tls {
+        /// The address, as it was given.
+        address: Address,
+        /// Why not.
+        source: TlsError,
+    },
+
+    /// The peer sent a header that makes no sense.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+
+    /// The stream ended inside a frame; or, over TLS, without the message `close_notify` that ends a session, and then `got` may
+    /// be 0: somebody may have cut it short.
+    #[error("the stream ended inside a frame: {got} of {want} bytes received{}", Hint(looks_like))]
+    #[non_exhaustive]
+    Truncated {
+        /// How many bytes of the frame were received, header included.
+        got: usize,
+        /// How many bytes the frame has, header included; just the header's if that was not whole.
+        want: usize,
+        /// What the bytes look like instead, if that can be told: what a peer of another protocol says first may well read as
+        /// the header of a long message.
+        looks_like: Option<LooksLike>,
+    },
+
+    /// Reading from the peer failed.
+    #[error("cannot read")]
+    Read(#[source] io::Error),
+
+    /// Writing to the peer failed. What was accepted and not yet handed whole to the kernel is still held.
+    #[error("cannot write")]
+    Write(#[source] io::Error),
+
+    /// Writing failed while the message waited for room in a [`Writer`](crate::Writer), which did not accept it: it comes
+    /// back. What was accepted before is in [`Writer::into_unsent`](crate::Writer::into_unsent).
+    #[error("cannot write")]
+    NotWritten {
+        /// The message that was not written.
+        message: Unsent,
+        /// What the transport said.
+        source: io::Error,
+    },
+
+    /// A connection broke while the message waited for room in it; or a manager's, and it could not be opened again, or
+    /// broke again and again. The message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
+    #[error("not sent to {address}")]
+    NotSent {
+        /// The address, as it was given.
+        address: Address,
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
+        /// Why not.
+        source: std::sync::Arc<Error>,
+    },
+
+    /// A peer took longer than a limit allows.
+    #[error("{what} is over: {after:?}")]
+    Timeout {
+        /// The setting that ran out, by its name in [`Config`](crate::Config).
+        what: &'static str,
+        /// Its value.
+        after: Duration,
+    },
+
+    /// A queue holds as much as it may, and whoever had messages for it could not wait: why they became dead letters.
+    #[error("the queue is full: {max} bytes or more are held")]
+    QueueFull {
+        /// The `queue_bytes` in force.
+        max: usize,
+    },
+
+    /// Something panicked, and was caught: why a manager's messages came back, or its connection broke or could not be kept. A
+    /// [`ManagerEvent::Panicked`](crate::ManagerEvent::Panicked) has what it said.
+    #[error("{what} panicked")]
+    Panicked {
+        /// What panicked.
+        what: PanicSource,
+    },
+
+    /// The sink, the connection or the listener was closed. A message given to it comes back.
+    #[error("it is closed")]
+    Closed {
+        /// The message that was not sent, where the operation had one.
+        message: Option<Unsent>,
+    },
+}
+
+impl Error {
+    /// Takes the message that was not sent out of the error, where it holds one.
+    pub fn into_unsent(self) -> Option<Bytes> {
+        match self {
+            Self::MessageTooLarge { message, .. } | Self::NotWritten { message, .. } => Some(message.into_inner()),
+            Self::NotOpen { message, .. } | Self::NotSent { message, .. } | Self::Closed { message } => {
+                message.map(Unsent::into_inner)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A message that was not sent, given back inside an error. It prints its length, never its content, so an error can
+/// be logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Unsent(Bytes);
+
+impl Unsent {
+    /// The message itself.
+    pub fn into_inner(self) -> Bytes {
+        self.0
+    }
+}
+
+impl From<Bytes> for Unsent {
+    fn from(message: Bytes) -> Self {
+        Self(message)
+    }
+}
+
+impl fmt::Debug for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unsent({} bytes)", self.0.len())
+    }
+}
