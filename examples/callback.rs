@@ -1,7 +1,7 @@
 //! Callbacks, for programs in the older style: in the background, and until the listener ends.
 #![allow(clippy::print_stdout)] // To print is what it is for.
 
-use buffstreams::{BoxError, Bytes, Config, Connection, Error, Event, Listener, Peer};
+use buffstreams::{BoxError, Bytes, Config, Connection, Endpoint, Error, Event, Listener, Peer};
 use futures::{SinkExt, StreamExt, try_join};
 
 /// The message is borrowed from the buffer that it was read into. An error is reported, and the peer goes on.
@@ -11,7 +11,7 @@ fn print(peer: Peer, message: &[u8]) -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn send(listener: std::net::SocketAddr) -> Result<(), Error> {
+async fn send(listener: Endpoint) -> Result<(), Error> {
     let mut connection = Connection::dial(listener, Config::new()).await?;
     connection.feed(Bytes::from_static(b"one")).await?;
     connection.feed(Bytes::from_static(b"\xff is not text")).await?;

@@ -2,16 +2,15 @@
 #![allow(clippy::print_stdout)] // To print is what it is for.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use async_std::task;
-use buffstreams::{BoxError, Bytes, Config, Connection, Error, Listener, Peer};
+use buffstreams::{BoxError, Bytes, Config, Connection, Endpoint, Error, Listener, Peer};
 use futures::{SinkExt, StreamExt, future};
 
 const CONNECTIONS: usize = 100;
 const MESSAGES: u32 = 1000;
 
-async fn produce(to: SocketAddr) -> Result<(), Error> {
+async fn produce(to: Endpoint) -> Result<(), Error> {
     let mut connection = Connection::dial(to, Config::new()).await?;
     for number in 0..MESSAGES {
         connection.feed(Bytes::copy_from_slice(&number.to_be_bytes())).await?;

@@ -2,7 +2,6 @@
 //! batches, and forwarded through a manager to a second listener. It runs for two seconds, and counts.
 #![allow(clippy::print_stdout)] // To print is what it is for.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_std::task::spawn;
@@ -23,7 +22,7 @@ struct Batch {
 }
 
 /// Sends readings for half a second, and returns how many. `forward` waits whenever the other end is behind.
-async fn produce(to: SocketAddr) -> Result<u64, Error> {
+async fn produce(to: Address) -> Result<u64, Error> {
     let (connection, start, mut sent) = (Connection::dial(to, Config::new()).await?, Instant::now(), 0);
     let numbers = (0u32..).take_while(|_| start.elapsed() < Duration::from_millis(500)).inspect(|_| sent += 1);
     let messages = numbers.map(|n| Reading { celsius: f64::from(n % 100) }.encode_to_vec());
@@ -35,10 +34,11 @@ async fn produce(to: SocketAddr) -> Result<u64, Error> {
 async fn main() -> Result<(), BoxError> {
     let manager = Manager::new(Config::new());
     let (source, target) = (manager.listen("127.0.0.1:0").await?, manager.listen("127.0.0.1:0").await?);
-    let (from, to, counters) = (source.local_addr(), target.local_addr(), source.closer());
-    manager.dial(to).await?;
+    let (from, to) = (Address::from(source.local_addr()), Address::from(target.local_addr()));
+    let counters = source.closer();
+    manager.dial(&to).await?;
     println!("2 producers -> {from} -> decode, filter, batch -> {to}, for 2 seconds");
-    let (start, mut sent, address) = (Instant::now(), 0, Address::from(to));
+    let (start, mut sent, address) = (Instant::now(), 0, to.clone());
     let batches = (source.filter_map(|(_peer, message)| ready(Reading::decode(message).ok()))) // Skips others.
         .filter(|reading| ready(reading.celsius >= 90.0))
         .ready_chunks(64) // What is there already, 64 at the most: it never waits for a batch to fill.
@@ -46,13 +46,13 @@ async fn main() -> Result<(), BoxError> {
     let hot = target.map(|(_, message)| Batch::decode(message)).try_fold(0, |n, batch| ok(n + batch.readings.len()));
     let (pipeline, hot) = (spawn(batches.forward(manager.sink())), spawn(hot));
     for _ in 0..4 {
-        sent += try_join!(spawn(produce(from)), spawn(produce(from))).map(|(one, two)| one + two)?;
+        sent += try_join!(spawn(produce(from.clone())), spawn(produce(from.clone()))).map(|(one, two)| one + two)?;
         println!("{:.1} s: {sent} sent, {} received", start.elapsed().as_secs_f64(), counters.stats().messages);
     }
-    manager.close_listener(from).await?; // Its stream ends when all has been read, and so does the pipeline.
+    manager.close_listener(&from).await?; // Its stream ends when all has been read, and so does the pipeline.
     pipeline.await?;
-    manager.close(to).await?; // Delivers what the pipeline's sink accepted.
-    manager.close_listener(to).await?;
+    manager.close(&to).await?; // Delivers what the pipeline's sink accepted.
+    manager.close_listener(&to).await?;
     let (received, rate) = (counters.stats().messages, sent as f64 / start.elapsed().as_secs_f64());
     println!("{sent} sent, {received} received, {} of them hot: {rate:.0} messages a second", hot.await?);
     Ok(())

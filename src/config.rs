@@ -45,6 +45,7 @@ pub struct Config {
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
+    pub(crate) unix_mode: Option<u32>,
     pub(crate) runtime: Handle,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
@@ -68,6 +69,7 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(60)),
             keepalive: Some(Duration::from_secs(60)),
             user_timeout: Some(Duration::from_secs(30)),
+            unix_mode: None,
             runtime: Handle::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -271,6 +273,18 @@ impl Config {
         self
     }
 
+    /// Who may dial a Unix socket that is listened on: the permissions of its file, as `chmod` takes them. Default: what the
+    /// umask of the process leaves of `0o777`.
+    ///
+    /// They are in force before the first connection can be made. On Linux, whoever dials needs the permission to write, and in
+    /// each folder on the way the one to search; some other systems look at the folders alone. `0o600` is for the own user,
+    /// `0o660` for the group as well. More than `0o777` is an error, and so is any for a name without a file, which has none.
+    #[must_use]
+    pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> Self {
+        self.unix_mode = mode.into();
+        self
+    }
+
     /// How many bytes are held while a peer is away.
     pub(crate) fn room_while_down(&self) -> Option<usize> {
         self.reconnect.as_ref().map(|_| self.queue_bytes)
@@ -300,6 +314,9 @@ impl Config {
             if let Some(given) = given.filter(|given| !(least..=most).contains(given)) {
                 return Err(ConfigError::Time { name, given, least, most });
             }
+        }
+        if let Some(given) = self.unix_mode.filter(|mode| *mode > 0o777) {
+            return Err(ConfigError::UnixMode { given });
         }
         Codec::new(self.wire_format, self.max_message_size)
     }

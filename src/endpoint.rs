@@ -5,12 +5,25 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// One end of a socket, as the system knows it: an IP address with a port, or the path of a Unix socket.
+///
+/// It can be dialed as it is, and what it prints is an [`Address`](crate::Address) too, as long as its path is UTF-8. It compares
+/// with a `SocketAddr`.
+///
+/// ```
+/// use buffstreams::{Address, Endpoint};
+///
+/// let tcp = Endpoint::from(([127, 0, 0, 1], 5031));
+/// assert_eq!((tcp.port(), tcp.to_string().as_str()), (Some(5031), "127.0.0.1:5031"));
+/// let unix = Endpoint::Unix("/run/app.sock".into());
+/// assert_eq!((unix.ip(), Address::from(&unix)), (None, "unix:/run/app.sock".into()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Endpoint {
     /// A TCP socket.
     Ip(SocketAddr),
-    /// A Unix socket. The path is empty where it has none: that of whoever dials.
+    /// A Unix socket. The path is empty where it has none, as that of whoever dials. One that begins with `@` is a name without a
+    /// file, which Linux and Android have: the abstract namespace.
     Unix(PathBuf),
 }
 
@@ -23,6 +36,11 @@ impl Endpoint {
         }
     }
 
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        self.ip().map(|addr| addr.port())
+    }
+
     /// The path, if it is a Unix socket.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -32,10 +50,23 @@ impl Endpoint {
     }
 }
 
-impl From<SocketAddr> for Endpoint {
+impl<A: Into<SocketAddr>> From<A> for Endpoint {
     /// An IPv4 address that is mapped into IPv6, as a listener of both yields it, is given as what it is.
-    fn from(addr: SocketAddr) -> Self {
+    fn from(addr: A) -> Self {
+        let addr = addr.into();
         Self::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+    }
+}
+
+impl PartialEq<SocketAddr> for Endpoint {
+    fn eq(&self, addr: &SocketAddr) -> bool {
+        matches!(self, Self::Ip(own) if own == addr)
+    }
+}
+
+impl PartialEq<Endpoint> for SocketAddr {
+    fn eq(&self, endpoint: &Endpoint) -> bool {
+        endpoint == self
     }
 }
 

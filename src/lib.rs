@@ -113,6 +113,7 @@ mod sync;
 mod backoff;
 mod endpoint;
 mod error;
+mod identity;
 mod peer;
 
 pub mod wire;
@@ -147,11 +148,13 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use config::Config;
 pub use connection::{Connection, ReadHalf, WriteHalf};
+pub use endpoint::Endpoint;
 #[cfg(feature = "tls")]
 pub use error::TlsError;
 pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, LooksLike, Unsent};
 pub use foreign::PanicSource;
 pub use framed::{Reader, Writer};
+pub use identity::{Credentials, Identity};
 pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats, Outgoing, Serving};
 pub use manager::{DeadLetter, DeadLetters, Ending, LinkStats, Manager, ManagerSink, ManagerStats};
 pub use observe::{Event, Events, ManagerEvent, Reason};

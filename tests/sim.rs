@@ -25,7 +25,7 @@ fn config(sim: &Sim) -> Config {
 
 async fn listening(sim: &Sim) -> (Listener, SocketAddr) {
     let listener = Listener::bind(ANYWHERE, config(sim)).await.unwrap();
-    let addr = listener.local_addr();
+    let addr = listener.local_addr().ip().unwrap();
     (listener, addr)
 }
 

@@ -100,7 +100,8 @@ pub(crate) async fn run(
     let Settings { seed, messages, faults, reconnect } = settings;
     let listener = Listener::bind("127.0.0.1:0", config(false)).await?;
     let spacing = (messages as f64 * MEAN_FRAME as f64 * FAULTY / faults.max(1) as f64) as u64;
-    let proxy = Proxy::start(listener.local_addr(), faults, move |n| Plan::seeded(seed, n, spacing.max(1)))?;
+    let proxy =
+        Proxy::start(listener.local_addr().ip().unwrap(), faults, move |n| Plan::seeded(seed, n, spacing.max(1)))?;
     let proxy = Arc::new(proxy);
     let (address, closer) = (Address::from(proxy.addr), listener.closer());
     let manager = Manager::new(config(reconnect));

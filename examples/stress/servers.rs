@@ -30,7 +30,7 @@ pub(crate) fn config() -> Config {
 /// One listener, from its start to its end.
 pub(crate) fn episode(world: &Arc<World>, beat: &Beat, rng: &mut Rng) {
     let Some(listener) = bind(beat, rng) else { return };
-    let (addr, closer) = (listener.local_addr(), listener.closer());
+    let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
     // Those who receive; and those who look, who may wait until the listener is gone.
     let (tasks, lookers) = (Tasks::default(), Tasks::default());
     let (mut executor, mut serving) = (Executor::any(rng), None);
@@ -235,7 +235,7 @@ async fn converse(world: Arc<World>, number: u64, mut connection: Connection) {
 /// A listener that lives as long as all the others together.
 pub(crate) fn lasting(world: &Arc<World>, beat: &Beat, rng: &mut Rng) -> Option<Lasting> {
     let listener = bind(beat, rng)?;
-    let sign = world.publish(listener.local_addr(), Manners::Answers);
+    let sign = world.publish(listener.local_addr().ip().unwrap(), Manners::Answers);
     let (closer, tasks, world) = (listener.closer(), Tasks::default(), world.clone());
     let mut executor = Executor::async_std();
     executor.spawn(tasks.task("lasting echo", |step| answer(step, world, listener)));

@@ -7,8 +7,8 @@ mod write_half;
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,7 +16,9 @@ use futures::sink::Sink;
 use futures::stream::Stream;
 
 use crate::config::Config;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::identity::Identity;
 use crate::peer::{Address, Peer};
 use crate::transport;
 use crate::wire::Codec;
@@ -90,7 +92,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `address`: `host:port`, a `SocketAddr`, or Go's `:port` for this machine.
+    /// Connects to `address`: `host:port`, a `SocketAddr`, Go's `:port` for this machine, or `unix:/path`.
     ///
     /// A name is resolved, and each of its addresses tried, within `dial_timeout`. The errors are [`Error::Config`],
     /// [`Error::Dial`] and [`Error::DialTimeout`]. Dropping the future gives the attempt up.
@@ -116,13 +118,19 @@ impl Connection {
     }
 
     /// The remote end of the socket. The error is the system's, when the connection is gone.
-    pub fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+    pub fn peer_addr(&self) -> std::io::Result<Endpoint> {
         self.write.stream().peer_addr()
     }
 
     /// This end of the socket. The error is the system's, when the connection is gone.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> std::io::Result<Endpoint> {
         self.write.stream().local_addr()
+    }
+
+    /// Who the other end is, as the transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP. After
+    /// it was opened again, it may be another.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.write.stream().identity()
     }
 
     /// Takes it apart, for a task that receives and one that sends. They share no lock on the way of the messages. The

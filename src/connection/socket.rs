@@ -78,7 +78,11 @@ impl Shared {
     pub(crate) fn address(&self) -> Address {
         match &self.origin {
             Origin::Dialed { address } => address.clone(),
-            Origin::Accepted { peer, .. } => peer.addr().into(),
+            // Whoever dials a Unix socket has no address: then it has a name, as a peer.
+            Origin::Accepted { peer, .. } => match peer.addr() {
+                Some(addr) => addr.into(),
+                None => peer.to_string().into(),
+            },
         }
     }
 

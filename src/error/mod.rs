@@ -45,6 +45,12 @@ pub enum ConfigError {
     /// No runtime was given, and the feature `async-std`, which is the default, is off.
     #[error("no runtime: give one to Config::runtime, or turn the feature async-std on")]
     NoRuntime,
+    /// Permissions that a file cannot have.
+    #[error("unix_mode is {given:#o}: it is at most 0o777")]
+    UnixMode {
+        /// The permissions asked for.
+        given: u32,
+    },
     /// TLS was asked for, and there is no certificate to listen with: see [`Tls::server`](crate::Tls::server).
     #[cfg(feature = "tls")]
     #[error("no certificate to listen with: give one to Tls::server")]

@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,6 +15,7 @@ use super::peers::{Running, Seat};
 #[cfg(feature = "tls")]
 use super::secure;
 use super::shared::Shared;
+use crate::endpoint::Endpoint;
 use crate::foreign::{self, PanicSource};
 use crate::observe::Event;
 use crate::queue::Sender;
@@ -74,9 +74,9 @@ impl Accepting {
         loop {
             let accepted = self.unless_closing(self.acceptor.accept()).await;
             match accepted {
-                Some(Ok((stream, addr))) => {
+                Some(Ok((stream, remote))) => {
                     self.retry = RETRY.0;
-                    self.admit(stream, addr);
+                    self.admit(stream, remote);
                 }
                 Some(Err(error)) if is_of_the_peer(&error) => {}
                 // The listener was dropped, and its socket with it.
@@ -95,24 +95,24 @@ impl Accepting {
     fn accept_waiting(&self) {
         for _ in 0..self.running.config.max_connections {
             match self.acceptor.accept().now_or_never() {
-                Some(Ok((stream, addr))) => self.admit(stream, addr),
+                Some(Ok((stream, remote))) => self.admit(stream, remote),
                 Some(Err(error)) if is_of_the_peer(&error) => {}
                 Some(Err(_)) | None => return,
             }
         }
     }
 
-    fn admit(&self, stream: transport::Stream, addr: SocketAddr) {
-        let Some(seat) = self.running.take_seat(addr) else { return };
-        let inbox = self.inbox.clone();
+    fn admit(&self, stream: transport::Stream, remote: Endpoint) {
+        let Some(seat) = self.running.take_seat(&remote) else { return };
+        let (inbox, from) = (self.inbox.clone(), remote.clone());
         let admit = move |running: &Running, seat: Seat, stream| {
-            running.admit(seat, stream, addr, |seat, member, stream| {
+            running.admit(seat, stream, from, |seat, member, stream| {
                 running.config.runtime.spawn(peer_task::run(seat, member, stream, inbox))
             });
         };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.running.config.tls {
-            return secure::begin(&self.running, tls, seat, stream, addr, admit);
+            return secure::begin(&self.running, tls, seat, stream, remote, admit);
         }
         admit(&self.running, seat, stream);
     }

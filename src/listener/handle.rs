@@ -1,12 +1,14 @@
 //! A listener seen from elsewhere: how it is closed, and what it has counted.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shared::Shared;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::identity::Identity;
+use crate::peer::Peer;
 
 /// Closes a [`Listener`](crate::Listener) from elsewhere. Cheap to clone.
 #[derive(Clone)]
@@ -45,8 +47,14 @@ impl Closer {
     }
 
     /// The address that the listener listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+    pub fn local_addr(&self) -> Endpoint {
+        self.shared.local_addr.clone()
+    }
+
+    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
+    /// peer is gone.
+    pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+        self.shared.identity(peer)
     }
 
     /// Whether the listener is gone.
@@ -76,8 +84,8 @@ pub(crate) fn stats(shared: &Shared) -> ListenerStats {
 }
 
 pub(crate) fn debug(name: &str, shared: &Shared, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (local_addr, connections) = (shared.local_addr, shared.connections());
-    f.debug_struct(name).field("local_addr", &local_addr).field("connections", &connections).finish_non_exhaustive()
+    let (local_addr, connections) = (&shared.local_addr, shared.connections());
+    f.debug_struct(name).field("local_addr", local_addr).field("connections", &connections).finish_non_exhaustive()
 }
 
 impl fmt::Debug for Closer {

@@ -1,8 +1,8 @@
 //! Those who have connected and are in the middle of their TLS handshake: no peers yet.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use crate::endpoint::Endpoint;
 use crate::runtime::Task;
 use crate::sync::Lock;
 use crate::transport::Stream;
@@ -21,14 +21,14 @@ struct State {
 }
 
 pub(crate) struct Handshake {
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Endpoint,
     stream: Stream,
     /// `None` until it has been started.
     task: Option<Task>,
 }
 
 impl Handshake {
-    pub(crate) fn new(from: SocketAddr, stream: Stream) -> Self {
+    pub(crate) fn new(from: Endpoint, stream: Stream) -> Self {
         Self { from, stream, task: None }
     }
 

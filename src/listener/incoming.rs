@@ -1,7 +1,6 @@
 //! The messages of all peers, as one stream.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +13,9 @@ use super::member::{Arrival, Member, Received};
 use super::peers::Running;
 use super::read_on::{Lent, Loaned};
 use super::shared::Delivery;
+use crate::endpoint::Endpoint;
 use crate::framed::{self, CHUNK};
+use crate::identity::Identity;
 use crate::observe::{Event, Events};
 use crate::peer::Peer;
 use crate::queue::{ITEM, Parcel, Receiver, Share};
@@ -175,8 +176,14 @@ impl Incoming {
     }
 
     /// The address that the listener listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.arrivals.shared.local_addr
+    pub fn local_addr(&self) -> Endpoint {
+        self.arrivals.shared.local_addr.clone()
+    }
+
+    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
+    /// peer is gone.
+    pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+        self.arrivals.shared.identity(peer)
     }
 
     pub(crate) fn shared(&self) -> &Running {

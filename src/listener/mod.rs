@@ -16,8 +16,8 @@ mod secure;
 mod shared;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -25,11 +25,15 @@ use futures::stream::{FusedStream, Stream};
 
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::identity::Identity;
 use crate::observe::{Event, Events};
 use crate::peer::{Address, Peer};
 use crate::queue::{self, Parcel};
+use crate::runtime::OwnedSocket;
 use crate::transport::Acceptor;
+use crate::wire::Codec;
 use handle::{debug, stats};
 use incoming::Arrivals;
 use member::Arrival;
@@ -80,26 +84,61 @@ pub struct Connections {
 }
 
 impl Listener {
-    /// Listens on `address`: `host:port`, a `SocketAddr`, or Go's `:port` for all interfaces, of IPv6 and IPv4. Port 0 lets
-    /// the system choose; [`local_addr`](Self::local_addr) tells.
+    /// Listens on `address`: `host:port`, a `SocketAddr`, Go's `:port` for all interfaces, of IPv6 and IPv4, or `unix:/path`. Port 0
+    /// lets the system choose; [`local_addr`](Self::local_addr) tells.
     ///
     /// It is one socket, at one address. `:port` that is taken on one side only, be it IPv6 or IPv4, is an error; where the
     /// system has no IPv6, it is all of IPv4. Of a name, it is the first of its addresses that this machine has, in the
     /// system's order; if that one is taken, it is an error, although another may be free.
     ///
+    /// A Unix socket has a file, with the permissions of [`Config::unix_mode`]. It is removed when the listener closes or is
+    /// dropped, if it is still the same. One that a dead process left behind is replaced; where somebody answers, who sees a
+    /// connection that comes and goes, the error is of the kind `AddrInUse`, and a file that is no socket is an error of the kind
+    /// `AlreadyExists`, and stays. Of two listeners of this library that begin at the same time at the same path, one has it, and
+    /// neither takes it from one that lives. Other programs do not know the lock that this takes on the folder, which must be
+    /// readable: one of them that has bound the path and does not listen yet looks dead.
+    ///
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address, &config).await?;
+        Ok(Self::new(acceptor, local_addr, config, codec))
+    }
+
+    /// Goes on with a socket that listens already: a `TcpListener` or a `UnixListener` of the standard library, or a descriptor that
+    /// the process was started with, as by systemd: see the example `systemd`. What waits in its queue is accepted, and the
+    /// file of a Unix socket stays when the listener is gone.
+    ///
+    /// The error is [`Error::Bind`] where it is no stream socket that listens, or the runtime is the simulator.
+    ///
+    /// ```
+    /// # use buffstreams::{Config, Listener};
+    /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let listener = Listener::from_std(socket, Config::new())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_std(socket: impl Into<OwnedSocket>, config: Config) -> Result<Self, Error> {
+        let codec = config.codec()?;
+        let (acceptor, local_addr) = Acceptor::adopt(socket.into(), &config)?;
+        Ok(Self::new(acceptor, local_addr, config, codec))
+    }
+
+    fn new(acceptor: Acceptor, local_addr: Endpoint, config: Config, codec: Codec) -> Self {
         let shared = Running::new(Shared::new(local_addr, config, codec, acceptor.shutter()));
         let (sender, inbox) = queue::inbox(shared.config.inbox_bytes, Some(shared.panic_hook.clone()));
         let _accept = shared.config.runtime.spawn(accept::accept_all(shared.clone(), acceptor, sender));
-        Ok(Self { incoming: Incoming::new(Arrivals { shared, inbox, _accept }) })
+        Self { incoming: Incoming::new(Arrivals { shared, inbox, _accept }) }
     }
 
     /// The address that it listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.shared().local_addr
+    pub fn local_addr(&self) -> Endpoint {
+        self.shared().local_addr.clone()
+    }
+
+    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
+    /// peer is gone.
+    pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+        self.shared().identity(peer)
     }
 
     /// What happens from now on, beside the messages. See [`Events`].

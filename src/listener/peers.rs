@@ -1,6 +1,5 @@
 //! What runs of a listener, how its peers come and go, and when it is gone.
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +8,7 @@ use futures::FutureExt;
 
 use super::member::{Entry, Member, Owner};
 use super::shared::Shared;
+use crate::endpoint::Endpoint;
 use crate::foreign::{self, Panic, PanicSource};
 use crate::observe::{Event, Reason};
 use crate::peer::Peer;
@@ -93,11 +93,11 @@ impl Drop for Seat {
 
 impl Running {
     /// A place for somebody who has connected, if there is room.
-    pub(crate) fn take_seat(&self, addr: SocketAddr) -> Option<Seat> {
+    pub(crate) fn take_seat(&self, remote: &Endpoint) -> Option<Seat> {
         let seat = Seat::take(self);
         if seat.is_none() {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.reporter.report(Event::Refused { addr, max_connections: self.config.max_connections });
+            self.reporter.report(Event::Refused { addr: remote.clone(), max_connections: self.config.max_connections });
         }
         seat
     }
@@ -107,7 +107,7 @@ impl Running {
         &self,
         seat: Seat,
         stream: transport::Stream,
-        addr: SocketAddr,
+        remote: Endpoint,
         start: impl FnOnce(Seat, Arc<Member>, transport::Stream) -> Task,
     ) {
         let (peer, member) = {
@@ -116,14 +116,14 @@ impl Running {
                 return;
             }
             members.last_id += 1;
-            let peer = Peer::new(members.last_id, addr);
+            let peer = Peer::new(members.last_id, &remote, self.number);
             let member = Member::new(peer, stream.clone(), self.codec, self.rules.clone());
             let entry = Entry { member: member.clone(), stream: stream.clone(), owner: Owner::Task(None) };
             members.connected.insert(peer.id(), entry);
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);
             (peer, member)
         };
-        self.reporter.report(Event::Connected { peer });
+        self.reporter.report(Event::Connected { peer, identity: stream.identity() });
         // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
         match foreign::call(|| start(seat, member.clone(), stream)) {
             Ok(task) => self.started(&member, task),

@@ -1,10 +1,10 @@
 //! The TLS handshake of somebody who has connected, in a task: who does not come to its end is no peer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::handshakes::Handshake;
 use super::peers::{Running, Seat};
+use crate::endpoint::Endpoint;
 use crate::error::TlsError;
 use crate::foreign::{self, PanicSource};
 use crate::observe::Event;
@@ -17,13 +17,13 @@ pub(crate) fn begin(
     tls: &Tls,
     seat: Seat,
     stream: Stream,
-    from: SocketAddr,
+    from: Endpoint,
     then: impl FnOnce(&Running, Seat, Stream) + Send + 'static,
 ) {
     let most = tls.handshakes();
     let Some((number, oldest)) = running.handshakes.begin(Handshake::new(from, stream.clone()), most) else { return };
     if let Some(oldest) = oldest {
-        let from = oldest.from;
+        let from = oldest.from.clone();
         oldest.cut();
         failed(running, from, TlsError::GaveWay { max_handshakes: most });
     }
@@ -36,7 +36,7 @@ pub(crate) fn begin(
     }
 }
 
-fn failed(running: &Running, from: SocketAddr, error: TlsError) {
+fn failed(running: &Running, from: Endpoint, error: TlsError) {
     running.reporter.report(Event::HandshakeFailed { from, error: Arc::new(error) });
 }
 
@@ -81,7 +81,7 @@ async fn shake(
         Some(Err(error)) => error,
         None => TlsError::Timeout { after: limit.unwrap_or_default() },
     };
-    let from = handshake.from;
+    let from = handshake.from.clone();
     // Whoever hears of it finds room.
     handshake.cut();
     drop(seat);

@@ -1,8 +1,7 @@
 //! What a listener, its handles and its tasks share: what becomes of the messages, what is counted, and how it closes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use futures::future::BoxFuture;
 use super::handshakes::Handshakes;
 use super::member::{Member, Members, Owner};
 use crate::config::Config;
+use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
 use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
+use crate::identity::Identity;
 use crate::observe::{Event, Reporter};
 use crate::peer::Peer;
 use crate::queue::{Rules, Verdict};
@@ -38,11 +39,16 @@ pub(crate) enum Delivery {
 pub(crate) type Callback = dyn Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync;
 pub(crate) type AsyncCallback = dyn Fn(Peer, Bytes) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
+/// How many there have been.
+static LISTENERS: AtomicU32 = AtomicU32::new(0);
+
 /// What a listener, its handles and its tasks share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) codec: Codec,
-    pub(crate) local_addr: SocketAddr,
+    pub(crate) local_addr: Endpoint,
+    /// Its own among all listeners of the process.
+    pub(crate) number: u32,
     pub(crate) reporter: Arc<Reporter<Event>>,
     /// Tells of panics of what may outlive the listener.
     pub(crate) panic_hook: PanicHook,
@@ -89,13 +95,14 @@ enum Choice {
 
 impl Shared {
     /// A shared without members.
-    pub(crate) fn new(local_addr: SocketAddr, config: Config, codec: Codec, shutter: Shutter) -> Arc<Self> {
+    pub(crate) fn new(local_addr: Endpoint, config: Config, codec: Codec, shutter: Shutter) -> Arc<Self> {
         let reporter = Arc::new(Reporter::new(config.runtime.clone()));
         Arc::new(Self {
             panic_hook: reporter.panic_hook(),
             config,
             codec,
             local_addr,
+            number: LISTENERS.fetch_add(1, Ordering::Relaxed),
             rules: Arc::new(Rules { panicked: Some(reporter.panic_hook()), ..Rules::default() }),
             reporter,
             counters: Counters::default(),
@@ -153,6 +160,19 @@ impl Shared {
         let members = self.members.lock();
         let member = &members.connected.get(&peer.id())?.member;
         (member.peer == peer).then(|| member.clone())
+    }
+
+    /// Who the peer is, unless it is gone.
+    pub(crate) fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+        let stream = {
+            let members = self.members.lock();
+            let entry = members.connected.get(&peer.id())?;
+            (entry.member.peer == peer).then(|| entry.stream.clone())?
+        };
+        let identity = stream.identity();
+        // It may be the last clone, and drop the waker that the socket has kept.
+        let _ = foreign::dispose(stream);
+        identity
     }
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {

@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
 
 use super::reporter::Report;
+use crate::endpoint::Endpoint;
 #[cfg(feature = "tls")]
 use crate::error::TlsError;
 use crate::error::{BoxError, Error, FrameError, LooksLike};
 use crate::foreign::{Panic, PanicSource};
+use crate::identity::Identity;
 use crate::peer::{Address, Peer};
 
 /// Something that happened at a listener, beside the messages.
@@ -22,9 +23,12 @@ use crate::peer::{Address, Peer};
 #[non_exhaustive]
 pub enum Event {
     /// A peer has connected.
+    #[non_exhaustive]
     Connected {
         /// Who.
         peer: Peer,
+        /// Who that is, as the transport has made sure; `None` if it knows nothing, as over plain TCP.
+        identity: Option<Arc<Identity>>,
     },
     /// A peer is gone. Of this peer, only [`Undelivered`](Self::Undelivered) replies can still be told.
     Disconnected {
@@ -43,7 +47,7 @@ pub enum Event {
     /// A connection was closed at once, because there are `max_connections` of them.
     Refused {
         /// The remote end of the socket.
-        addr: SocketAddr,
+        addr: Endpoint,
         /// The limit in force.
         max_connections: usize,
     },
@@ -51,7 +55,7 @@ pub enum Event {
     #[cfg(feature = "tls")]
     HandshakeFailed {
         /// The remote end of the socket.
-        from: SocketAddr,
+        from: Endpoint,
         /// Why not.
         error: Arc<TlsError>,
     },
@@ -315,13 +319,13 @@ mod tests {
         assert!(format!("{:?}", frame()).contains(&length.to_string()), "and the header");
         let truncated = || Error::Truncated { got: 3, want: length as usize, looks_like: None };
         let panicked = || Panic { message: "secret".into() };
-        let peer = Peer::new(7, "127.0.0.1:5031".parse().unwrap());
+        let peer = Peer::new(7, &Endpoint::from(([127, 0, 0, 1], 5031)), 0);
         let (address, after) = (Address::from("host:5031"), Duration::from_secs(7));
         let io = || io::Error::from(io::ErrorKind::ConnectionReset);
         let gone = |reason| Event::Disconnected { peer, reason };
         let sent = |source: Error| Error::NotSent { address: "a:1".into(), message: None, source: Arc::new(source) };
         let cases = [
-            (Event::Connected { peer }, "Connected"),
+            (Event::Connected { peer, identity: None }, "Connected"),
             (gone(Reason::Closed), "Closed"),
             (gone(Reason::from(&truncated())), "Truncated"),
             (gone(Reason::Rejected), "Rejected"),
@@ -339,7 +343,7 @@ mod tests {
         let mut lines: Vec<_> =
             cases.iter().map(|(event, has)| (Described(event).to_string(), *has, "127.0.0.1:5031")).collect();
         let cases = [
-            (Event::Refused { addr: peer.addr(), max_connections: 9 }, "max_connections: 9"),
+            (Event::Refused { addr: peer.addr().unwrap().into(), max_connections: 9 }, "max_connections: 9"),
             (Event::panicked(PanicSource::Logger, panicked()), "Logger"),
             (Event::AcceptFailed { error: Arc::new(io()), retry_in: after }, "ConnectionReset"),
             (Event::Missed { events: 6 }, "events: 6"),

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::os::{self, AsyncIo};
-use super::{Acceptor, Socket, SocketOptions, Timer, sealed};
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
 /// The runtime async-std, whose threads start by themselves: the default, where the feature `async-std` is on.
@@ -49,5 +49,9 @@ impl sealed::Runtime for AsyncStd {
 
     fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
         os::listen(AsyncIo, &at, options)
+    }
+
+    fn adopt(&self, socket: OwnedSocket, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        os::adopt(AsyncIo, socket, options)
     }
 }

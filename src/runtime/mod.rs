@@ -10,6 +10,8 @@ mod os;
 mod smol;
 #[cfg(all(feature = "tokio", unix))]
 mod tokio;
+#[cfg(all(unix, any(feature = "async-std", feature = "smol", feature = "tokio")))]
+mod unix;
 
 mod forward;
 #[cfg(any(test, not(feature = "async-std")))]
@@ -28,6 +30,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 use crate::endpoint::Endpoint;
+use crate::identity::Identity;
 
 #[cfg(feature = "async-std")]
 pub use self::async_std::AsyncStd;
@@ -68,10 +71,22 @@ pub(crate) mod sealed {
         /// Opens a connection.
         fn connect(&self, to: Endpoint, options: SocketOptions) -> BoxFuture<'static, io::Result<Arc<dyn Socket>>>;
 
-        /// Listens.
+        /// Listens. `WouldBlock` is for now: somebody else is about to listen there.
         fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>>;
+
+        /// Goes on with a socket that listens already.
+        fn adopt(&self, socket: OwnedSocket, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+            let _ = (socket, options);
+            Err(io::Error::new(io::ErrorKind::Unsupported, "this runtime takes no sockets of the system"))
+        }
     }
 }
+
+/// A socket of the system.
+#[cfg(unix)]
+pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
+#[cfg(windows)]
+pub(crate) use std::os::windows::io::OwnedSocket;
 
 /// A timer that can be set anew.
 pub trait Timer: Future<Output = ()> + Send + Sync {
@@ -108,6 +123,11 @@ pub trait Socket: fmt::Debug + Send + Sync + 'static {
 
     /// The other end.
     fn remote(&self) -> io::Result<Endpoint>;
+
+    /// Who the other end is, if the transport has made sure.
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 }
 
 /// A listening socket.
@@ -130,6 +150,8 @@ pub struct SocketOptions {
     pub keepalive: Option<Duration>,
     /// How long written data may stay unacknowledged.
     pub user_timeout: Option<Duration>,
+    /// The permissions of the file of a listening Unix socket.
+    pub unix_mode: Option<u32>,
 }
 
 /// A runtime, shared: a clone is the same.
@@ -216,6 +238,10 @@ impl Handle {
 
     pub(crate) fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
         self.with(|runtime| runtime.listen(at, options))
+    }
+
+    pub(crate) fn adopt(&self, socket: OwnedSocket, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        self.with(|runtime| runtime.adopt(socket, options))
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, IoSlice, Read};
 use std::net::{Ipv6Addr, Shutdown};
-use std::path::PathBuf;
+#[cfg(not(unix))]
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -15,8 +16,13 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, SockAddr, Socket as Os, TcpKeepalive, Type};
 
 use super::forward::Forward;
-use super::{Acceptor, Socket, SocketOptions};
+#[cfg(unix)]
+use super::unix;
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions};
 use crate::endpoint::Endpoint;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::identity::Identity;
+use unix::SocketFile;
 
 /// How many connections the kernel keeps until they are accepted. The system may have a lower limit.
 const BACKLOG: i32 = 4096;
@@ -68,6 +74,8 @@ pub(super) async fn connect<R: Reactor>(
     socket.set_nonblocking(true)?;
     match socket.connect(&address) {
         Ok(()) => {}
+        // The queue of a Unix socket is full: nothing goes on there, and whoever dials is to try again.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && to.path().is_some() => return Err(error),
         Err(error) if is_in_progress(&error) => {}
         Err(error) => return Err(error),
     }
@@ -102,19 +110,58 @@ fn is_in_progress(error: &io::Error) -> bool {
 pub(super) fn listen<R: Reactor>(reactor: R, at: &Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
     let (domain, address) = address_of(at)?;
     let socket = new(domain)?;
-    if let Endpoint::Ip(addr) = at {
-        // So that a restarted program gets its port back at once.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        if addr.ip() == Ipv6Addr::UNSPECIFIED {
-            socket.set_only_v6(false)?;
-        }
-    }
-    socket.bind(&address)?;
-    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    let source = reactor.register(socket)?;
-    Ok(Arc::new(Listening { reactor, source, waiting: Arc::default(), options }))
+    let file = match at {
+        Endpoint::Ip(addr) => {
+            // So that a restarted program gets its port back at once.
+            #[cfg(unix)]
+            socket.set_reuse_address(true)?;
+            if addr.ip() == Ipv6Addr::UNSPECIFIED {
+                socket.set_only_v6(false)?;
+            }
+            socket.bind(&address)?;
+            socket.listen(BACKLOG)?;
+            SocketFile::default()
+        }
+        Endpoint::Unix(path) => SocketFile::listen(&socket, path, &address, options.unix_mode, BACKLOG)?,
+    };
+    listening(reactor, socket, options, file)
+}
+
+/// Goes on with a socket that listens already. Its file, if it has one, is somebody else's.
+pub(super) fn adopt<R: Reactor>(
+    reactor: R,
+    socket: OwnedSocket,
+    options: SocketOptions,
+) -> io::Result<Arc<dyn Acceptor>> {
+    let socket = Os::from(socket);
+    let address = socket.local_addr()?;
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    let listens = socket.is_listener()?;
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let listens = true;
+    let is_stream = socket.r#type()? == Type::STREAM;
+    if !(address.is_ipv4() || address.is_ipv6() || address.is_unix()) || !is_stream || !listens {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no stream socket that listens"));
+    }
+    socket.set_nonblocking(true)?;
+    listening(reactor, socket, options, SocketFile::default())
+}
+
+fn listening<R: Reactor>(
+    reactor: R,
+    socket: Os,
+    options: SocketOptions,
+    file: SocketFile,
+) -> io::Result<Arc<dyn Acceptor>> {
+    let source = match reactor.register(socket) {
+        Ok(source) => source,
+        Err(error) => {
+            file.remove();
+            return Err(error);
+        }
+    };
+    Ok(Arc::new(Listening { reactor, source, waiting: Arc::default(), options, file }))
 }
 
 fn new(domain: Domain) -> io::Result<Os> {
@@ -125,14 +172,39 @@ fn new(domain: Domain) -> io::Result<Os> {
 fn address_of(endpoint: &Endpoint) -> io::Result<(Domain, SockAddr)> {
     Ok(match endpoint {
         Endpoint::Ip(addr) => (Domain::for_address(*addr), (*addr).into()),
-        Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        Endpoint::Unix(path) => (Domain::UNIX, unix::address(path)?),
     })
 }
 
 fn endpoint_of(address: &SockAddr) -> Endpoint {
     match address.as_socket() {
         Some(addr) => Endpoint::from(addr),
-        None => Endpoint::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default()),
+        None => Endpoint::Unix(unix::path(address)),
+    }
+}
+
+/// There are none.
+#[cfg(not(unix))]
+mod unix {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    pub(super) struct SocketFile;
+
+    impl SocketFile {
+        pub(super) fn listen(_: &Os, _: &Path, _: &SockAddr, _: Option<u32>, _: i32) -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        pub(super) fn remove(&self) {}
+    }
+
+    pub(super) fn address(_: &Path) -> io::Result<SockAddr> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system"))
+    }
+
+    pub(super) fn path(_: &SockAddr) -> PathBuf {
+        PathBuf::new()
     }
 }
 
@@ -143,13 +215,22 @@ struct Stream<S> {
     reading: Arc<Forward>,
     /// Few wait to write.
     writing: OnceLock<Arc<Forward>>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    is_unix: bool,
 }
 
 impl<S: Source> Stream<S> {
     fn new(source: S, options: SocketOptions) -> Self {
+        let is_unix = source.socket().local_addr().is_ok_and(|address| address.is_unix());
         // An option that the system refuses costs some comfort, not the connection.
-        let _ = set_options(source.socket(), options);
-        Self { source, reading: Arc::default(), writing: OnceLock::new() }
+        let _ = set_options(source.socket(), is_unix, options);
+        Self {
+            source,
+            reading: Arc::default(),
+            writing: OnceLock::new(),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            is_unix,
+        }
     }
 
     fn poll_io<T>(
@@ -173,11 +254,11 @@ impl<S: Source> Stream<S> {
     }
 }
 
-fn set_options(socket: &Os, options: SocketOptions) -> io::Result<()> {
+fn set_options(socket: &Os, is_unix: bool, options: SocketOptions) -> io::Result<()> {
     // What `send` asks for elsewhere.
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
-    if socket.local_addr()?.is_unix() {
+    if is_unix {
         return Ok(());
     }
     // Small messages are put together here, so the kernel should not wait for more.
@@ -271,6 +352,12 @@ impl<S: Source> Socket for Stream<S> {
     fn remote(&self) -> io::Result<Endpoint> {
         self.source.socket().peer_addr().map(|address| endpoint_of(&address))
     }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn identity(&self) -> Option<Arc<Identity>> {
+        let credentials = if self.is_unix { unix::credentials(self.source.socket()) } else { None };
+        credentials.map(|credentials| Arc::new(Identity::of_process(credentials)))
+    }
 }
 
 /// A listening socket.
@@ -280,6 +367,7 @@ struct Listening<R: Reactor> {
     source: R::Source,
     waiting: Arc<Forward>,
     options: SocketOptions,
+    file: SocketFile,
 }
 
 impl<R: Reactor> Acceptor for Listening<R> {
@@ -297,6 +385,8 @@ impl<R: Reactor> Acceptor for Listening<R> {
     }
 
     fn stop(&self) {
+        // While it still answers, nobody else takes its place.
+        self.file.remove();
         // Where the system cannot do this, the port is free when the descriptor is closed.
         let _ = self.source.socket().shutdown(Shutdown::Read);
     }

@@ -14,7 +14,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
 use super::os::{self, AsyncIo};
-use super::{Acceptor, Socket, SocketOptions, Timer, sealed};
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
 /// The runtime smol: an executor of this value's own, with threads of its own, one by default.
@@ -80,5 +80,9 @@ impl sealed::Runtime for Smol {
 
     fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
         os::listen(AsyncIo, &at, options)
+    }
+
+    fn adopt(&self, socket: OwnedSocket, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        os::adopt(AsyncIo, socket, options)
     }
 }

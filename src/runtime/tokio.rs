@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 
 use super::forward::Forward;
 use super::os::{self, Direction, Reactor, Source};
-use super::{Acceptor, Socket, SocketOptions, Timer, sealed};
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
 /// The runtime tokio: one that the program has, with its reactor and its timer enabled (`enable_all`).
@@ -72,6 +72,10 @@ impl sealed::Runtime for Tokio {
 
     fn listen(&self, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
         os::listen(self.clone(), &at, options)
+    }
+
+    fn adopt(&self, socket: OwnedSocket, options: SocketOptions) -> io::Result<Arc<dyn Acceptor>> {
+        os::adopt(self.clone(), socket, options)
     }
 }
 

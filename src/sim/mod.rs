@@ -36,8 +36,8 @@ const CAPACITY: usize = 64 * 1024;
 /// A world for tests: a runtime, a clock and a network in memory, for a program that uses this library.
 ///
 /// [`run`](Self::run) runs the program on the thread that calls it. Listeners, connections and managers whose
-/// [`Config::runtime`](crate::Config::runtime) is a clone of this value meet each other in there, at any address; port 0
-/// chooses one. Time is virtual: it stands still while anything can run, and then jumps to the next timer, so a test of an
+/// [`Config::runtime`](crate::Config::runtime) is a clone of this value meet each other in there, at any address, be it an IP
+/// address, where port 0 chooses one, or a path of a Unix socket, which has no file here. Time is virtual: it stands still while anything can run, and then jumps to the next timer, so a test of an
 /// hour's outage takes a few milliseconds. Connections can be cut, stalled, slowed and parted: see [`link`](Self::link).
 ///
 /// The same seed gives the same run, to the byte: the order in which tasks run, the jitter of delays and whatever else is
@@ -172,8 +172,8 @@ impl Sim {
     }
 
     /// The connections to this address, to let something happen to them.
-    pub fn link(&self, addr: SocketAddr) -> SimLink {
-        SimLink { world: self.0.clone(), to: Endpoint::from(addr) }
+    pub fn link(&self, to: impl Into<Endpoint>) -> SimLink {
+        SimLink { world: self.0.clone(), to: to.into() }
     }
 
     /// A hash of all that has happened so far: two runs that differ anywhere have another.

@@ -116,7 +116,8 @@ impl Network {
             return None;
         }
         let Some(backlog) = self.listening_at(to) else {
-            return Some(Err(io::ErrorKind::ConnectionRefused.into()));
+            let kind = if to.path().is_some() { io::ErrorKind::NotFound } else { io::ErrorKind::ConnectionRefused };
+            return Some(Err(kind.into()));
         };
         let local = match to {
             Endpoint::Ip(_) => Endpoint::Ip((Ipv4Addr::LOCALHOST, self.port()).into()),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::network::Which;
 use crate::config::Config;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::peer::Address;
 use crate::runtime::{Handle, default};
@@ -106,10 +107,10 @@ pub(crate) struct Acceptor(transport::Acceptor);
 impl Acceptor {
     pub(crate) async fn bind(address: &Address) -> Result<(Self, SocketAddr), Error> {
         let (acceptor, addr) = transport::Acceptor::bind(address, &Config::new()).await?;
-        Ok((Self(acceptor), addr))
+        Ok((Self(acceptor), addr.ip().expect("tests in here listen at IP addresses")))
     }
 
-    pub(crate) async fn accept(&self, _: &Config) -> io::Result<(Stream, SocketAddr)> {
+    pub(crate) async fn accept(&self, _: &Config) -> io::Result<(Stream, Endpoint)> {
         self.0.accept().await
     }
 }

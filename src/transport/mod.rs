@@ -6,18 +6,26 @@ mod tls;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::{ConfigError, Error};
 use crate::peer::{Address, Target};
-use crate::runtime::{self, Handle, SocketOptions};
+use crate::runtime::{self, Handle, OwnedSocket, SocketOptions};
 #[cfg(feature = "tls")]
 use crate::{error::TlsError, tls::Tls, wire::Codec};
 
 pub(crate) use stream::Stream;
+
+/// How long a Unix socket whose queue is full, or whose folder is locked, is left alone: the first time, and after many.
+const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// The address of a socket that was taken over, in an error: it may have none.
+const TAKEN_OVER: &str = "a socket that was given";
+/// How long a folder may be locked by somebody else. Whoever listens there locks it for much less.
+const LOCKED: Duration = Duration::from_secs(5);
 
 /// A listening socket. It ends listening when it is dropped.
 #[derive(Debug)]
@@ -45,18 +53,15 @@ impl Drop for Acceptor {
 impl Acceptor {
     /// Listens on the first address of the name that the system has. It is an error if that is taken: to listen on another
     /// one instead would look like success to whoever binds, and like a listener that is missing to whoever dials.
-    pub(crate) async fn bind(address: &Address, config: &Config) -> Result<(Self, SocketAddr), Error> {
+    pub(crate) async fn bind(address: &Address, config: &Config) -> Result<(Self, Endpoint), Error> {
         let runtime = runtime_of(config)?;
         #[cfg(feature = "tls")]
         config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
         let failed = |source| Error::Bind { address: address.clone(), source };
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-        for addr in resolve(runtime, address, Purpose::Listen).await.map_err(failed)? {
-            match runtime.listen(addr.into(), options(config)) {
-                Ok(acceptor) => {
-                    let local = stream::ip(acceptor.local()).map_err(failed)?;
-                    return Ok((Self(acceptor), local));
-                }
+        for at in resolve(runtime, address, Purpose::Listen).await.map_err(failed)? {
+            match listen(runtime, at, options(config)).await {
+                Ok(acceptor) => return Self::named(acceptor).map_err(failed),
                 Err(error) if is_missing(&error) => last = error,
                 Err(error) => return Err(failed(error)),
             }
@@ -64,14 +69,56 @@ impl Acceptor {
         Err(failed(last))
     }
 
+    /// Goes on with a socket that listens already.
+    pub(crate) fn adopt(socket: OwnedSocket, config: &Config) -> Result<(Self, Endpoint), Error> {
+        let adopted = runtime_of(config)?.adopt(socket, options(config));
+        adopted.and_then(Self::named).map_err(|source| Error::Bind { address: TAKEN_OVER.into(), source })
+    }
+
+    fn named(acceptor: Arc<dyn runtime::Acceptor>) -> io::Result<(Self, Endpoint)> {
+        let acceptor = Self(acceptor);
+        let local = acceptor.0.local()?;
+        Ok((acceptor, local))
+    }
+
     pub(crate) fn shutter(&self) -> Shutter {
         Shutter(Arc::downgrade(&self.0))
     }
 
     /// Waits for the next connection. Dropping the future loses none.
-    pub(crate) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Endpoint)> {
         let (socket, remote) = poll_fn(|cx| self.0.poll_accept(cx)).await?;
-        Ok((Stream::new(socket), stream::ip(Ok(remote))?))
+        Ok((Stream::new(socket), remote))
+    }
+}
+
+/// Listens, when nobody else is about to listen there.
+async fn listen(runtime: &Handle, at: Endpoint, options: SocketOptions) -> io::Result<Arc<dyn runtime::Acceptor>> {
+    let (start, mut pause) = (runtime.now(), RETRY.0);
+    loop {
+        match runtime.listen(at.clone(), options) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if runtime.now().saturating_duration_since(start) >= LOCKED {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "somebody else has locked its folder"));
+                }
+            }
+            listened => return listened,
+        }
+        runtime.sleep(pause).await;
+        pause = (2 * pause).min(RETRY.1);
+    }
+}
+
+/// Connects, when there is room in the queue of the other end: a Unix socket does not wait for that by itself.
+async fn connect(runtime: &Handle, to: Endpoint, options: SocketOptions) -> io::Result<Stream> {
+    let mut pause = RETRY.0;
+    loop {
+        match runtime.connect(to.clone(), options).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && to.path().is_some() => {}
+            connected => return connected.map(Stream::new),
+        }
+        runtime.sleep(pause).await;
+        pause = (2 * pause).min(RETRY.1);
     }
 }
 
@@ -80,7 +127,7 @@ fn runtime_of(config: &Config) -> Result<&Handle, ConfigError> {
 }
 
 fn options(config: &Config) -> SocketOptions {
-    SocketOptions { keepalive: config.keepalive, user_timeout: config.user_timeout }
+    SocketOptions { keepalive: config.keepalive, user_timeout: config.user_timeout, unix_mode: config.unix_mode }
 }
 
 /// Whether the system has no such address: it may be without IPv6, or without this interface.
@@ -110,7 +157,7 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
     let mut last = failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
     for (i, addr) in addrs.iter().enumerate() {
         let connecting = async {
-            let stream = Stream::new(runtime.connect(Endpoint::from(*addr), options(config)).await.map_err(failed)?);
+            let stream = connect(runtime, addr.clone(), options(config)).await.map_err(failed)?;
             // Where nobody listens on a port that the system also chooses for those who dial, it may be our own.
             if is_itself(&stream) {
                 return Err(failed(io::ErrorKind::ConnectionRefused.into()));
@@ -130,7 +177,7 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
 #[cfg(feature = "tls")]
 async fn secure_dialed(stream: Stream, address: &Address, config: &Config) -> Result<Stream, Error> {
     let Some(tls) = &config.tls else { return Ok(stream) };
-    let session = tls.dial(address.host())?;
+    let session = tls.dial(&address.host())?;
     let secured = tls::secure(stream, session, config.codec()?).await;
     secured.map_err(|source| Error::Tls { address: address.clone(), source })
 }
@@ -158,11 +205,12 @@ enum Purpose {
     Dial,
 }
 
-async fn resolve(runtime: &Handle, address: &Address, purpose: Purpose) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(runtime: &Handle, address: &Address, purpose: Purpose) -> io::Result<Vec<Endpoint>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     Ok(match address.target().map_err(invalid)? {
-        Target::Addr(addr) => vec![addr],
-        Target::Name(host, port) => runtime.resolve(host, port).await?,
+        Target::Addr(addr) => vec![addr.into()],
+        Target::Unix(path) => vec![Endpoint::Unix(path.into())],
+        Target::Name(host, port) => runtime.resolve(host, port).await?.into_iter().map(Endpoint::from).collect(),
         Target::Port(port) => match purpose {
             // The first takes what comes over IPv4 as well.
             Purpose::Listen => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],

@@ -1,7 +1,6 @@
 //! A connection, as the readers and writers of frames take it: bytes in, bytes out.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +8,7 @@ use std::task::{Context, Poll};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::endpoint::Endpoint;
+use crate::identity::Identity;
 use crate::runtime::Socket;
 
 /// A connection. A clone is the same socket, which closes with its last clone.
@@ -20,12 +20,17 @@ impl Stream {
         Self(socket)
     }
 
-    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        ip(self.0.remote())
+    pub(crate) fn peer_addr(&self) -> io::Result<Endpoint> {
+        self.0.remote()
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        ip(self.0.local())
+    pub(crate) fn local_addr(&self) -> io::Result<Endpoint> {
+        self.0.local()
+    }
+
+    /// Who the other end is, if the transport has made sure.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.0.identity()
     }
 
     /// Ends both directions for every clone; what has been received can still be read.
@@ -48,11 +53,6 @@ impl Stream {
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.0.is_closed_by_peer()
     }
-}
-
-/// The address of an end that has one.
-pub(super) fn ip(endpoint: io::Result<Endpoint>) -> io::Result<SocketAddr> {
-    endpoint?.ip().ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "a Unix socket has no IP address"))
 }
 
 impl AsyncRead for Stream {

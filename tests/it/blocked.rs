@@ -33,7 +33,7 @@ impl Blocked {
         let (release, released) = mpsc::channel::<()>();
         let released = Arc::new(Mutex::new(released));
         let listener = block_on(Listener::bind("127.0.0.1:0", config())).unwrap();
-        let mut peers: Vec<_> = (0..threads()).map(|_| raw(listener.local_addr())).collect();
+        let mut peers: Vec<_> = (0..threads()).map(|_| raw(listener.local_addr().ip().unwrap())).collect();
         let entered = Mutex::new(entered);
         let serving = listener.serve_in_background(move |_, _| {
             entered.lock().unwrap().send(()).unwrap();

@@ -32,7 +32,7 @@ fn put_numbered(peer: &mut TcpStream, sender: u64, numbers: impl IntoIterator<It
 fn serve_calls_with_each_message_in_order_and_ends_with_the_listener() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, closer, seen) = (listener.local_addr(), listener.closer(), Seen::default());
+        let (addr, closer, seen) = (listener.local_addr().ip().unwrap(), listener.closer(), Seen::default());
         let noting = seen.clone();
         let serving = async_std::task::spawn(listener.serve(move |_, message: &[u8]| {
             note(&noting, message);
@@ -55,7 +55,7 @@ fn serve_calls_with_each_message_in_order_and_ends_with_the_listener() {
 fn serve_async_awaits_each_message_of_a_peer_before_the_next() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, closer, seen) = (listener.local_addr(), listener.closer(), Seen::default());
+        let (addr, closer, seen) = (listener.local_addr().ip().unwrap(), listener.closer(), Seen::default());
         let noting = seen.clone();
         let serving = async_std::task::spawn(listener.serve_async(move |_, message| {
             let noting = noting.clone();
@@ -83,7 +83,7 @@ fn serve_async_awaits_each_message_of_a_peer_before_the_next() {
 fn a_background_close_waits_until_the_callback_has_seen_everything() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, seen) = (listener.local_addr(), Seen::default());
+        let (addr, seen) = (listener.local_addr().ip().unwrap(), Seen::default());
         let noting = seen.clone();
         let serving = listener.serve_in_background(move |_, message| {
             note(&noting, message);
@@ -108,7 +108,7 @@ fn a_background_close_waits_until_the_callback_has_seen_everything() {
 fn dropping_the_serving_handle_ends_everything_at_once() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let mut events = listener.events();
         let serving = listener.serve_in_background(|_, _| Ok(()));
         let mut client = raw(addr);
@@ -126,7 +126,7 @@ fn dropping_the_serving_handle_ends_everything_at_once() {
 fn dropping_the_serve_future_ends_everything_at_once() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let mut serving = Box::pin(listener.serve(|_, _| Ok(())));
         let mut client = raw(addr);
         let came = event(&mut events, |event| matches!(event, Event::Connected { .. }).then_some(()));
@@ -141,7 +141,7 @@ fn dropping_the_serve_future_ends_everything_at_once() {
 fn an_error_of_the_callback_is_told_and_the_peer_goes_on() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events, seen) = (listener.local_addr(), listener.events(), Seen::default());
+        let (addr, mut events, seen) = (listener.local_addr().ip().unwrap(), listener.events(), Seen::default());
         let noting = seen.clone();
         let _serving = listener.serve_in_background(move |_, message| {
             note(&noting, message);
@@ -159,7 +159,7 @@ fn an_error_of_the_callback_is_told_and_the_peer_goes_on() {
                 _ => None,
             };
             let (peer, error) = event(&mut events, failed).await;
-            assert_eq!(peer.addr(), client.local_addr().unwrap());
+            assert_eq!(peer.addr().unwrap(), client.local_addr().unwrap());
             assert_eq!(error, format!("{odd} is odd"));
         }
         assert!(has(&seen, 0, 6));
@@ -183,7 +183,7 @@ async fn a_panic_ends_only_its_peer(addr: std::net::SocketAddr, mut events: Even
         _ => None,
     };
     let (peer, message): (Peer, _) = event(&mut events, panicked).await;
-    assert_eq!((peer.addr(), message.as_str()), (local, "the third of 1"));
+    assert_eq!((peer.addr().unwrap(), message.as_str()), (local, "the third of 1"));
     assert!(matches!(disconnected(&mut events, local).await, Reason::CallbackPanicked));
     assert_eq!(rest(&mut a), b"");
     put_numbered(&mut b, 2, 100..200);
@@ -199,7 +199,7 @@ async fn a_panic_ends_only_its_peer(addr: std::net::SocketAddr, mut events: Even
 fn a_panic_in_a_callback_ends_only_its_peer() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, events, seen) = (listener.local_addr(), listener.events(), Seen::default());
+        let (addr, events, seen) = (listener.local_addr().ip().unwrap(), listener.events(), Seen::default());
         let noting = seen.clone();
         let _serving = listener.serve_in_background(move |_, message| {
             fails_at_the_third_of_sender_1(message)?;
@@ -214,7 +214,7 @@ fn a_panic_in_a_callback_ends_only_its_peer() {
 fn a_panic_in_an_async_callback_ends_only_its_peer() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, events, seen) = (listener.local_addr(), listener.events(), Seen::default());
+        let (addr, events, seen) = (listener.local_addr().ip().unwrap(), listener.events(), Seen::default());
         let noting = seen.clone();
         let serving = async_std::task::spawn(listener.serve_async(move |_, message| {
             let noting = noting.clone();
@@ -234,7 +234,7 @@ fn a_panic_in_an_async_callback_ends_only_its_peer() {
 fn a_slow_callback_holds_up_its_own_peer_only() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, seen) = (listener.local_addr(), Seen::default());
+        let (addr, seen) = (listener.local_addr().ip().unwrap(), Seen::default());
         let (release, released) = futures::channel::oneshot::channel::<()>();
         let released = futures::FutureExt::shared(released);
         let noting = seen.clone();
@@ -263,7 +263,7 @@ fn a_slow_callback_holds_up_its_own_peer_only() {
 fn what_the_stream_has_not_taken_goes_to_a_callback_that_comes_later() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, closer, seen) = (listener.local_addr(), listener.closer(), Seen::default());
+        let (addr, closer, seen) = (listener.local_addr().ip().unwrap(), listener.closer(), Seen::default());
         put_numbered(&mut raw(addr), 0, 0..10);
         assert!(within(SOON, listener.next()).await.is_some());
         let noting = seen.clone();
@@ -284,7 +284,7 @@ fn what_the_stream_has_not_taken_goes_to_a_callback_that_comes_later() {
 fn a_panic_ends_only_its_peer_also_where_the_stream_was_polled_before() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events, seen) = (listener.local_addr(), listener.events(), Seen::default());
+        let (addr, mut events, seen) = (listener.local_addr().ip().unwrap(), listener.events(), Seen::default());
         let (mut a, mut b) = (raw(addr), raw(addr));
         put_numbered(&mut a, 1, 0..6);
         assert!(within(SOON, listener.next()).await.is_some());

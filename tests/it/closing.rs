@@ -17,7 +17,7 @@ use crate::net::{
 fn a_close_frees_the_port_drains_and_can_be_repeated() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let mut peer = raw(addr);
         put(&mut peer, b"before");
         connected(&mut events).await;
@@ -41,7 +41,7 @@ fn a_close_frees_the_port_drains_and_can_be_repeated() {
 fn nothing_is_lost(connections: u64, messages: u64) {
     run(async move {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
         let sent = stream::iter(0..connections).for_each_concurrent(32, move |sender| async move {
             let mut sink = Connection::dial(addr, config()).await.unwrap();
             for n in 0..messages {
@@ -137,7 +137,7 @@ fn a_silent_peer_ends_at_close_timeout_when_the_others_have_been_received() {
         // Longer limits that run already must not stand in its way.
         let config = config().close_timeout(limit).idle_timeout(4 * SOON).frame_timeout(4 * SOON);
         let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let (silent, mut halfway, mut last) = (raw(addr), raw(addr), raw(addr));
         halfway.write_all(&[0, 0]).unwrap();
         put(&mut last, b"one");
@@ -152,7 +152,7 @@ fn a_silent_peer_ends_at_close_timeout_when_the_others_have_been_received() {
         for _ in 0..2 {
             let late = |event| match event {
                 Event::Disconnected { peer, reason: Reason::Timeout { what, after } } => {
-                    Some((peer.addr(), what, after))
+                    Some((peer.addr().unwrap(), what, after))
                 }
                 _ => None,
             };
@@ -169,7 +169,7 @@ fn one_peer_that_takes_no_replies_does_not_keep_a_close_from_the_others() {
         let limit = Duration::from_millis(500);
         let config = config().close_timeout(limit).write_timeout(2 * limit).queue_bytes(64 << 20);
         let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
         let (mut incoming, mut outgoing) = listener.split();
         let mut deaf = raw(addr);
         put(&mut deaf, b"?");
@@ -195,7 +195,7 @@ fn one_peer_that_takes_no_replies_does_not_keep_a_close_from_the_others() {
 fn a_listener_that_was_never_polled_can_be_closed() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let mut peer = raw(listener.local_addr());
+        let mut peer = raw(listener.local_addr().ip().unwrap());
         put(&mut peer, b"kept");
         within(SOON, listener.close()).await.unwrap();
         assert_eq!(rest(&mut peer), b"");
@@ -209,7 +209,7 @@ fn a_close_is_over_when_its_listener_is_dropped_meanwhile() {
     run(async {
         let config = config().close_timeout(None).write_timeout(None);
         let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
         let (mut incoming, mut outgoing) = listener.split();
         let mut deaf = raw(addr);
         put(&mut deaf, b"?");
@@ -236,7 +236,7 @@ fn a_close_receives_a_large_message_that_comes_slowly_and_whole() {
             counting.fetch_add(message.len(), Ordering::Relaxed);
             Ok(())
         });
-        let mut peer = raw(closer.local_addr());
+        let mut peer = raw(closer.local_addr().ip().unwrap());
         until(SOON, || closer.stats().connections == 1);
         let sending = std::thread::spawn(move || {
             for piece in frame(&vec![7; 2_500_000]).chunks(64 << 10) {

@@ -215,7 +215,7 @@ fn halves_work_in_two_tasks() {
     const MESSAGES: u64 = 5_000;
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let address = listener.local_addr();
+        let address = listener.local_addr().ip().unwrap();
         let (incoming, outgoing) = listener.split();
         let _echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
         let (mut read, mut write) = Connection::dial(address, config()).await.unwrap().split();
@@ -368,7 +368,7 @@ fn unread_replies_do_not_cut_the_last_messages() {
 fn an_accepted_connection_is_not_opened_again() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let address = listener.local_addr();
+        let address = listener.local_addr().ip().unwrap();
         let mut connections = listener.connections();
         let far = Far(async_std::net::TcpStream::connect(address).await.unwrap());
         let mut connection = connections.next().await.unwrap();
@@ -398,7 +398,7 @@ fn an_accepted_connection_is_not_opened_again() {
 fn a_small_message_is_not_held_back_by_the_kernel() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let address = listener.local_addr();
+        let address = listener.local_addr().ip().unwrap();
         let mut connections = listener.connections();
         let mut connection = Connection::dial(address, config()).await.unwrap();
         let mut accepted = connections.next().await.unwrap();

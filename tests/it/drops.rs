@@ -23,7 +23,7 @@ fn a_thousand_listeners_and_their_connections_leave_nothing_behind() {
             let (mut ends, mut sinks) = (Vec::new(), Vec::new());
             for n in 0..1_000 {
                 let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-                let (addr, mut events) = (listener.local_addr(), listener.events());
+                let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
                 let mut client = Connection::dial(addr, config()).await.unwrap();
                 connected(&mut events).await;
                 match n % 5 {
@@ -74,11 +74,11 @@ fn a_thousand_managers_leave_nothing_behind() {
     alone("drops::a_thousand_managers_leave_nothing_behind", "", || {
         run(async {
             let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let receiving = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
             // One whose peer is gone: nobody listens there, and nobody else gets the port.
             let gone = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let away = gone.local_addr();
+            let away = gone.local_addr().ip().unwrap();
             let patient = config().reconnect(Backoff::from_fn(|| std::iter::repeat(Duration::from_millis(5))));
             // What the runtime opens once for all.
             let manager = Manager::new(config());
@@ -147,7 +147,7 @@ fn a_thousand_managers_leave_nothing_behind() {
 fn dropping_a_listener_full_of_work_does_not_block() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let (mut incoming, mut outgoing) = listener.split();
         let mut peers: Vec<_> = (0..50).map(|_| raw(addr)).collect();
         for peer in &mut peers {
@@ -174,7 +174,7 @@ fn dropping_a_listener_full_of_work_does_not_block() {
 fn a_future_of_next_can_be_dropped_after_any_number_of_polls() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         for polls in 0..=40_u64 {
             let sending = async_std::task::spawn(async move {
                 let mut sink = Connection::dial(addr, config()).await.unwrap();
@@ -212,7 +212,7 @@ fn a_future_of_next_can_be_dropped_after_any_number_of_polls() {
 fn a_flush_of_replies_can_be_dropped_after_any_number_of_polls() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config().queue_bytes(64 << 20)).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let (mut incoming, mut outgoing) = listener.split();
         let mut client = raw(addr);
         put(&mut client, b"?");
@@ -243,7 +243,7 @@ fn a_flush_of_replies_can_be_dropped_after_any_number_of_polls() {
 fn a_future_of_close_can_be_dropped_and_the_close_goes_on() {
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let mut client = raw(addr);
         put(&mut client, b"one");
         // Its task waits for more when the close begins.
@@ -262,7 +262,7 @@ fn a_future_of_close_can_be_dropped_and_the_close_goes_on() {
 fn the_stream_goes_on_without_its_sink_of_replies() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let (mut incoming, outgoing) = listener.split();
         let mut waiting = raw(addr);
         put(&mut waiting, b"held");
@@ -282,7 +282,7 @@ fn the_stream_goes_on_without_its_sink_of_replies() {
 fn connections_that_nobody_took_end_with_their_listener() {
     run(async {
         let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let connections = listener.connections();
         let mut clients: Vec<_> = (0..20).map(|_| raw(addr)).collect();
         for _ in &clients {

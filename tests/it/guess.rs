@@ -335,7 +335,7 @@ fn the_reason_of_a_peer_that_is_gone_names_it_as_well() {
     run(async {
         let config = defaults().wire_format(WireFormat::u32_be()).max_message_size(usize::MAX);
         let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let reading = async_std::task::spawn(async move { while listener.next().await.is_some() {} });
         let mut browser = raw(addr);
         let local = browser.local_addr().unwrap();

@@ -43,7 +43,7 @@ async fn wakes_in_vain(waiting: impl Future, happens: impl FnOnce()) {
     happens();
     until(SOON, || gone.0.load(Ordering::Relaxed) > 0);
     let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-    put(&mut raw(listener.local_addr()), b"?");
+    put(&mut raw(listener.local_addr().ip().unwrap()), b"?");
     assert_eq!(next(&mut listener).await.unwrap().1, "?");
 }
 
@@ -52,7 +52,7 @@ fn a_waker_that_panics_may_wait_for_the_end_of_a_served_listener() {
     alone("joins::a_waker_that_panics_may_wait_for_the_end_of_a_served_listener", ONE_THREAD, || {
         block_on(async {
             let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let (closer, mut peer) = (listener.closer(), raw(listener.local_addr()));
+            let (closer, mut peer) = (listener.closer(), raw(listener.local_addr().ip().unwrap()));
             let serving = listener.serve_in_background(|_, _| Ok(()));
             until(SOON, || closer.stats().connections == 1);
             // From here on it is the task of the listener that a close waits for.

@@ -23,7 +23,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// After how much more silence the kernel will ask, of the dialed connection; `None` if it will not.
 fn asks_in(connection: &Connection) -> Option<Duration> {
     let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
-    let ends = [connection.local_addr(), connection.peer_addr()].map(|addr| port(addr.unwrap()));
+    let ends = [connection.local_addr(), connection.peer_addr()].map(|addr| port(addr.unwrap().ip().unwrap()));
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     // Number, own address, the other's, state, queues, and the timer: 02 is keepalive, then when, in hundredths.
     let mut fields = table.lines().map(|line| line.split_whitespace().take(6).collect::<Vec<_>>());
@@ -94,7 +94,7 @@ fn a_peer_whose_host_vanished_is_gone_in_the_configured_time() {
     async fn after(expected: Duration, user_timeout: Option<Duration>) {
         let config = config().keepalive(SECOND).user_timeout(user_timeout);
         let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         start(&mut listener);
         let mut well = raw(addr);
         let vanishing = async {

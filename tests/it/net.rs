@@ -172,7 +172,7 @@ pub(crate) fn event<T>(
 #[track_caller]
 pub(crate) fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
     event(events, |event| match event {
-        Event::Connected { peer } => Some(peer),
+        Event::Connected { peer, .. } => Some(peer),
         _ => None,
     })
 }
@@ -181,7 +181,7 @@ pub(crate) fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer
 #[track_caller]
 pub(crate) fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future<Output = Reason> {
     event(events, move |event| match event {
-        Event::Disconnected { peer, reason } if peer.addr() == addr => Some(reason),
+        Event::Disconnected { peer, reason } if peer.addr().unwrap() == addr => Some(reason),
         _ => None,
     })
 }

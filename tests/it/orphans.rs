@@ -52,7 +52,7 @@ fn each_round<F: Future<Output = ()>>(round: impl Fn(Gone) -> F) {
             round(Gone(gone)).await;
             is_gone.recv_timeout(SOON).expect("it is dropped");
             let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            put(&mut raw(listener.local_addr()), b"?");
+            put(&mut raw(listener.local_addr().ip().unwrap()), b"?");
             assert_eq!(next(&mut listener).await.unwrap().1, "?");
         }
     });
@@ -77,7 +77,7 @@ fn whoever_waits_for_events_may_be_dropped_by_them_with_the_listener() {
                 events.next().await;
                 unreachable!("nobody runs it");
             });
-            assert_eq!(rest(&mut raw(closer.local_addr())), b"");
+            assert_eq!(rest(&mut raw(closer.local_addr().ip().unwrap())), b"");
             answers(closer);
         });
     });
@@ -90,7 +90,7 @@ fn whoever_waits_for_messages_may_be_dropped_by_them_with_the_listener() {
             each_round(async |gone| {
                 let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
                 let closer = listener.closer();
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 // From the second on the consumer reads by itself, and the socket has its waker.
                 for _ in 0..messages {
                     put(&mut peer, b"?");
@@ -133,7 +133,7 @@ fn whoever_waits_for_a_peer_in_a_close_may_be_dropped_by_it_with_the_listener() 
                 let listener = Listener::bind("127.0.0.1:0", without_limits()).await.unwrap();
                 let (closer, closing) = (listener.closer(), listener.closer());
                 let (mut incoming, mut outgoing) = listener.split();
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 put(&mut peer, b"?");
                 let (from, _) = next(&mut incoming).await.unwrap();
                 for _ in 0..16 {
@@ -141,7 +141,7 @@ fn whoever_waits_for_a_peer_in_a_close_may_be_dropped_by_it_with_the_listener() 
                 }
                 // Nobody is accepted any more, so that from here on it is the peer that a close waits for.
                 assert!(closer.close().now_or_never().is_none());
-                until(SOON, || std::net::TcpStream::connect(closer.local_addr()).is_err());
+                until(SOON, || std::net::TcpStream::connect(closer.local_addr().ip().unwrap()).is_err());
                 abandon(async move {
                     let _held = (incoming, gone);
                     let _ = closing.close().await;
@@ -164,7 +164,7 @@ fn whoever_waits_for_replies_to_be_written_may_be_dropped_by_that_with_the_liste
             let listener = Listener::bind("127.0.0.1:0", without_limits()).await.unwrap();
             let closer = listener.closer();
             let (mut incoming, mut outgoing) = listener.split();
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             put(&mut peer, b"?");
             let (from, _) = next(&mut incoming).await.unwrap();
             for _ in 0..16 {
@@ -209,7 +209,7 @@ fn a_logger_may_ask_the_listener() {
             let (closer, mut events) = (listener.closer(), listener.events());
             CURIOUS.0.set(closer.clone()).ok();
             for _ in 0..ROUNDS {
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 connected(&mut events).await;
                 put(&mut peer, b"?");
                 assert_eq!(next(&mut listener).await.unwrap().1, "?");
@@ -242,7 +242,7 @@ fn a_callback_is_dropped_with_the_listener_and_may_ask_it() {
                 let _ = &asks;
                 Ok(())
             }));
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             put(&mut peer, b"?");
             until(SOON, || closer.stats().messages == 1);
             drop(peer);

@@ -134,7 +134,7 @@ struct Other {
 
 impl Other {
     fn new(closer: Closer) -> Self {
-        let addr = closer.local_addr();
+        let addr = closer.local_addr().ip().unwrap();
         Self { addr, stream: raw(addr), closer }
     }
 
@@ -233,7 +233,7 @@ fn a_logger_that_panics_while_something_is_dropped_is_told_and_nothing_more() {
         for payload in PAYLOADS {
             let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
             let (mut events, closer) = (listener.events(), listener.closer());
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             until(SOON, || closer.stats().connections == 1);
             Logger::plant("Disconnected", payload);
             drop(listener);
@@ -244,7 +244,7 @@ fn a_logger_that_panics_while_something_is_dropped_is_told_and_nothing_more() {
             let (mut events, closer) = (listener.events(), listener.closer());
             let mut connections = listener.connections();
             for line in ["Disconnected", SPAWN].into_iter().filter(|line| is_logged(line)) {
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 let mut connection = next(&mut connections).await.unwrap();
                 connection.close().await.unwrap();
                 // What still comes is read in the background, in a task that is started here.
@@ -317,7 +317,7 @@ fn callbacks_that_panic_end_nothing_but_their_peers() {
                     _ => Ok(()),
                 });
                 let mut other = Other::new(closer.clone());
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 put(&mut peer, b"a panic");
                 call_panicked(&mut events, payload).await;
                 let reason = disconnected(&mut events, peer.local_addr().unwrap()).await;
@@ -358,7 +358,7 @@ fn futures_of_callbacks_that_panic_end_nothing_but_their_peers() {
                 }));
                 let mut other = Other::new(closer.clone());
                 for message in ["call", "poll", "end"] {
-                    let mut peer = raw(closer.local_addr());
+                    let mut peer = raw(closer.local_addr().ip().unwrap());
                     put(&mut peer, message.as_bytes());
                     call_panicked(&mut events, payload).await;
                     let reason = disconnected(&mut events, peer.local_addr().unwrap()).await;
@@ -368,7 +368,7 @@ fn futures_of_callbacks_that_panic_end_nothing_but_their_peers() {
                 }
                 // Two that are awaited when the listener ends: their tasks are dropped.
                 let peers = [(); 2].map(|()| {
-                    let mut peer = raw(closer.local_addr());
+                    let mut peer = raw(closer.local_addr().ip().unwrap());
                     put(&mut peer, b"stay");
                     peer
                 });
@@ -404,7 +404,7 @@ fn a_callback_that_panics_when_it_is_dropped_is_told_of() {
                     let _ = left.lock().unwrap().recv();
                     Ok(())
                 });
-                let mut peer = raw(closer.local_addr());
+                let mut peer = raw(closer.local_addr().ip().unwrap());
                 if last == "a peer's task" {
                     put(&mut peer, b"?");
                     task::spawn_blocking(move || entered.recv().unwrap()).await;
@@ -445,7 +445,7 @@ fn wakers_that_panic_end_nothing() {
             // Of a subscriber, which the accept task wakes.
             let (woken, waker) = Woken::new(payload);
             assert!(doomed.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             put(&mut peer, b"one");
             assert_eq!(panicked(&mut events, PanicSource::Waker, payload).await, None);
             assert_eq!(woken.1.load(Ordering::Relaxed), 1);
@@ -458,7 +458,7 @@ fn wakers_that_panic_end_nothing() {
             panicked(&mut events, PanicSource::Waker, payload).await;
             until(SOON, || closer.stats().connections == 0);
             // Of who waits for a close.
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             put(&mut peer, b"two");
             assert_eq!(next(&mut listener).await.unwrap().1, "two");
             let (woken, waker) = Woken::new(payload);
@@ -495,7 +495,7 @@ fn replies_that_panic_when_they_come_back_are_told_of() {
             let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
             let (mut events, closer) = (listener.events(), listener.closer());
             let (mut incoming, mut outgoing) = listener.split();
-            let mut deaf = raw(closer.local_addr());
+            let mut deaf = raw(closer.local_addr().ip().unwrap());
             put(&mut deaf, b"?");
             let (peer, _) = next(&mut incoming).await.unwrap();
             // So much that the last two stay here.
@@ -509,7 +509,7 @@ fn replies_that_panic_when_they_come_back_are_told_of() {
             for _ in 0..2 {
                 assert_eq!(panicked(&mut events, PanicSource::Drop, payload).await, Some(peer));
             }
-            assert!(matches!(disconnected(&mut events, peer.addr()).await, Reason::Stopped));
+            assert!(matches!(disconnected(&mut events, peer.addr().unwrap()).await, Reason::Stopped));
         }
     });
 }
@@ -527,7 +527,7 @@ fn errors_of_callbacks_that_panic_whatever_is_done_with_them_end_nothing() {
                 _ => Ok(()),
             });
             let mut other = Other::new(closer.clone());
-            let mut peer = raw(closer.local_addr());
+            let mut peer = raw(closer.local_addr().ip().unwrap());
             for _ in 0..2_000 {
                 put(&mut peer, b"an error");
             }

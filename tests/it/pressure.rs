@@ -28,7 +28,7 @@ fn a_consumer_that_takes_nothing_costs_the_inbox_and_loses_nothing() {
     const LIMIT: u64 = 256 << 10;
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config().inbox_bytes(LIMIT as usize)).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
         start(&mut listener);
         let sending: Vec<_> = (0..SENDERS)
             .map(|sender| {
@@ -66,7 +66,7 @@ fn each_quiet_peer_is_served_in_every_round_beside_a_firehose() {
     const INBOX: usize = 256 << 10;
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config().inbox_bytes(INBOX)).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let mut firehose = raw(addr);
         let hose = firehose.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -82,7 +82,7 @@ fn each_quiet_peer_is_served_in_every_round_beside_a_firehose() {
             let (mut served, mut between) = (vec![false; QUIET], 0);
             while served.iter().any(|served| !served) {
                 let (peer, message) = next(&mut listener).await.unwrap();
-                if peer.addr() == hose {
+                if peer.addr().unwrap() == hose {
                     between += 1;
                     continue;
                 }
@@ -104,7 +104,7 @@ fn a_flood_of_empty_messages_costs_no_memory() {
     alone("pressure::a_flood_of_empty_messages_costs_no_memory", "", || {
         run(async {
             let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let (addr, closer) = (listener.local_addr(), listener.closer());
+            let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
             start(&mut listener);
             let flooding = std::thread::spawn(move || {
                 let mut peer = raw(addr);
@@ -135,7 +135,7 @@ fn small_batches_that_nobody_takes_are_charged_what_they_cost() {
         run(async {
             const LIMIT: usize = 1 << 20;
             let mut listener = Listener::bind("127.0.0.1:0", config().inbox_bytes(LIMIT)).await.unwrap();
-            let (addr, closer) = (listener.local_addr(), listener.closer());
+            let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
             start(&mut listener);
             let before = resident();
             let mut peer = raw(addr);
@@ -178,7 +178,7 @@ fn a_peer_that_takes_no_replies_keeps_no_other_waiting() {
         run(async {
             let config = config().write_timeout(4 * SOON);
             let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let (incoming, outgoing) = listener.split();
             let echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
             let wire = frame(&vec![1; len]).repeat(1 + 100_000 / len);
@@ -206,7 +206,7 @@ fn a_slow_echo_waits_for_no_peer_that_takes_no_replies() {
     run(async {
         let config = config().write_timeout(4 * SOON);
         let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let (incoming, outgoing) = listener.split();
         // So slow that the inbox is full of that peer's messages at all times.
         let echo = incoming.map(|item: (Peer, Bytes)| {
@@ -235,7 +235,7 @@ fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout(
         const KERNEL: usize = 16 << 20;
         let config = config().write_timeout(limit).queue_bytes(QUEUE);
         let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let (mut incoming, mut outgoing) = listener.split();
         let mut deaf = raw(addr);
         put(&mut deaf, b"?");
@@ -254,7 +254,7 @@ fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout(
         let messages = messages.await;
         // It may have taken more since then.
         assert!(((QUEUE - KERNEL) / 100_000..=accepted / 100_000).contains(&messages), "{messages}");
-        let reason = disconnected(&mut events, peer.addr()).await;
+        let reason = disconnected(&mut events, peer.addr().unwrap()).await;
         assert!(matches!(reason, Reason::Timeout { what: "write_timeout", after } if after == limit), "{reason:?}");
         // The sink waits no longer, and serves the next.
         let mut good = raw(addr);
@@ -282,7 +282,7 @@ fn an_echo_in_disorder(inbox_bytes: usize, queue_bytes: usize, longest: u64) {
     run(async move {
         let config = config().inbox_bytes(inbox_bytes).queue_bytes(queue_bytes);
         let listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
-        let (addr, closer) = (listener.local_addr(), listener.closer());
+        let (addr, closer) = (listener.local_addr().ip().unwrap(), listener.closer());
         let (incoming, outgoing) = listener.split();
         let echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
         let good = (0..40).map(|sender| {
@@ -366,7 +366,7 @@ fn ten_thousand_connections_are_served_at_once() {
     }
     run(async {
         let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let clients = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME, "--include-ignored"])
             .env(SERVER, addr.to_string())

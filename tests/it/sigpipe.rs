@@ -47,7 +47,7 @@ fn a_reply_to_a_client_that_left_is_an_error() {
     where_sigpipe_kills("sigpipe::a_reply_to_a_client_that_left_is_an_error", async {
         for len in LENGTHS {
             let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let mut connections = listener.connections();
             let client = raw(addr);
             let mut connection = next(&mut connections).await.unwrap();
@@ -68,15 +68,15 @@ fn a_reply_of_a_merged_listener_is_an_error() {
     where_sigpipe_kills("sigpipe::a_reply_of_a_merged_listener_is_an_error", async {
         for len in LENGTHS {
             let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-            let (addr, mut events) = (listener.local_addr(), listener.events());
+            let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
             let (mut incoming, mut outgoing) = listener.split();
             let mut client = raw(addr);
             put(&mut client, b"request");
             let (peer, _) = next(&mut incoming).await.unwrap();
-            cut(addr, peer.addr());
+            cut(addr, peer.addr().unwrap());
             // What comes of a reply is told by the events.
             let _ = outgoing.send((peer, numbered(0, len))).await;
-            let reason = disconnected(&mut events, peer.addr()).await;
+            let reason = disconnected(&mut events, peer.addr().unwrap()).await;
             assert!(matches!(&reason, Reason::Failed(error) if error.kind() == ErrorKind::BrokenPipe), "{reason:?}");
         }
     });
@@ -89,7 +89,7 @@ fn a_message_of_a_connection_is_an_error() {
             let site = Site::new();
             let (connection, _far) = futures::join!(Connection::dial(site.addr, config()), site.accept());
             let mut connection = connection.unwrap();
-            cut(connection.local_addr().unwrap(), site.addr);
+            cut(connection.local_addr().unwrap().ip().unwrap(), site.addr);
             let error = connection.send(numbered(0, len)).await.unwrap_err();
             assert!(is_broken_pipe(&error), "{error:?}");
             assert_eq!(connection.take_unsent(), [numbered(0, len)]);

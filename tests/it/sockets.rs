@@ -81,15 +81,15 @@ fn an_address_that_cannot_be_one_says_why_when_it_is_used() {
 fn an_ipv4_peer_of_a_listener_of_both_is_given_as_what_it_is() {
     run(async {
         let mut listener = Listener::bind(":0", config()).await.unwrap();
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().port()));
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().port().unwrap()));
         let mut connection = Connection::dial(to, config()).await.unwrap();
         connection.send(Bytes::from_static(b"hello")).await.unwrap();
         let (peer, _) = next(&mut listener).await.unwrap();
-        assert_eq!(peer.addr(), connection.local_addr().unwrap());
-        assert!(peer.addr().is_ipv4() && peer.to_string().starts_with("127.0.0.1:"), "{peer}");
+        assert_eq!(peer.addr().unwrap(), connection.local_addr().unwrap());
+        assert!(peer.addr().unwrap().is_ipv4() && peer.to_string().starts_with("127.0.0.1:"), "{peer}");
 
         let mut connections = Listener::bind(":0", config()).await.unwrap().connections();
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, connections.closer().local_addr().port()));
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, connections.closer().local_addr().port().unwrap()));
         let dialed = Connection::dial(to, config()).await.unwrap();
         let accepted = next(&mut connections).await.unwrap();
         assert_eq!(accepted.peer_addr().unwrap(), dialed.local_addr().unwrap());
@@ -130,7 +130,8 @@ fn the_user_timeout_that_is_asked_for_is_the_one_in_force() {
         let to = listener.local_addr().unwrap();
         for asked in [Duration::from_millis(1), Duration::from_secs(30), Duration::from_millis(i32::MAX as u64)] {
             let connection = Connection::dial(to, config().user_timeout(asked)).await.unwrap();
-            let in_force = with_socket(connection.local_addr().unwrap(), to, |socket| socket.tcp_user_timeout());
+            let in_force =
+                with_socket(connection.local_addr().unwrap().ip().unwrap(), to, |socket| socket.tcp_user_timeout());
             assert_eq!(in_force.unwrap(), Some(asked));
         }
     });

@@ -69,12 +69,12 @@ async fn a_manager_opens_its_sessions_again() {
     let mut listener = Listener::bind("127.0.0.1:0", server.clone()).await.unwrap();
     let addr = listener.local_addr();
     let manager = Manager::new(client);
-    manager.dial(addr).await.unwrap();
+    manager.dial(&addr).await.unwrap();
     for round in 0..5u8 {
-        manager.write(addr, vec![round; 100].into()).await.unwrap();
+        manager.write(&addr, vec![round; 100].into()).await.unwrap();
         assert_eq!(within(SOON, listener.next()).await.unwrap().1, vec![round; 100]);
         drop(listener);
-        listener = Listener::bind(addr, server.clone()).await.unwrap();
+        listener = Listener::bind(&addr, server.clone()).await.unwrap();
     }
     manager.shutdown(SOON).await;
 }
@@ -90,7 +90,7 @@ async fn certificates_are_replaced_while_messages_pass() {
     let addr = listener.local_addr();
     for round in 0..50u32 {
         server.replace(&of(new())).unwrap();
-        let mut connection = Connection::dial(addr, config().tls(client.clone())).await.unwrap();
+        let mut connection = Connection::dial(&addr, config().tls(client.clone())).await.unwrap();
         connection.send(round.to_be_bytes().to_vec().into()).await.unwrap();
         assert_eq!(within(SOON, listener.next()).await.unwrap().1, &round.to_be_bytes()[..]);
     }

@@ -65,7 +65,7 @@ pub(super) fn config<R: Home>(size: usize) -> Config {
 pub(super) async fn listen<R: Home>(trial: &Trial) -> Result<(Vec<Listener>, Vec<u16>)> {
     let bind = |_| Listener::bind("127.0.0.1:0", config::<R>(trial.size));
     let listeners = try_join_all((0..trial.addresses).map(bind)).await?;
-    let ports = listeners.iter().map(|listener| listener.local_addr().port()).collect();
+    let ports = listeners.iter().map(|listener| listener.local_addr().port().unwrap()).collect();
     Ok((listeners, ports))
 }
 
@@ -89,7 +89,7 @@ impl<R: Home> Framed for Buffstreams<R> {
 
     async fn listen(self, size: usize) -> Result<(u16, Self::Acceptor)> {
         let listener = Listener::bind("127.0.0.1:0", config::<R>(size)).await?;
-        Ok((listener.local_addr().port(), listener.connections()))
+        Ok((listener.local_addr().port().unwrap(), listener.connections()))
     }
 
     async fn accept(self, connections: &mut Self::Acceptor) -> Result<Connection> {
