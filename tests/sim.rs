@@ -38,6 +38,32 @@ async fn next(incoming: &mut Listener) -> Bytes {
 }
 
 #[test]
+fn a_unix_socket_is_a_place_in_the_world() {
+    Sim::new().run(|sim| async move {
+        const PATH: &str = "unix:/run/app.sock";
+        let gone = Connection::dial(PATH, config(&sim)).await.unwrap_err();
+        assert!(matches!(gone, Error::Dial { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
+        let mut listener = Listener::bind(PATH, config(&sim)).await.unwrap();
+        assert_eq!(listener.local_addr().to_string(), PATH);
+        let taken = Listener::bind(PATH, config(&sim)).await.unwrap_err();
+        assert!(matches!(taken, Error::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse));
+        sim.link(listener.local_addr()).latency(LATENCY).fail_next(Side::Dialer, 5, Fault::Rst);
+        let came = sim.spawn(async move { listener.next().await.unwrap() });
+        let mut connection = Connection::dial(PATH, config(&sim)).await.unwrap();
+        assert!(connection.send(b"a message"[..].into()).await.is_err());
+        connection.flush().await.unwrap();
+        let (peer, message) = came.await;
+        assert_eq!((peer.to_string().as_str(), &*message), ("unix#2", &b"a message"[..]));
+        assert_eq!(sim.now(), LATENCY);
+        Listener::bind(PATH, config(&sim)).await.unwrap();
+
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken_over = Listener::from_std(socket, config(&sim)).unwrap_err();
+        assert!(matches!(taken_over, Error::Bind { source, .. } if source.kind() == std::io::ErrorKind::Unsupported));
+    });
+}
+
+#[test]
 fn a_connection_is_cut_at_the_byte_that_was_asked_for() {
     for (fault, after, whole) in [(Fault::Fin, 9, 1), (Fault::Rst, 13, 2), (Fault::Fin, 10, 2), (Fault::Fin, 0, 0)] {
         Sim::new().run(|sim| async move {

@@ -2,10 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::foreign;
+use crate::identity::Identity;
 use crate::peer::Address;
 use crate::sync::Lock;
 use crate::transport;
@@ -65,6 +68,15 @@ impl LinkSocket {
         drop(state);
         stream.shut_down();
         false
+    }
+
+    /// Who the other end is, if there is one, and its transport has made sure.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        let stream = self.0.lock().stream.clone()?;
+        let identity = stream.identity();
+        // It may be the last clone, and drop the waker that the socket has kept.
+        let _ = foreign::dispose(stream);
+        identity
     }
 
     /// Closes the connection.

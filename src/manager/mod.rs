@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::error::Error;
 use crate::foreign;
+use crate::identity::Identity;
 use crate::listener::{Closer, Listener};
 use crate::observe::{Events, ManagerEvent, Reporter};
 use crate::peer::Address;
@@ -235,6 +236,12 @@ impl Manager {
     /// The addresses that are open, or being opened or closed, sorted.
     pub fn addresses(&self) -> Vec<Address> {
         self.addresses.addresses()
+    }
+
+    /// Who is at the other end of an address, as the transport has made sure: see [`Identity`]. `None` if it knows nothing, as over
+    /// plain TCP, or the address is not open, or its connection is down.
+    pub fn identity(&self, address: impl Into<Address>) -> Option<Arc<Identity>> {
+        self.addresses.open(&address.into())?.socket.identity()
     }
 
     /// What it has counted so far.

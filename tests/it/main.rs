@@ -45,6 +45,8 @@ mod sockets;
 mod starts;
 mod stress;
 mod tidy;
+mod unix;
+mod unix_files;
 mod waits;
 mod wire;
 mod writer;

@@ -24,7 +24,7 @@ fn where_sigpipe_kills(name: &str, test: impl Future<Output = ()>) {
 
 /// The standard library has set it to be ignored.
 #[allow(unsafe_code)]
-fn restore_sigpipe() {
+pub(crate) fn restore_sigpipe() {
     // SAFETY: this sets no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -73,6 +73,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
             "foreign",
             "framed",
+            "identity",
             "link",
             "listener",
             "transport",
