@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use buffstreams::{Bytes, ConfigError, Connection, Error, Listener, Manager};
-use futures::SinkExt;
+use futures::{FutureExt, SinkExt};
 
-use crate::net::{alone, config, next, run};
+use crate::net::{SOON, alone, config, next, run, within};
 
 /// A folder of a test's own, with a short path, removed at its end.
 pub(crate) struct Folder(PathBuf);
@@ -190,41 +192,48 @@ fn the_file_has_the_permissions_that_were_asked_for() {
     });
 }
 
-/// They race for the place of a dead one again and again. Whoever has it can be reached, and nobody else has it.
+/// They race for the place of a dead one, again and again.
 #[test]
-fn of_two_that_begin_at_once_one_has_the_place_and_keeps_it() {
-    const ROUNDS: usize = 100;
-    let (folder, owners, wins) = (Folder::new(), AtomicUsize::new(0), AtomicUsize::new(0));
-    let race = || {
-        for _ in 0..ROUNDS {
-            run(async {
-                match bind(&folder).await {
-                    Ok(mut listener) => {
-                        assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0, "two have it");
-                        wins.fetch_add(1, Ordering::SeqCst);
-                        let file = number(&folder.path());
-                        is_reached(&folder, &mut listener).await;
-                        assert_eq!(number(&folder.path()), file, "it was taken away");
-                        owners.fetch_sub(1, Ordering::SeqCst);
-                        // As a process that is killed: the file stays, under a name that nobody removes.
-                        let kept = folder.0.join(format!("{:?}", std::thread::current().id()));
-                        fs::hard_link(folder.path(), &kept).unwrap();
-                        drop(listener);
-                        // If another has the place by now, it is not one to be replaced.
-                        let _ = fs::hard_link(&kept, folder.path());
-                        fs::remove_file(kept).unwrap();
-                    }
-                    error => assert_eq!(refused(error), ErrorKind::AddrInUse),
-                }
-            });
-        }
-    };
-    std::thread::scope(|threads| {
-        for _ in 0..3 {
-            threads.spawn(race);
-        }
+fn of_those_who_begin_at_once_one_has_the_place_and_keeps_it() {
+    const ROUNDS: usize = 200;
+    const BINDERS: usize = 3;
+    let (folder, config) = (Folder::new(), config());
+    let dead = folder.0.join("dead");
+    drop(UnixListener::bind(&dead).unwrap());
+    for _ in 0..ROUNDS {
+        fs::hard_link(&dead, folder.path()).unwrap();
+        let start = Barrier::new(BINDERS);
+        let bound = std::thread::scope(|threads| {
+            let begin = || {
+                start.wait();
+                run(Listener::bind(folder.address(), config.clone()))
+            };
+            let binders = [(); BINDERS].map(|()| threads.spawn(begin));
+            binders.map(|binder| binder.join().unwrap())
+        });
+        let (mut owners, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
+        assert_eq!(owners.len(), 1, "one has it");
+        run(is_reached(&folder, owners[0].as_mut().unwrap()));
+        others.into_iter().for_each(|other| assert_eq!(refused(other), ErrorKind::AddrInUse));
+    }
+}
+
+/// Between the question whether anybody lives there and the answer of the new one, nobody else may ask.
+#[test]
+fn who_begins_waits_while_another_has_locked_the_folder() {
+    run(async {
+        let folder = Folder::new();
+        let lock = fs::File::open(&folder.0).unwrap();
+        #[allow(unsafe_code)]
+        // SAFETY: the descriptor is open.
+        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
+        assert_eq!(locked, 0);
+        let mut binding = Box::pin(bind(&folder));
+        assert!((&mut binding).now_or_never().is_none());
+        assert!(!folder.path().exists());
+        drop(lock);
+        is_reached(&folder, &mut within(SOON, binding).await.unwrap()).await;
     });
-    assert!(wins.into_inner() > 0);
 }
 
 #[test]
