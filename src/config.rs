@@ -254,6 +254,8 @@ impl Config {
     /// Finds hosts that vanished without a word: three questions, a sixth of this time apart, unanswered, end the
     /// connection. It is counted in seconds: less than one is taken as one. With [`user_timeout`](Self::user_timeout), Linux does not count them: the first that is unanswered when
     /// the silence has lasted that long ends it, with the defaults after 70 s. The longest silence is 32,767 s.
+    ///
+    /// A Unix socket needs neither of the two: the kernel knows both of its ends.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();

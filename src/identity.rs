@@ -11,15 +11,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// That of the other end of a Unix socket.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(crate) fn of_process(credentials: Credentials) -> Self {
-        Self { credentials: Some(credentials) }
-    }
-
     /// The process at the other end of a Unix socket, as the kernel knows it.
     pub fn credentials(&self) -> Option<Credentials> {
         self.credentials
+    }
+}
+
+impl From<Credentials> for Identity {
+    /// That of the other end of a Unix socket: for the tests of a program that decides by it.
+    fn from(credentials: Credentials) -> Self {
+        Self { credentials: Some(credentials) }
     }
 }
 
@@ -37,8 +38,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(crate) fn new(pid: Option<i32>, uid: u32, gid: u32) -> Self {
+    /// These.
+    pub fn new(pid: Option<i32>, uid: u32, gid: u32) -> Self {
         Self { pid, uid, gid }
     }
 }

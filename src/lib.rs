@@ -1,4 +1,4 @@
-//! Stream length-prefixed messages over TCP, as [`futures::Stream`] and [`futures::Sink`].
+//! Stream length-prefixed messages over TCP and Unix sockets, as [`futures::Stream`] and [`futures::Sink`].
 //!
 //! A fixed, configurable header says how long each message is. A program sends and receives whole messages, Protocol
 //! Buffers or any other bytes, and never sees a header, a partial read, a reconnect or a socket map. It is the successor
@@ -50,6 +50,7 @@
 //! | send to many addresses, from many tasks | [`Manager`], [`ManagerSink`], [`DeadLetters`] |
 //! | go on when a peer goes away and comes back | [`Config::reconnect`], [`Backoff`] |
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
+//! | name an end of a connection, and know who is there | [`Address`], [`Endpoint`], [`Peer`], [`Identity`] |
 //! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
 //! | set a limit, or choose a runtime | [`Config`] |
 //!

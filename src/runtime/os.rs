@@ -356,7 +356,7 @@ impl<S: Source> Socket for Stream<S> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn identity(&self) -> Option<Arc<Identity>> {
         let credentials = if self.is_unix { unix::credentials(self.source.socket()) } else { None };
-        credentials.map(|credentials| Arc::new(Identity::of_process(credentials)))
+        credentials.map(|credentials| Arc::new(credentials.into()))
     }
 }
 
