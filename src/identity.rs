@@ -1,13 +1,16 @@
 //! Who the other end of a connection is, as far as its transport has made sure.
 
+use std::sync::Arc;
+
 /// Who the other end of a connection is, as its transport has made sure: not what the other end says of itself.
 ///
-/// Plain TCP knows nothing, and has no identity at all. The other end of a Unix socket has [`credentials`](Self::credentials).
-/// Other transports may know other things, so each is asked for on its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Plain TCP knows nothing, and has no identity at all. The other end of a Unix socket has [`credentials`](Self::credentials), one
+/// that has shown a certificate over TLS has [`certificates`](Self::certificates).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Identity {
     credentials: Option<Credentials>,
+    certificates: Arc<[Vec<u8>]>,
 }
 
 impl Identity {
@@ -15,12 +18,24 @@ impl Identity {
     pub fn credentials(&self) -> Option<Credentials> {
         self.credentials
     }
+
+    /// The certificate of the other end, which was verified, and behind it those that it sent with it, in DER (X.509, RFC 5280).
+    /// None without TLS, and of a client that was not asked for one.
+    pub fn certificates(&self) -> &[Vec<u8>] {
+        &self.certificates
+    }
+
+    /// The same end, which has shown these.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_certificates(self, certificates: Vec<Vec<u8>>) -> Self {
+        Self { certificates: certificates.into(), ..self }
+    }
 }
 
 impl From<Credentials> for Identity {
     /// That of the other end of a Unix socket: for the tests of a program that decides by it.
     fn from(credentials: Credentials) -> Self {
-        Self { credentials: Some(credentials) }
+        Self { credentials: Some(credentials), ..Self::default() }
     }
 }
 

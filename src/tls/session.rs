@@ -116,6 +116,11 @@ impl Session {
         self.tls.send_close_notify();
     }
 
+    /// The certificates of the other end, if it has shown any.
+    pub(crate) fn certificates(&self) -> Option<Vec<Vec<u8>>> {
+        Some(self.tls.peer_certificates()?.iter().map(|certificate| certificate.to_vec()).collect())
+    }
+
     /// What the error comes to for the program.
     fn judge(&self, error: rustls::Error) -> TlsError {
         use rustls::Error as E;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use super::Stream;
 use crate::endpoint::Endpoint;
 use crate::error::TlsError;
+use crate::identity::Identity;
 use crate::runtime::{Forward, Socket};
 use crate::sync::Lock;
 use crate::tls::{RECORD, Session};
@@ -25,15 +26,16 @@ pub(super) async fn secure(raw: Stream, session: Session, codec: Codec) -> Resul
     let mut handshake = Handshake { raw: raw.0, session, sending: Sending::default(), codec };
     poll_fn(|cx| handshake.poll(cx)).await?;
     let Handshake { raw, session, sending, .. } = handshake;
-    let writing = Arc::<Waiting>::default();
+    let identity = match session.certificates() {
+        None => raw.identity(),
+        Some(certificates) => {
+            let raw = raw.identity().map_or_else(Identity::default, Arc::unwrap_or_clone);
+            Some(Arc::new(raw.with_certificates(certificates)))
+        }
+    };
+    let (session, sending, writing) = (Lock::new(session), Lock::new(sending), Arc::<Waiting>::default());
     let waker = writing.clone().into();
-    Ok(Stream::new(Arc::new(TlsSocket {
-        raw,
-        session: Lock::new(session),
-        sending: Lock::new(sending),
-        writing,
-        waker,
-    })))
+    Ok(Stream::new(Arc::new(TlsSocket { raw, session, sending, writing, waker, identity })))
 }
 
 struct Handshake {
@@ -84,6 +86,7 @@ struct TlsSocket {
     writing: Arc<Waiting>,
     /// Always the same for the socket.
     waker: Waker,
+    identity: Option<Arc<Identity>>,
 }
 
 /// Records on their way to the socket.
@@ -306,5 +309,9 @@ impl Socket for TlsSocket {
 
     fn remote(&self) -> io::Result<Endpoint> {
         self.raw.remote()
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.clone()
     }
 }

@@ -33,7 +33,13 @@ async fn messages_and_replies_pass_and_both_directions_end_cleanly() {
     }
     connection.close().await.unwrap();
     assert!(within(SOON, connection.next()).await.is_none(), "the other end closes as well, and says so");
-    assert!(matches!(within(SOON, events.next()).await, Some(Event::Connected { .. })));
+    assert_eq!(connection.identity().unwrap().certificates().len(), 1, "that of the listener");
+    match within(SOON, events.next()).await {
+        Some(Event::Connected { peer, identity, .. }) => {
+            assert_eq!(identity.unwrap().certificates().len(), 1, "that of {peer}");
+        }
+        other => panic!("{other:?}"),
+    }
     assert!(matches!(within(SOON, events.next()).await, Some(Event::Disconnected { reason: Reason::Closed, .. })));
     closer.close().await.unwrap();
     within(SOON, echo).await.unwrap();
