@@ -492,4 +492,53 @@ mod tests {
             assert_eq!(calls.0.load(Ordering::Relaxed), 1);
         }
     }
+
+    /// A transport that takes nothing.
+    struct Full;
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Kept here because over sockets a driver that is called in vain, or once more, changes nothing that can be seen.
+    #[test]
+    fn who_stops_writing_calls_the_driver_for_a_batch_in_the_middle_and_not_for_nothing() {
+        for is_left in [false, true] {
+            let outbox = Outbox::new(Full, Config::new().codec().unwrap(), Arc::default());
+            if is_left {
+                pushed(&outbox, b"cut");
+                // It is with the transport then, and nothing is pending.
+                assert!(outbox.poll_drive(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+            let calls = Arc::new(Calls(AtomicUsize::new(0)));
+            outbox.set_driver(&waker(calls.clone()));
+            let mut state = outbox.lock();
+            assert!(!state.stalled && state.pending.is_empty());
+            state.driver_wants_room = true;
+            state.pass_on();
+            drop(state);
+            assert_eq!((outbox.is_stalled(), calls.0.load(Ordering::Relaxed)), (is_left, usize::from(is_left)));
+        }
+    }
+
+    /// Kept here because over sockets the flush that follows writes as well.
+    #[test]
+    fn a_push_writes_at_once_only_where_so_much_is_pending() {
+        let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Arc::default());
+        let mark = 2 * (b"message".len() + 3);
+        for written in [0, mark] {
+            outbox.push(Bytes::from_static(b"message"), mark).unwrap();
+            assert_eq!(outbox.books().bytes, written as u64);
+        }
+    }
 }

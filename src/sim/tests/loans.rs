@@ -230,6 +230,29 @@ fn who_was_lent_a_reader_once_cannot_use_it_when_it_is_lent_again() {
     });
 }
 
+/// Only its task has a share of the inbox for it: a frame that comes slowly would grow with the consumer, beside the budget.
+#[test]
+fn a_large_frame_that_begins_with_the_consumer_goes_back_to_its_task_at_once() {
+    roomy(None).run(async {
+        let config = config().max_message_size(1 << 20);
+        let (acceptor, addr) = Acceptor::bind(&"127.0.0.1:0".into()).await.unwrap();
+        let mut peer = testing::dial(&addr.into(), &config).await.unwrap();
+        let (stream, _) = acceptor.accept(&config).await.unwrap();
+        let loan = Loan::default();
+        let reader = Box::new(Reader::with(stream, Decoder::with(config.codec().unwrap())));
+        let lent = loan.lend(reader, &Handle::default());
+        peer.write_all(&100_000_u32.to_be_bytes()).await.unwrap();
+        let polled = futures::poll!(poll_fn(|cx| loan.poll_batch(lent, &Handle::default(), cx, drop)));
+        assert_eq!(polled, Poll::Ready(Loaned::Back));
+        // What comes of it now is not read by the consumer.
+        peer.write_all(&[7; 70_000]).await.unwrap();
+        let polled = futures::poll!(poll_fn(|cx| loan.poll_batch(lent, &Handle::default(), cx, drop)));
+        assert_eq!(polled, Poll::Ready(Loaned::Back));
+        let Some(Ok(reader)) = loan.take_back() else { panic!("it is back") };
+        assert_eq!(reader.received(), 4);
+    });
+}
+
 /// What the consumer's reading calls comes back here: its waker, and those who wait for room in the inbox. Whoever wants the
 /// reader meanwhile gets it afterwards, and the batch is the consumer's. It takes two threads to get there otherwise.
 #[test]
