@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Error, Limit};
 use crate::runtime::{Handle, Runtime};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -285,6 +285,23 @@ impl Config {
     pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> Self {
         self.unix_mode = mode.into();
         self
+    }
+
+    /// The value of a limit; `None` where there is none.
+    pub(crate) fn limit(&self, limit: Limit) -> Option<Duration> {
+        match limit {
+            Limit::MessageTtl => self.message_ttl,
+            Limit::WriteTimeout => self.write_timeout,
+            Limit::FrameTimeout => self.frame_timeout,
+            Limit::IdleTimeout => self.idle_timeout,
+            Limit::CloseTimeout => self.close_timeout,
+            Limit::DrainTimeout => self.drain_timeout,
+        }
+    }
+
+    /// This limit, which there is, has run out.
+    pub(crate) fn ran_out(&self, what: Limit) -> Error {
+        Error::Timeout { what, after: self.limit(what).unwrap_or_default() }
     }
 
     /// How many bytes are held while a peer is away.

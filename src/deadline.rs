@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::config::Config;
+use crate::error::{Error, Limit};
 use crate::runtime::{Alarm, Handle};
 
 /// How often it is looked at until it is over, while somebody waits. Its timer is set for the next look, not for the end:
@@ -22,8 +23,8 @@ const SHORTEST: Duration = Duration::from_millis(30);
 /// latest; if not, nobody waited, and it does not count. A limit runs out only for somebody who waited all that time.
 pub(crate) struct Deadline {
     runtime: Handle,
-    /// What is waited for, and how far it has come.
-    waits_for: (&'static str, u64),
+    /// The limit, if it has a name, and how far has come what is waited for.
+    waits_for: (Option<Limit>, u64),
     waited: Option<Waited>,
     timer: Option<Timer>,
 }
@@ -43,7 +44,7 @@ struct Timer {
 impl Deadline {
     /// One that is not running.
     pub(crate) fn new(runtime: &Handle) -> Self {
-        Self { runtime: runtime.clone(), waits_for: ("", 0), waited: None, timer: None }
+        Self { runtime: runtime.clone(), waits_for: (None, 0), waited: None, timer: None }
     }
 
     /// Stops it.
@@ -51,26 +52,35 @@ impl Deadline {
         self.waited = None;
     }
 
-    /// Makes it one that was started then, for the limit of this name. It goes on if it has been looked at since.
-    pub(crate) fn start(&mut self, what: &'static str, since: Instant) {
+    /// Makes it one that was started then, for this limit. It goes on if it has been looked at since.
+    pub(crate) fn start(&mut self, what: Option<Limit>, since: Instant) {
         self.waits_for = (what, 0);
         if self.waited.as_ref().is_none_or(|waited| waited.until <= since) {
             self.waited = Some(Waited { long: Duration::ZERO, until: since });
         }
     }
 
-    /// Starts it if it is not running; ready with the error when somebody has waited for `limit`. It starts over when there
-    /// is another limit, by its name in the configuration, or progress since the last time.
-    pub(crate) fn poll(
-        &mut self,
-        (what, limit): (&'static str, Option<Duration>),
-        progress: u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<Error> {
+    /// Starts it if it is not running; ready with the error when somebody has waited for as long as the limit is. It starts
+    /// over when there is another limit, or progress since the last time.
+    pub(crate) fn poll(&mut self, what: Limit, config: &Config, progress: u64, cx: &mut Context<'_>) -> Poll<Error> {
+        match config.limit(what) {
+            Some(limit) => self.poll_over(Some(what), limit, progress, cx).map(|()| config.ran_out(what)),
+            None => {
+                self.clear();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// As [`poll`](Self::poll), for a limit that has no name.
+    pub(crate) fn poll_for(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_over(None, limit, 0, cx)
+    }
+
+    fn poll_over(&mut self, what: Option<Limit>, limit: Duration, progress: u64, cx: &mut Context<'_>) -> Poll<()> {
         if mem::replace(&mut self.waits_for, (what, progress)) != (what, progress) {
             self.waited = None;
         }
-        let Some(limit) = limit else { return Poll::Pending };
         let look = (limit / LOOKS).max(SHORTEST);
         loop {
             let now = self.runtime.now();
@@ -83,7 +93,7 @@ impl Deadline {
             let left = limit.saturating_sub(waited.long);
             if left.is_zero() {
                 self.waited = None;
-                return Poll::Ready(Error::Timeout { what, after: limit });
+                return Poll::Ready(());
             }
             // What is further away than the clock can tell never comes.
             let Some(next) = now.checked_add(left.min(look)) else { return Poll::Pending };
@@ -107,13 +117,18 @@ mod tests {
     const LOOK: Duration = Duration::from_secs(10);
     const MOMENT: Duration = Duration::from_millis(1);
 
+    /// Limits of any name will do.
+    fn config() -> Config {
+        Config::new().frame_timeout(LIMIT).idle_timeout(LIMIT)
+    }
+
     fn new() -> Deadline {
         Deadline::new(&Handle::default())
     }
 
     /// Waits until it is over, for `long` at the most; whether it is.
     async fn is_over(deadline: &mut Deadline, long: Duration) -> bool {
-        testing::within(Some(long), poll_fn(|cx| deadline.poll(("limit", Some(LIMIT)), 0, cx))).await.is_some()
+        testing::within(Some(long), poll_fn(|cx| deadline.poll(Limit::FrameTimeout, &config(), 0, cx))).await.is_some()
     }
 
     #[test]
@@ -157,13 +172,13 @@ mod tests {
             testing::sleep(LOOK).await;
             // Said again and again, it goes on.
             for look in 1..=7 {
-                deadline.start("limit", since);
+                deadline.start(Some(Limit::FrameTimeout), since);
                 assert_eq!(is_over(&mut deadline, LOOK).await, look == 7);
             }
             assert_eq!(elapsed(), LIMIT);
             // Something came in the moment of the last look.
             assert!(!is_over(&mut deadline, 7 * LOOK).await);
-            deadline.start("limit", testing::now());
+            deadline.start(Some(Limit::FrameTimeout), testing::now());
             assert!(!is_over(&mut deadline, LIMIT - MOMENT).await);
             assert!(is_over(&mut deadline, MOMENT).await);
         });
@@ -173,16 +188,17 @@ mod tests {
     fn progress_and_another_limit_start_it_over() {
         Sim::default().run(async {
             let mut deadline = new();
-            for (what, progress) in [("limit", 1), ("limit", 2), ("other", 2), ("limit", 0)] {
-                let waiting = poll_fn(|cx| deadline.poll((what, Some(LIMIT)), progress, cx));
+            for (what, progress) in
+                [(Limit::FrameTimeout, 1), (Limit::FrameTimeout, 2), (Limit::IdleTimeout, 2), (Limit::FrameTimeout, 0)]
+            {
+                let waiting = poll_fn(|cx| deadline.poll(what, &config(), progress, cx));
                 assert!(testing::within(Some(LIMIT - MOMENT), waiting).await.is_none());
             }
             assert!(is_over(&mut deadline, MOMENT).await);
             // A timer that is left over from a long limit is not waited for.
-            let short = ("short", Some(LOOK / 2));
             assert!(!is_over(&mut deadline, MOMENT).await);
             let began = elapsed();
-            poll_fn(|cx| deadline.poll(short, 0, cx)).await;
+            poll_fn(|cx| deadline.poll_for(LOOK / 2, cx)).await;
             assert_eq!(elapsed(), began + LOOK / 2);
         });
     }

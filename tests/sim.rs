@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buffstreams::{
-    Backoff, Bytes, Config, Connection, Error, Event, Fault, Incoming, Listener, Manager, Outcome, Reason, Side, Sim,
-    WireFormat,
+    Backoff, Bytes, Config, Connection, Error, Event, Fault, Incoming, Limit, Listener, Manager, Outcome, Reason, Side,
+    Sim, WireFormat,
 };
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
@@ -113,7 +113,7 @@ fn a_stall_and_a_black_hole_are_met_by_the_time_limits() {
         sim.link(addr).fail_next(Side::Dialer, 3, Fault::Stall);
         let mut connection = Connection::dial(addr, config(&sim).write_timeout(SECOND)).await.unwrap();
         let sent = connection.send(vec![7; 4096].into()).await;
-        assert!(matches!(sent, Err(Error::Timeout { what: "write_timeout", .. })), "{sent:?}");
+        assert!(matches!(sent, Err(Error::Timeout { what: Limit::WriteTimeout, .. })), "{sent:?}");
 
         sim.link(addr).black_hole();
         let began = sim.now();

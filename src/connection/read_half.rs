@@ -4,14 +4,13 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::Stream;
 
 use super::socket::Shared;
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::framed::Reader;
 use crate::observe::Reason;
 use crate::transport;
@@ -52,7 +51,7 @@ impl ReadHalf {
                     continue;
                 }
                 Poll::Ready(Err(error)) => error,
-                Poll::Pending if self.reader.waits_for_peer() => ready!(self.slow.poll(self.patience(), 0, cx)),
+                Poll::Pending if self.reader.waits_for_peer() => ready!(self.poll_patience(cx)),
                 Poll::Pending => return Poll::Pending,
             };
             self.end(Reason::from(&error));
@@ -61,16 +60,17 @@ impl ReadHalf {
     }
 
     /// What limits how long the peer may take for what comes next.
-    fn patience(&self) -> (&'static str, Option<Duration>) {
-        let config = &self.shared.config;
-        if self.reader.is_mid_frame() {
-            ("frame_timeout", config.frame_timeout)
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let limit = if self.reader.is_mid_frame() {
+            Limit::FrameTimeout
         } else if !self.shared.is_dialed() {
-            ("idle_timeout", config.idle_timeout)
+            Limit::IdleTimeout
         } else {
             // Whoever dialed may wait for a reply as long as they like.
-            ("", None)
-        }
+            self.slow.clear();
+            return Poll::Pending;
+        };
+        self.slow.poll(limit, &self.shared.config, 0, cx)
     }
 
     fn end(&mut self, reason: Reason) {

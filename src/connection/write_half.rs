@@ -13,7 +13,7 @@ use futures::sink::{Sink, SinkExt};
 
 use super::socket::{Origin, Shared};
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
 use crate::link::Retries;
@@ -207,8 +207,7 @@ impl WriteHalf {
     /// How long the peer may take nothing.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         let WriteState::Open(writer) = &self.state else { return Poll::Pending };
-        let limit = ("write_timeout", self.shared.config.write_timeout);
-        self.stalled.poll(limit, writer.output().taken(), cx)
+        self.stalled.poll(Limit::WriteTimeout, &self.shared.config, writer.output().taken(), cx)
     }
 
     fn is_closed_by_peer(&self) -> bool {
@@ -381,8 +380,7 @@ impl Sink<Bytes> for WriteHalf {
         let this = self.get_mut();
         let flushed = this.poll_drain(cx);
         if flushed.is_pending() {
-            let limit = ("close_timeout", this.shared.config.close_timeout);
-            let error = ready!(this.closing.poll(limit, 0, cx));
+            let error = ready!(this.closing.poll(Limit::CloseTimeout, &this.shared.config, 0, cx));
             this.lose(Reason::Stopped);
             return Poll::Ready(Err(error));
         }

@@ -57,7 +57,7 @@ pub(crate) async fn accept_all(running: Running, acceptor: Acceptor, inbox: Send
     if let Some(limit) = shared.config.drain_timeout {
         let passed = shared.config.runtime.now() - begun;
         shared.config.runtime.sleep(limit.saturating_sub(passed)).await;
-        shared.give_up(limit);
+        shared.give_up();
     }
 }
 

@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use super::peers::Running;
 use super::shared::{AsyncCallback, Callback, Delivery};
 use super::{Closer, Incoming, Listener};
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, Limit};
 use crate::foreign::{self, PanicHook, PanicSource, Told};
 use crate::observe::Reason;
 use crate::peer::Peer;
@@ -101,14 +101,13 @@ impl Serving {
     pub async fn close(mut self) -> Result<(), Error> {
         let Self { closer, task } = &mut self;
         let config = &closer.shared().config;
-        let limit = config.drain_timeout;
         let ended = async {
             let closed = closer.close().await;
             task.join().await;
             closed.and_then(|()| closer.shared().result())
         };
-        let ended = config.runtime.within(limit.map(|limit| limit.saturating_add(GRACE)), ended).await;
-        ended.unwrap_or(Err(Error::Timeout { what: "drain_timeout", after: limit.unwrap_or_default() }))
+        let ended = config.runtime.within(config.drain_timeout.map(|limit| limit.saturating_add(GRACE)), ended).await;
+        ended.unwrap_or_else(|| Err(config.ran_out(Limit::DrainTimeout)))
     }
 }
 

@@ -15,7 +15,7 @@ use super::read_on::PeerReader;
 use super::shared::{AsyncCallback, Callback, Delivery};
 use crate::connection::{Connection, OnEnd};
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::foreign::{self, Panic, PanicSource};
 use crate::framed::{CHUNK, HIGH_WATER, Reader};
 use crate::observe::{Event, Reason};
@@ -235,14 +235,13 @@ impl PeerTask {
     }
 
     /// What limits how long the peer may take for what comes next.
-    fn patience(&self, reader: &Reader<transport::Stream>) -> (&'static str, Option<Duration>) {
-        let config = &self.seat.config;
+    fn patience(&self, reader: &Reader<transport::Stream>) -> Limit {
         if self.seat.is_closing() {
-            ("close_timeout", config.close_timeout)
+            Limit::CloseTimeout
         } else if reader.is_mid_frame() {
-            ("frame_timeout", config.frame_timeout)
+            Limit::FrameTimeout
         } else {
-            ("idle_timeout", config.idle_timeout)
+            Limit::IdleTimeout
         }
     }
 
@@ -250,11 +249,9 @@ impl PeerTask {
         let limit = self.patience(reader);
         // A frame has its time as a whole; of whoever is in the middle of one while this end closes, only silence counts.
         let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
-        let error = ready!(self.slow.poll(limit, progress, cx));
-        if let (what @ "close_timeout", Some(after)) = limit
-            && reader.is_mid_frame()
-        {
-            self.seat.cut(what, after);
+        let error = ready!(self.slow.poll(limit, &self.seat.config, progress, cx));
+        if limit == Limit::CloseTimeout && reader.is_mid_frame() {
+            self.seat.cut(limit);
         }
         Poll::Ready(error)
     }
@@ -317,16 +314,15 @@ impl PeerTask {
         if back.is_none() {
             // Nobody may ask for the next message, or none may come: time limits must be kept, and the end noticed.
             let config = &self.seat.config;
-            let limit = [Some(LOAN), config.frame_timeout, config.idle_timeout].into_iter().flatten().min();
-            self.slow.start("", since);
-            ready!(self.slow.poll(("", limit), 0, cx));
+            let limit = [config.frame_timeout, config.idle_timeout].into_iter().flatten().fold(LOAN, Duration::min);
+            self.slow.start(None, since);
+            ready!(self.slow.poll_for(limit, cx));
             back = loan.revoke();
         }
         if let Some(Ok(reader)) = &back
             && !self.seat.is_closing()
         {
-            let (what, _) = self.patience(reader);
-            self.slow.start(what, since);
+            self.slow.start(Some(self.patience(reader)), since);
         }
         back.map_or(Poll::Pending, Poll::Ready)
     }
@@ -355,12 +351,8 @@ impl PeerTask {
 
     /// What limits how long the peer may take nothing of what is written to it.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let config = &self.seat.config;
-        let limit = match self.seat.is_closing() {
-            true => ("close_timeout", config.close_timeout),
-            false => ("write_timeout", config.write_timeout),
-        };
-        self.stalled.poll(limit, self.member.outbox.progress(), cx)
+        let limit = if self.seat.is_closing() { Limit::CloseTimeout } else { Limit::WriteTimeout };
+        self.stalled.poll(limit, &self.seat.config, self.member.outbox.progress(), cx)
     }
 
     /// The peer sends no more; the replies to what it sent still go out. Returns why it ended.
@@ -371,13 +363,13 @@ impl PeerTask {
         };
         let (seat, peer) = (&self.seat, self.member.peer);
         seat.end_replies(&self.member).await;
-        let cut = self.member.is_cut.load(Ordering::Acquire).then_some(seat.config.drain_timeout).flatten();
-        let end = match (end, cut) {
+        let is_cut = self.member.is_cut.load(Ordering::Acquire);
+        let end = match end {
             // It did not end by itself.
-            (Ok(()) | Err(End::Error(Error::Truncated { .. } | Error::Read(_) | Error::Write(_))), Some(after)) => {
-                Err(End::Error(Error::Timeout { what: "drain_timeout", after }))
+            Ok(()) | Err(End::Error(Error::Truncated { .. } | Error::Read(_) | Error::Write(_))) if is_cut => {
+                Err(End::Error(seat.config.ran_out(Limit::DrainTimeout)))
             }
-            (end, _) => end,
+            end => end,
         };
         match end {
             Ok(()) => Reason::Closed,

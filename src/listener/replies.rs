@@ -13,7 +13,7 @@ use futures::sink::{Sink, SinkExt};
 use super::member::Member;
 use super::shared::Shared;
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::framed::HIGH_WATER;
 use crate::observe::Event;
 use crate::peer::{ById, Peer};
@@ -142,10 +142,7 @@ impl Sink<(Peer, Bytes)> for Outgoing {
         let this = self.get_mut();
         let result = match flushed {
             Poll::Ready(result) => result,
-            Poll::Pending => {
-                let limit = ("close_timeout", this.shared.config.close_timeout);
-                Err(ready!(this.closing.poll(limit, 0, cx)))
-            }
+            Poll::Pending => Err(ready!(this.closing.poll(Limit::CloseTimeout, &this.shared.config, 0, cx))),
         };
         if !this.closed {
             this.closed = true;

@@ -1,9 +1,8 @@
 //! What a listener, its handles and its tasks share: what becomes of the messages, what is counted, and how it closes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,7 +12,7 @@ use super::handshakes::Handshakes;
 use super::member::{Member, Members, Owner};
 use crate::config::Config;
 use crate::endpoint::Endpoint;
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, Limit};
 use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
 use crate::identity::Identity;
 use crate::observe::{Event, Reporter};
@@ -74,8 +73,8 @@ pub(crate) struct Shared {
     pub(crate) closed: Signal<()>,
     /// Dropped, it stops accepting.
     shutter: Lock<Option<Shutter>>,
-    /// The limit, and its value, that the first peer met that was not done when this end closed.
-    cut: Lock<Option<(&'static str, Duration)>>,
+    /// The limit that the first peer met that was not done when this end closed.
+    cut: OnceLock<Limit>,
 }
 
 #[derive(Default)]
@@ -119,7 +118,7 @@ impl Shared {
             closing: Signal::default(),
             closed: Signal::default(),
             shutter: Lock::new(Some(shutter)),
-            cut: Lock::default(),
+            cut: OnceLock::new(),
         })
     }
 
@@ -269,14 +268,12 @@ impl Shared {
                 member.outbox.closed().await;
             }
         };
-        match (self.config.runtime.within(self.config.close_timeout, all_closed).await, self.config.close_timeout) {
-            (None, Some(after)) => {
-                // No thread may have had time to accept what there was.
-                self.stop_accepting();
-                Err(Error::Timeout { what: "close_timeout", after })
-            }
-            _ => Ok(()),
+        if self.config.runtime.within(self.config.close_timeout, all_closed).await.is_none() {
+            // No thread may have had time to accept what there was.
+            self.stop_accepting();
+            return Err(self.config.ran_out(Limit::CloseTimeout));
         }
+        Ok(())
     }
 
     /// Stops accepting at once: whoever would accept may have no thread to run on.
@@ -285,14 +282,14 @@ impl Shared {
         drop(shutter);
     }
 
-    /// The close has taken `drain_timeout`, which is this: no more comes from whoever has not closed. What has arrived is
-    /// received all the same.
-    pub(crate) fn give_up(&self, limit: Duration) {
+    /// The close has taken `drain_timeout`: no more comes from whoever has not closed. What has arrived is received all the
+    /// same.
+    pub(crate) fn give_up(&self) {
         #[cfg(feature = "tls")]
         self.handshakes.end();
         for (member, stream) in self.sockets() {
             if !stream.is_closed_by_peer() {
-                self.cut("drain_timeout", limit);
+                self.cut(Limit::DrainTimeout);
                 member.is_cut.store(true, Ordering::Release);
                 stream.shut_down();
             }
@@ -307,15 +304,13 @@ impl Shared {
     }
 
     /// What a peer was sending when this limit was over is lost.
-    pub(crate) fn cut(&self, what: &'static str, after: Duration) {
-        self.cut.lock().get_or_insert((what, after));
+    pub(crate) fn cut(&self, limit: Limit) {
+        // The first stays.
+        let _ = self.cut.set(limit);
     }
 
     /// What the close came to, when all has ended: an error if something was lost.
     pub(crate) fn result(&self) -> Result<(), Error> {
-        match *self.cut.lock() {
-            Some((what, after)) => Err(Error::Timeout { what, after }),
-            None => Ok(()),
-        }
+        self.cut.get().map_or(Ok(()), |limit| Err(self.config.ran_out(*limit)))
     }
 }

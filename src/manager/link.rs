@@ -19,7 +19,7 @@ use super::dead_letters::DeadLetterBox;
 use super::link_socket::LinkSocket;
 use crate::config::Config;
 use crate::deadline::Deadline;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
 use crate::link::Retries;
 use crate::observe::{ManagerEvent, Reporter};
@@ -398,8 +398,8 @@ impl LinkTask {
                 }
             }
             Poll::Pending => {
-                let limit = ("write_timeout", self.common.config.write_timeout);
-                if let Poll::Ready(error) = self.stalled.poll(limit, outbox.progress(), cx) {
+                let config = &self.common.config;
+                if let Poll::Ready(error) = self.stalled.poll(Limit::WriteTimeout, config, outbox.progress(), cx) {
                     return Poll::Ready(Err(error));
                 }
             }

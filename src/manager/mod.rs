@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::identity::Identity;
 use crate::listener::{Closer, Listener};
@@ -177,11 +177,11 @@ impl Manager {
         let Some(closing) = self.addresses.close(&address) else {
             return Err(Error::NotOpen { address, message: None });
         };
-        let limit = self.addresses.common.config.close_timeout;
-        match end(closing, limit).await {
+        let config = &self.addresses.common.config;
+        match end(closing, config.close_timeout).await {
             Some(Ok(())) => Ok(()),
             Some(Err(source)) => Err(Error::NotSent { address, message: None, source }),
-            None => Err(Error::Timeout { what: "close_timeout", after: limit.unwrap_or_default() }),
+            None => Err(config.ran_out(Limit::CloseTimeout)),
         }
     }
 

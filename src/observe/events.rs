@@ -11,7 +11,7 @@ use super::reporter::Report;
 use crate::endpoint::Endpoint;
 #[cfg(feature = "tls")]
 use crate::error::TlsError;
-use crate::error::{BoxError, Error, FrameError, LooksLike};
+use crate::error::{BoxError, Error, FrameError, Limit, LooksLike};
 use crate::foreign::{Panic, PanicSource};
 use crate::identity::Identity;
 use crate::peer::{Address, Peer};
@@ -125,8 +125,8 @@ pub enum Reason {
     Failed(Arc<io::Error>),
     /// It took longer than a limit allows.
     Timeout {
-        /// The setting that ran out, by its name in [`Config`](crate::Config).
-        what: &'static str,
+        /// The setting that ran out.
+        what: Limit,
         /// Its value.
         after: Duration,
     },
@@ -146,7 +146,7 @@ impl From<&Error> for Reason {
             }
             Error::Frame(_) => Self::Rejected,
             Error::Read(source) | Error::Write(source) => Self::Failed(Arc::new(same(source))),
-            Error::Timeout { what, after } => Self::Timeout { what, after: *after },
+            Error::Timeout { what, after } => Self::Timeout { what: *what, after: *after },
             _ => Self::Stopped,
         }
     }
@@ -330,7 +330,7 @@ mod tests {
             (gone(Reason::from(&truncated())), "Truncated"),
             (gone(Reason::Rejected), "Rejected"),
             (gone(Reason::from(&Error::Read(io()))), "ConnectionReset"),
-            (gone(Reason::Timeout { what: "idle_timeout", after }), "idle_timeout"),
+            (gone(Reason::Timeout { what: Limit::IdleTimeout, after }), "idle_timeout"),
             (gone(Reason::CallbackPanicked), "CallbackPanicked"),
             (gone(Reason::Panicked), "Panicked"),
             (gone(Reason::Stopped), "Stopped"),

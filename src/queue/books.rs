@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{Error, Limit};
 
 /// The time of acceptance is kept this much finer than `message_ttl`.
 const MARKS: u32 = 64;
@@ -62,7 +62,7 @@ impl Verdict {
 
     /// They were older than `ttl`; the address had been dialed so often in the meantime.
     pub(crate) fn expired(ttl: Duration, attempts: u32) -> Self {
-        let error = Arc::new(Error::Timeout { what: "message_ttl", after: ttl });
+        let error = Arc::new(Error::Timeout { what: Limit::MessageTtl, after: ttl });
         Self { outcome: Outcome::Expired, attempts, error }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use async_std::task::block_on;
-use buffstreams::{Bytes, Config, Error, Listener, Manager, Outcome, Serving};
+use buffstreams::{Bytes, Config, Error, Limit, Listener, Manager, Outcome, Serving};
 use futures::{FutureExt, SinkExt, StreamExt};
 use socket2::{Domain, Socket, Type};
 
@@ -125,7 +125,7 @@ fn a_close_ends_at_its_deadline() {
         assert!(sink.flush().now_or_never().is_none());
         let blocked = Blocked::all_threads();
         let closed = soon(manager.close(address));
-        assert!(matches!(closed, Err(Error::Timeout { what: "close_timeout", .. })), "{closed:?}");
+        assert!(matches!(closed, Err(Error::Timeout { what: Limit::CloseTimeout, .. })), "{closed:?}");
         // Its threads are free no earlier, and what it held has come back.
         assert_eq!(soon(letters.next()).unwrap().outcome, Outcome::Closed);
         assert!(assert_ended(far) > 0);

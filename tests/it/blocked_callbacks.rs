@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use buffstreams::{BoxError, Closer, Config, Error, Listener, Peer};
+use buffstreams::{BoxError, Closer, Config, Error, Limit, Listener, Peer};
 use futures::StreamExt;
 
 use crate::net::{FEW_THREADS, SOON, alone, callbacks_may_block, config, put, raw, rest, threads, until};
@@ -143,7 +143,7 @@ fn a_close_is_over_at_its_deadline_although_no_thread_has_time() {
         let start = Instant::now();
         // By an executor that is not the runtime's.
         let closed = futures::executor::block_on(closer.close());
-        assert!(matches!(closed, Err(Error::Timeout { what: "close_timeout", after: LIMIT })), "{closed:?}");
+        assert!(matches!(closed, Err(Error::Timeout { what: Limit::CloseTimeout, after: LIMIT })), "{closed:?}");
         assert!((LIMIT..SOON).contains(&start.elapsed()));
         // Nobody new comes, although nobody could tell the task that accepts.
         until(SOON, || TcpStream::connect(closer.local_addr().ip().unwrap()).is_err());
@@ -151,7 +151,10 @@ fn a_close_is_over_at_its_deadline_although_no_thread_has_time() {
         let start = Instant::now();
         let closed = async_std::task::block_on(serving.close());
         let limit = 2 * LIMIT;
-        assert!(matches!(closed, Err(Error::Timeout { what: "drain_timeout", after }) if after == limit), "{closed:?}");
+        assert!(
+            matches!(closed, Err(Error::Timeout { what: Limit::DrainTimeout, after }) if after == limit),
+            "{closed:?}"
+        );
         assert!((limit..SOON).contains(&start.elapsed()));
         are_closed(peers, closer.local_addr().ip().unwrap());
         gate.open();

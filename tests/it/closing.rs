@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Connection, Error, Event, Listener, Reason};
+use buffstreams::{Bytes, Connection, Error, Event, Limit, Listener, Reason};
 use futures::{SinkExt, StreamExt, stream};
 
 use crate::net::{
@@ -158,7 +158,7 @@ fn a_silent_peer_ends_at_close_timeout_when_the_others_have_been_received() {
             };
             let (addr, what, after) = event(&mut events, late).await;
             assert!([&silent, &halfway].iter().any(|peer| peer.local_addr().unwrap() == addr));
-            assert_eq!((what, after), ("close_timeout", limit));
+            assert_eq!((what, after), (Limit::CloseTimeout, limit));
         }
     });
 }
@@ -182,7 +182,7 @@ fn one_peer_that_takes_no_replies_does_not_keep_a_close_from_the_others() {
         }
         let flushing = async_std::task::spawn(async move { (outgoing.flush().await, outgoing) });
         let ending = async_std::task::spawn(async move { while incoming.next().await.is_some() {} });
-        assert!(matches!(within(SOON, closer.close()).await, Err(Error::Timeout { what: "close_timeout", .. })));
+        assert!(matches!(within(SOON, closer.close()).await, Err(Error::Timeout { what: Limit::CloseTimeout, .. })));
         for mut other in others {
             assert_eq!(rest(&mut other), b"", "it is told");
         }

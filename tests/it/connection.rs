@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Config, ConfigError, Connection, Error, FrameErrorKind, Listener, Writer};
+use buffstreams::{Bytes, Config, ConfigError, Connection, Error, FrameErrorKind, Limit, Listener, Writer};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::net::{defaults, resident};
@@ -204,7 +204,7 @@ fn a_reply_that_never_ends_has_a_deadline() {
         assert_eq!(connection.next().await.unwrap().unwrap(), "whole");
         far.write(&frame(b"half")[..6]).await;
         let error = within(SOON, "the frame timeout", connection.next()).await.unwrap().expect_err("half a frame");
-        assert!(matches!(error, Error::Timeout { what: "frame_timeout", after } if after == limit), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::FrameTimeout, after } if after == limit), "{error:?}");
         assert!(connection.next().await.is_none());
         assert!(far.rest().await.is_empty());
     });
@@ -263,7 +263,7 @@ fn a_peer_that_stops_reading_makes_the_sink_wait_and_then_fail() {
         let accepted = overfill(&mut connection);
         let start = Instant::now();
         let error = within(SOON, "the write timeout", connection.flush()).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: "write_timeout", after } if after == limit), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::WriteTimeout, after } if after == limit), "{error:?}");
         assert!(start.elapsed() >= limit / 2, "{:?}", start.elapsed());
         // Every message is either whole at the peer or comes back; none is both.
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();
@@ -312,7 +312,7 @@ fn a_close_has_a_deadline() {
         let (mut connection, mut far) = connected(config().close_timeout(limit), &site).await;
         let accepted = overfill(&mut connection);
         let error = within(SOON, "the close timeout", connection.close()).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: "close_timeout", after } if after == limit), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after } if after == limit), "{error:?}");
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();
         let received = numbers(&far.rest().await);
         assert_eq!(received.into_iter().chain(unsent).collect::<Vec<_>>(), (0..accepted).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Config, Connection, Event, FrameErrorKind, Listener, LooksLike, Reason, WireFormat};
+use buffstreams::{Bytes, Config, Connection, Event, FrameErrorKind, Limit, Listener, LooksLike, Reason, WireFormat};
 use futures::{SinkExt, StreamExt};
 
 use crate::net::{
@@ -192,7 +192,7 @@ fn a_frame_that_trickles_in_is_ended_at_its_deadline() {
             }
         });
         let reason = disconnected(&mut events, local).await;
-        assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after } if after == limit), "{reason:?}");
+        assert!(matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after } if after == limit), "{reason:?}");
         assert!(begun.elapsed() >= limit);
         trickling.join().unwrap();
         // One that was quick, and is silent between two frames, stays.
@@ -232,7 +232,7 @@ fn a_peer_that_is_silent_between_two_frames_is_ended_at_idle_timeout() {
                 _ => None,
             })
             .await;
-            assert!(matches!(reason, Reason::Timeout { what: "idle_timeout", .. }), "{reason:?}");
+            assert!(matches!(reason, Reason::Timeout { what: Limit::IdleTimeout, .. }), "{reason:?}");
         }
         assert!(begun.elapsed() >= limit);
         assert_eq!((rest(&mut silent), rest(&mut spoke)), (vec![], vec![]));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_std::task;
-use buffstreams::{Address, Error, Listener, Manager, Outcome};
+use buffstreams::{Address, Error, Limit, Listener, Manager, Outcome};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::peers::{BlackHole, Refusing, SOON, Site, balanced, config, dialed, number, numbered, numbers};
@@ -28,7 +28,7 @@ fn an_address_is_dialed_once() {
         let error = manager.write(site.addr, "two".into()).await.expect_err("it is being closed");
         assert!(matches!(error, Error::NotOpen { .. }), "{error:?}");
         let error = closing.await.expect_err("the peer keeps it open");
-        assert!(matches!(error, Error::Timeout { what: "close_timeout", .. }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, .. }), "{error:?}");
         assert!(manager.addresses().is_empty());
         manager.dial(site.addr).await.expect("it was forgotten");
         let hole = BlackHole::new();
@@ -296,7 +296,7 @@ fn a_close_that_cannot_deliver_has_a_deadline_and_dead_letters() {
         }
         drop(sink);
         let error = within(SOON, "the close", manager.close(site.addr)).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: "close_timeout", after } if after == limit), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after } if after == limit), "{error:?}");
         let total = balanced(&manager);
         assert_eq!((total.accepted, total.held), (accepted, 0));
         let mut letters = Vec::new();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use buffstreams::{Config, Error, Events, Manager, ManagerEvent, Outcome};
+use buffstreams::{Config, Error, Events, Limit, Manager, ManagerEvent, Outcome};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::peers::{BlackHole, SOON, Site, balanced, config, dialed, number, numbered, numbers, run, within};
@@ -303,7 +303,7 @@ fn a_redial_into_a_black_hole_has_a_deadline() {
         let mut write = Box::pin(manager.write(hole.addr, numbered(2, 8)));
         assert!((&mut write).now_or_never().is_none());
         let (closed, written) = futures::join!(manager.close(hole.addr), within(SOON, "the write", write));
-        assert!(matches!(closed, Err(Error::Timeout { what: "close_timeout", .. })), "{closed:?}");
+        assert!(matches!(closed, Err(Error::Timeout { what: Limit::CloseTimeout, .. })), "{closed:?}");
         assert_eq!(number(&written.expect_err("cut off").into_unsent().expect("the message")), 2);
     });
 }
@@ -329,7 +329,7 @@ fn a_peer_that_stops_reading_is_given_up_and_dialed_again() {
             _ => None,
         });
         let error = error.await.expect("a reason");
-        assert!(matches!(*error, Error::Timeout { what: "write_timeout", .. }), "{error:?}");
+        assert!(matches!(*error, Error::Timeout { what: Limit::WriteTimeout, .. }), "{error:?}");
         assert!(far.rest().await.len() < 8 << 20, "the first has a part of it");
         manager.write(site.addr, numbered(2, 8)).await.unwrap();
         assert_eq!(number(&again.message().await), 2);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Connection, Event, Listener, Peer, Reason};
+use buffstreams::{Bytes, Connection, Event, Limit, Listener, Peer, Reason};
 use futures::{FutureExt, SinkExt, StreamExt, future};
 
 use crate::net::{
@@ -255,7 +255,7 @@ fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout(
         // It may have taken more since then.
         assert!(((QUEUE - KERNEL) / 100_000..=accepted / 100_000).contains(&messages), "{messages}");
         let reason = disconnected(&mut events, peer.addr().unwrap()).await;
-        assert!(matches!(reason, Reason::Timeout { what: "write_timeout", after } if after == limit), "{reason:?}");
+        assert!(matches!(reason, Reason::Timeout { what: Limit::WriteTimeout, after } if after == limit), "{reason:?}");
         // The sink waits no longer, and serves the next.
         let mut good = raw(addr);
         put(&mut good, b"?");

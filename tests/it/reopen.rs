@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_std::task;
-use buffstreams::{Backoff, Connection, Error};
+use buffstreams::{Backoff, Connection, Error, Limit};
 use futures::future::poll_fn;
 use futures::{FutureExt, SinkExt, StreamExt};
 
@@ -505,7 +505,7 @@ fn a_close_that_cannot_dial_in_time_keeps_the_messages() {
         }
         assert!(connection.next().await.is_none());
         let error = within(SOON, "the close timeout", connection.close()).await.expect_err("nothing answers");
-        assert!(matches!(error, Error::Timeout { what: "close_timeout", .. }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, .. }), "{error:?}");
         let unsent: Vec<_> = connection.take_unsent().iter().map(|message| number(message)).collect();
         assert_eq!(unsent, [0, 1, 2]);
     });

@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tls", &["error", "sync"]),
     ("config", &["backoff", "error", "runtime", "tls", "wire"]),
     ("observe", &["endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
-    ("deadline", &["error", "runtime"]),
+    ("deadline", &["config", "error", "runtime"]),
     ("transport", &["config", "endpoint", "error", "identity", "peer", "runtime", "sync", "tls", "wire"]),
     ("framed", &["config", "error", "wire"]),
     ("queue", &["error", "foreign", "framed", "runtime", "sync", "wire"]),

@@ -9,7 +9,7 @@ use futures::{Sink, SinkExt, StreamExt};
 use crate::observe::{Event, Reason};
 use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Sim, block, elapsed};
-use crate::{Address, Config, Connection, Error, Listener, Manager, WireFormat};
+use crate::{Address, Config, Connection, Error, Limit, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
 const LIMIT: Duration = Duration::from_millis(7_013);
@@ -49,7 +49,7 @@ async fn accepted(config: Config) -> (Connection, testing::Stream) {
 }
 
 #[track_caller]
-fn assert_timeout(error: &Error, setting: &str, expected: Duration) {
+fn assert_timeout(error: &Error, setting: Limit, expected: Duration) {
     assert!(matches!(error, Error::Timeout { what, after: LIMIT } if *what == setting), "{error:?}");
     assert_eq!(elapsed(), expected);
 }
@@ -65,7 +65,7 @@ fn a_close_that_was_dropped_takes_nothing_of_the_next_ones_time() {
                 testing::sleep(pause).await;
             }
             let began = elapsed();
-            assert_timeout(&connection.close().await.unwrap_err(), "close_timeout", began + LIMIT);
+            assert_timeout(&connection.close().await.unwrap_err(), Limit::CloseTimeout, began + LIMIT);
         });
         small().run(async {
             let (connection, mut peer) = connected(config().close_timeout(LIMIT)).await;
@@ -100,7 +100,7 @@ fn a_close_of_the_replies_that_was_dropped_takes_nothing_of_the_next_ones_time()
                 testing::sleep(pause).await;
             }
             let began = elapsed();
-            assert_timeout(&outgoing.close().await.unwrap_err(), "close_timeout", began + LIMIT);
+            assert_timeout(&outgoing.close().await.unwrap_err(), Limit::CloseTimeout, began + LIMIT);
         });
     }
 }
@@ -119,7 +119,11 @@ fn a_close_that_nobody_polls_does_not_run_out() {
             testing::sleep(LONG).await;
         }
         let began = elapsed();
-        assert_timeout(&close(&mut connection).await.unwrap_err(), "close_timeout", began + LIMIT - 3 * (LIMIT / 4));
+        assert_timeout(
+            &close(&mut connection).await.unwrap_err(),
+            Limit::CloseTimeout,
+            began + LIMIT - 3 * (LIMIT / 4),
+        );
     });
 }
 
@@ -164,7 +168,7 @@ fn a_peer_that_drips_is_ended_when_it_was_waited_for_so_long_in_all() {
             testing::sleep(LONG).await;
         }
         let error = connection.next().await.unwrap().unwrap_err();
-        assert_timeout(&error, "frame_timeout", 3 * LONG + LIMIT);
+        assert_timeout(&error, Limit::FrameTimeout, 3 * LONG + LIMIT);
     });
 }
 
@@ -174,7 +178,7 @@ fn a_peer_is_not_silent_because_nobody_polls() {
         let (mut connection, _peer) = accepted(config().idle_timeout(LIMIT)).await;
         assert!(futures::poll!(connection.next()).is_pending());
         testing::sleep(LONG).await;
-        assert_timeout(&connection.next().await.unwrap().unwrap_err(), "idle_timeout", LONG + LIMIT);
+        assert_timeout(&connection.next().await.unwrap().unwrap_err(), Limit::IdleTimeout, LONG + LIMIT);
     });
 }
 
@@ -185,7 +189,7 @@ fn a_peer_does_not_take_nothing_because_nobody_polls() {
         connection.feed(four_kib()).await.unwrap();
         assert!(futures::poll!(connection.flush()).is_pending());
         testing::sleep(LONG).await;
-        assert_timeout(&connection.flush().await.unwrap_err(), "write_timeout", LONG + LIMIT);
+        assert_timeout(&connection.flush().await.unwrap_err(), Limit::WriteTimeout, LONG + LIMIT);
     });
 }
 
@@ -210,7 +214,7 @@ fn a_peer_of_a_listener_is_not_ended_because_no_task_could_run() {
         let began = elapsed();
         while let Some(event) = events.next().await {
             if let Event::Disconnected { reason, .. } = event {
-                assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after: LIMIT }), "{reason:?}");
+                assert!(matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after: LIMIT }), "{reason:?}");
                 assert_eq!(elapsed(), began + LIMIT);
                 return;
             }
@@ -248,6 +252,6 @@ fn a_flush_after_a_close_that_was_dropped_gives_the_next_all_its_time() {
         connection.feed(four_kib()).await.unwrap();
         assert!(testing::within(Some(BEFORE), close(&mut connection)).await.is_none());
         assert!(futures::poll!(connection.flush()).is_pending());
-        assert_timeout(&close(&mut connection).await.unwrap_err(), "close_timeout", BEFORE + LIMIT);
+        assert_timeout(&close(&mut connection).await.unwrap_err(), Limit::CloseTimeout, BEFORE + LIMIT);
     });
 }

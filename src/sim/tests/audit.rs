@@ -12,7 +12,7 @@ use crate::sim::testing::{Cable, Fault, Side};
 use crate::sim::testing::{Cut, cables};
 use crate::sync::Lock;
 use crate::wire::{Decoder, Encoder};
-use crate::{Error, LinkStats, Manager, WireFormat};
+use crate::{Error, Limit, LinkStats, Manager, WireFormat};
 
 /// How much each direction of a connection holds, in bytes: small, so that cuts find data on both sides.
 pub(super) const CAPACITY: usize = 2048;
@@ -152,11 +152,13 @@ impl Script {
             (Fault::Fin, Some(expected), Reason::Truncated { got, want, .. }) => assert_eq!((*got, *want), expected),
             // It may meet the cut with a reply.
             (Fault::Fin, _, Reason::Failed(_)) if server == Server::Echo => {}
-            (Fault::Stall, Some(_), Reason::Timeout { what: "frame_timeout", .. }) => assert_eq!(*at, FRAME_TIMEOUT),
-            (Fault::Stall, None, Reason::Timeout { what: "idle_timeout", .. }) if server == Server::Connections => {
+            (Fault::Stall, Some(_), Reason::Timeout { what: Limit::FrameTimeout, .. }) => {
+                assert_eq!(*at, FRAME_TIMEOUT)
+            }
+            (Fault::Stall, None, Reason::Timeout { what: Limit::IdleTimeout, .. }) if server == Server::Connections => {
                 assert_eq!(*at, IDLE_TIMEOUT);
             }
-            (Fault::Stall, None, Reason::Timeout { what: "close_timeout", .. }) => {}
+            (Fault::Stall, None, Reason::Timeout { what: Limit::CloseTimeout, .. }) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -183,9 +185,11 @@ impl Script {
                     assert_eq!(taken, cut.after, "a close is noticed before the first write after a rest");
                 }
                 let timed_out = |(at, error): &(Duration, Error)| match error {
-                    Error::Timeout { what: "write_timeout", .. } => *at == WRITE_TIMEOUT && client != Client::Patient,
+                    Error::Timeout { what: Limit::WriteTimeout, .. } => {
+                        *at == WRITE_TIMEOUT && client != Client::Patient
+                    }
                     // The last few do not fit: it is the close that waits for them.
-                    Error::Timeout { what: "close_timeout", .. } => *at == CLOSE_TIMEOUT,
+                    Error::Timeout { what: Limit::CloseTimeout, .. } => *at == CLOSE_TIMEOUT,
                     // The peer was the first to lose patience, and closed in the middle of a write.
                     Error::Write(error) if error.kind() == ErrorKind::BrokenPipe => {
                         *at == if self.inside(cut.after).is_some() { FRAME_TIMEOUT } else { IDLE_TIMEOUT }

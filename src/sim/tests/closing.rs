@@ -10,7 +10,7 @@ use futures::io::AsyncWriteExt;
 use crate::observe::{Event, Events, Reason};
 use crate::sim::testing;
 use crate::sim::testing::{Sim, elapsed};
-use crate::{Address, Config, Error, Listener, Serving, WireFormat};
+use crate::{Address, Config, Error, Limit, Listener, Serving, WireFormat};
 
 /// Odd times, that nothing else comes to by chance.
 const SILENCE: Duration = Duration::from_millis(503);
@@ -64,7 +64,7 @@ async fn disconnected(events: &mut Events<Event>) -> Reason {
 }
 
 #[track_caller]
-fn assert_timeout(closed: Result<(), Error>, setting: &str, limit: Duration) {
+fn assert_timeout(closed: Result<(), Error>, setting: Limit, limit: Duration) {
     assert!(matches!(closed, Err(Error::Timeout { what, after }) if what == setting && after == limit), "{closed:?}");
 }
 
@@ -77,7 +77,10 @@ fn a_close_receives_a_large_message_that_comes_slowly() {
         serving.close().await.unwrap();
         assert_eq!(bytes.load(Ordering::Relaxed), LARGE);
         // It is silent from then on, between two messages.
-        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "close_timeout", after: SILENCE }));
+        assert!(matches!(
+            disconnected(&mut events).await,
+            Reason::Timeout { what: Limit::CloseTimeout, after: SILENCE }
+        ));
         assert_eq!(elapsed(), PIECE * 32 + SILENCE);
     });
 }
@@ -101,9 +104,12 @@ fn silence_in_the_middle_of_a_message_is_an_error_of_the_close() {
         let (serving, mut events, peer, bytes) = serving(config()).await;
         let _sending = send(peer, large()[..LARGE / 2].to_vec(), 64 << 10);
         testing::sleep(PIECE / 2).await;
-        assert_timeout(serving.close().await, "close_timeout", SILENCE);
+        assert_timeout(serving.close().await, Limit::CloseTimeout, SILENCE);
         assert_eq!(elapsed(), PIECE * 15 + SILENCE);
-        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "close_timeout", after: SILENCE }));
+        assert!(matches!(
+            disconnected(&mut events).await,
+            Reason::Timeout { what: Limit::CloseTimeout, after: SILENCE }
+        ));
         assert_eq!(bytes.load(Ordering::Relaxed), 0);
     });
 }
@@ -114,9 +120,9 @@ fn a_peer_that_drips_is_an_error_of_the_close_when_the_whole_time_is_over() {
         let (serving, mut events, peer, _) = serving(config()).await;
         let _sending = send(peer, large(), 1);
         testing::sleep(PIECE / 2).await;
-        assert_timeout(serving.close().await, "drain_timeout", WHOLE);
+        assert_timeout(serving.close().await, Limit::DrainTimeout, WHOLE);
         assert_eq!(elapsed(), PIECE / 2 + WHOLE);
-        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "drain_timeout", after: WHOLE }));
+        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: Limit::DrainTimeout, after: WHOLE }));
     });
 }
 
@@ -141,7 +147,7 @@ fn a_peer_that_goes_on_with_whole_messages_is_ended_when_the_whole_time_is_over(
                 closed.unwrap();
                 served
             };
-            assert_timeout(closed, "drain_timeout", WHOLE);
+            assert_timeout(closed, Limit::DrainTimeout, WHOLE);
             assert_eq!(elapsed(), PIECE / 2 + WHOLE);
             assert!((390..=410).contains(&closer.stats().messages), "{}", closer.stats().messages);
         });
@@ -168,7 +174,7 @@ fn what_is_between_two_messages_is_no_error_of_the_close() {
         testing::sleep(PIECE).await;
         serving.close().await.unwrap();
         assert_eq!((elapsed(), bytes.load(Ordering::Relaxed)), (PIECE + SILENCE, 1));
-        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: "close_timeout", .. }));
+        assert!(matches!(disconnected(&mut events).await, Reason::Timeout { what: Limit::CloseTimeout, .. }));
     });
 }
 
@@ -195,7 +201,7 @@ fn what_has_arrived_in_time_is_received_however_slow_the_consumer_is() {
             let reason = disconnected(&mut events).await;
             match reason {
                 Reason::Closed if closes => {}
-                Reason::Timeout { what: "drain_timeout", after: WHOLE } if !closes => {}
+                Reason::Timeout { what: Limit::DrainTimeout, after: WHOLE } if !closes => {}
                 other => panic!("{closes} {other:?}"),
             }
             drop(staying);

@@ -16,7 +16,7 @@ use crate::runtime::Handle;
 use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Sim, elapsed, plant};
 use crate::wire::{Decoder, Encoder};
-use crate::{Address, Config, Error, Listener, WireFormat};
+use crate::{Address, Config, Error, Limit, Listener, WireFormat};
 
 const LIMIT: Duration = Duration::from_millis(7_013);
 /// How much later than without a loan the end of a peer may be noticed, when nobody asks for its messages.
@@ -71,7 +71,7 @@ fn a_frame_that_drips_in_behind_a_burst_is_ended_at_its_deadline() {
             }
         });
         let reason = disconnected(&mut events).await;
-        assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after: LIMIT }), "{reason:?}");
+        assert!(matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after: LIMIT }), "{reason:?}");
         assert_eq!(elapsed(), LIMIT);
     });
 }
@@ -81,8 +81,8 @@ fn time_limits_shorter_than_a_loan_are_kept_to_the_moment() {
     const SHORT: Duration = Duration::from_millis(21);
     const PAUSE: Duration = Duration::from_millis(13);
     for (config, last, what) in [
-        (config().frame_timeout(SHORT), &[0, 0, 1, 0][..], "frame_timeout"),
-        (config().idle_timeout(SHORT), &[0, 0, 0, 1, 7], "idle_timeout"),
+        (config().frame_timeout(SHORT), &[0, 0, 1, 0][..], Limit::FrameTimeout),
+        (config().idle_timeout(SHORT), &[0, 0, 0, 1, 7], Limit::IdleTimeout),
     ] {
         roomy(None).run(async {
             let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
@@ -119,7 +119,7 @@ fn a_large_frame_that_begins_with_the_consumer_has_its_whole_time() {
         }
         peer.write_all(&100_000_u32.to_be_bytes()).await.unwrap();
         let reason = disconnected(&mut events).await;
-        assert!(matches!(reason, Reason::Timeout { what: "frame_timeout", after: SHORT }), "{reason:?}");
+        assert!(matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after: SHORT }), "{reason:?}");
         assert_eq!(elapsed(), 4 * PAUSE + SHORT);
     });
 }

@@ -10,7 +10,7 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use crate::observe::Events;
 use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Sim, elapsed};
-use crate::{Address, Backoff, Config, Connection, Error, Manager, ManagerEvent, Outcome, WireFormat};
+use crate::{Address, Backoff, Config, Connection, Error, Limit, Manager, ManagerEvent, Outcome, WireFormat};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const ANYWHERE: &str = "127.0.0.1:0";
@@ -54,7 +54,7 @@ fn a_connection_that_is_fed_while_its_peer_takes_nothing_is_ended_at_write_timeo
                 break sent.unwrap_err();
             }
         };
-        assert!(matches!(error, Error::Timeout { what: "write_timeout", .. }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::WriteTimeout, .. }), "{error:?}");
         assert_eq!(elapsed(), limit);
     });
 }

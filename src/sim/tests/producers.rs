@@ -7,7 +7,7 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
 use crate::sim::testing::Sim;
 use crate::sim::testing::{self, Acceptor};
-use crate::{Address, Error, LinkStats, Manager, Outcome};
+use crate::{Address, Error, Limit, LinkStats, Manager, Outcome};
 
 const QUEUE: usize = 256 << 10;
 
@@ -294,7 +294,7 @@ fn a_close_tells_of_each_message_that_it_did_not_deliver() {
         };
         let (closed, ()) = futures::join!(manager.close(&address), reading);
         let Err(Error::NotSent { source, .. }) = closed else { panic!("{closed:?}") };
-        assert!(matches!(*source, Error::Timeout { what: "message_ttl", .. }), "{source:?}");
+        assert!(matches!(*source, Error::Timeout { what: Limit::MessageTtl, .. }), "{source:?}");
         assert_eq!((balanced(&manager).written, balanced(&manager).dead_lettered), (2, 1));
     });
 }

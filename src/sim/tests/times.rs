@@ -14,7 +14,7 @@ use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Cut, black_hole, plan};
 use crate::sim::testing::{Fault, Side};
 use crate::sim::testing::{Sim, elapsed};
-use crate::{Address, Backoff, Config, Connection, Error, Listener, Manager, WireFormat};
+use crate::{Address, Backoff, Config, Connection, Error, Limit, Listener, Manager, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
 const LIMIT: Duration = Duration::from_millis(7_013);
@@ -42,7 +42,7 @@ async fn disconnected(events: &mut Events<Event>) -> (Reason, Duration) {
 }
 
 #[track_caller]
-fn assert_timeout((reason, at): (Reason, Duration), setting: &str, expected: Duration) {
+fn assert_timeout((reason, at): (Reason, Duration), setting: Limit, expected: Duration) {
     assert!(matches!(reason, Reason::Timeout { what, after: LIMIT } if what == setting), "{reason:?}");
     assert_eq!(at, expected);
 }
@@ -73,7 +73,7 @@ fn idle_timeout() {
             testing::sleep(BEFORE).await;
             peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
         }
-        assert_timeout(disconnected(&mut events).await, "idle_timeout", 3 * BEFORE + LIMIT);
+        assert_timeout(disconnected(&mut events).await, Limit::IdleTimeout, 3 * BEFORE + LIMIT);
     });
 }
 
@@ -100,7 +100,7 @@ fn frame_timeout_of_a_listener() {
                 testing::sleep(LIMIT / 10).await;
             }
         });
-        assert_timeout(ended, "frame_timeout", 4 * LIMIT);
+        assert_timeout(ended, Limit::FrameTimeout, 4 * LIMIT);
         assert_eq!((stats.stats().messages, stats.stats().connections), (20, 1));
     });
 }
@@ -114,7 +114,7 @@ fn frame_timeout_of_a_connection() {
         assert!(testing::within(Some(9 * LIMIT), connection.next()).await.is_none(), "a reply may take its time");
         peer.write_all(&[0, 0]).await.unwrap();
         let error = connection.next().await.unwrap().unwrap_err();
-        assert!(matches!(error, Error::Timeout { what: "frame_timeout", after: LIMIT }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::FrameTimeout, after: LIMIT }), "{error:?}");
         assert_eq!(elapsed(), 10 * LIMIT);
     });
 }
@@ -131,7 +131,7 @@ fn write_timeout_of_a_connection() {
             peer.read_exact(&mut [0]).await.unwrap();
         });
         let error = sent.unwrap_err();
-        assert!(matches!(error, Error::Timeout { what: "write_timeout", after: LIMIT }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::WriteTimeout, after: LIMIT }), "{error:?}");
         assert_eq!(elapsed(), BEFORE + LIMIT);
     });
 }
@@ -153,7 +153,7 @@ fn write_timeout_of_a_manager() {
         assert_eq!(sent.unwrap_err().into_unsent().unwrap().len(), 4096);
         assert_eq!(elapsed(), BEFORE + LIMIT);
         while !matches!(events.next().await.unwrap(), ManagerEvent::Broken { error: Some(error), .. }
-            if matches!(*error, Error::Timeout { what: "write_timeout", after: LIMIT }))
+            if matches!(*error, Error::Timeout { what: Limit::WriteTimeout, after: LIMIT }))
         {}
     });
 }
@@ -172,7 +172,7 @@ fn write_timeout_of_a_listener() {
         outgoing.feed((from, message)).await.unwrap();
         let (flushed, ended) = futures::join!(outgoing.flush(), disconnected(&mut events));
         flushed.unwrap();
-        assert_timeout(ended, "write_timeout", 2 * LIMIT);
+        assert_timeout(ended, Limit::WriteTimeout, 2 * LIMIT);
     });
 }
 
@@ -183,7 +183,7 @@ fn close_timeout_of_a_connection() {
         let mut connection = Connection::dial(&address, config().close_timeout(LIMIT)).await.unwrap();
         connection.feed(Bytes::from(vec![7; 4096])).await.unwrap();
         let error = connection.close().await.unwrap_err();
-        assert!(matches!(error, Error::Timeout { what: "close_timeout", after: LIMIT }), "{error:?}");
+        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after: LIMIT }), "{error:?}");
         assert_eq!(elapsed(), LIMIT);
     });
 }
@@ -202,7 +202,7 @@ fn close_timeout_of_a_manager() {
             sink.feed((address.clone(), Bytes::from(vec![7; size]))).await.unwrap();
             drop(sink);
             let error = manager.close(&address).await.unwrap_err();
-            assert!(matches!(error, Error::Timeout { what: "close_timeout", after: LIMIT }), "{error:?}");
+            assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after: LIMIT }), "{error:?}");
             assert_eq!(elapsed(), began + LIMIT);
             let letters: Vec<_> = letters.take(undelivered).collect().await;
             assert!(letters.iter().all(|letter| letter.message.len() == size));
@@ -288,7 +288,7 @@ fn a_stall_of_one_peer_is_no_other_peers_matter() {
         }
         testing::yield_now().await;
         assert_eq!((elapsed(), counted.stats().messages), (Duration::ZERO, 100));
-        assert_timeout(disconnected(&mut events).await, "frame_timeout", LIMIT);
+        assert_timeout(disconnected(&mut events).await, Limit::FrameTimeout, LIMIT);
     });
 }
 
