@@ -54,7 +54,7 @@ impl ReadHalf {
                 Poll::Pending if self.reader.waits_for_peer() => ready!(self.poll_patience(cx)),
                 Poll::Pending => return Poll::Pending,
             };
-            self.end(Reason::from(&error));
+            self.end(Reason::of(&error));
             return Poll::Ready(Err(error));
         }
     }

@@ -196,7 +196,7 @@ impl WriteHalf {
             Poll::Ready(error) => error,
             Poll::Pending => why_closed(&self.stream()),
         };
-        self.lose(Reason::from(&error));
+        self.lose(Reason::of(&error));
         if !self.shared.reconnects() {
             return Err(error);
         }
@@ -336,7 +336,7 @@ impl WriteHalf {
             Poll::Ready(Err(error)) => error,
             Poll::Pending => ready!(self.poll_patience(cx)),
         };
-        self.lose(Reason::from(&error));
+        self.lose(Reason::of(&error));
         Poll::Ready(Err(error))
     }
 }

@@ -379,7 +379,7 @@ impl PeerTask {
                 Reason::CallbackPanicked
             }
             Err(End::Error(error)) => {
-                let reason = Reason::from(&error);
+                let reason = Reason::of(&error);
                 if let Error::Frame(error) = error {
                     seat.reporter.report(Event::Rejected { peer, error });
                 }

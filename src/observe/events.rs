@@ -138,8 +138,9 @@ pub enum Reason {
     Stopped,
 }
 
-impl From<&Error> for Reason {
-    fn from(error: &Error) -> Self {
+impl Reason {
+    /// Why a connection ended that met this error.
+    pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Truncated { got, want, looks_like } => {
                 Self::Truncated { got: *got, want: *want, looks_like: *looks_like }
@@ -147,7 +148,19 @@ impl From<&Error> for Reason {
             Error::Frame(_) => Self::Rejected,
             Error::Read(source) | Error::Write(source) => Self::Failed(Arc::new(same(source))),
             Error::Timeout { what, after } => Self::Timeout { what: *what, after: *after },
-            _ => Self::Stopped,
+            // None of these is of the peer: this end had no use for the connection any more.
+            Error::Config(_)
+            | Error::Bind { .. }
+            | Error::Dial { .. }
+            | Error::DialTimeout { .. }
+            | Error::AlreadyOpen { .. }
+            | Error::NotOpen { .. }
+            | Error::MessageTooLarge { .. }
+            | Error::NotWritten { .. }
+            | Error::NotSent { .. }
+            | Error::QueueFull { .. }
+            | Error::Panicked { .. }
+            | Error::Closed { .. } => Self::Stopped,
         }
     }
 }
@@ -327,9 +340,9 @@ mod tests {
         let cases = [
             (Event::Connected { peer, identity: None }, "Connected"),
             (gone(Reason::Closed), "Closed"),
-            (gone(Reason::from(&truncated())), "Truncated"),
+            (gone(Reason::of(&truncated())), "Truncated"),
             (gone(Reason::Rejected), "Rejected"),
-            (gone(Reason::from(&Error::Read(io()))), "ConnectionReset"),
+            (gone(Reason::of(&Error::Read(io()))), "ConnectionReset"),
             (gone(Reason::Timeout { what: Limit::IdleTimeout, after }), "idle_timeout"),
             (gone(Reason::CallbackPanicked), "CallbackPanicked"),
             (gone(Reason::Panicked), "Panicked"),
