@@ -69,7 +69,7 @@ impl Backoff {
             let mut rng = fastrand::Rng::with_seed(seed);
             let doubled =
                 iter::successors(Some(first.min(longest)), move |delay| Some(delay.saturating_mul(2).min(longest)));
-            Box::new(doubled.map(move |delay| delay.mul_f64(1.0 - rng.f64() / 2.0)))
+            Box::new(doubled.map(move |delay| jittered(delay, rng.f64())))
         })
     }
 
@@ -117,11 +117,29 @@ impl Backoff {
     }
 }
 
+/// A delay from the upper half: `drawn` is from 0 to 1. The product of the longest delay and 1.0 would not fit into one.
+fn jittered(delay: Duration, drawn: f64) -> Duration {
+    delay - delay.mul_f64(drawn / 2.0)
+}
+
 impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")
             .field("max_elapsed", &self.max_elapsed)
             .field("stable_after", &self.stable_after)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept here because hardly any seed draws it.
+    #[test]
+    fn the_longest_delay_may_be_drawn_as_a_whole() {
+        assert_eq!(jittered(Duration::MAX, 0.0), Duration::MAX);
+        let half = jittered(Duration::MAX, 1.0);
+        assert!(half >= Duration::MAX / 2 && half <= Duration::MAX / 2 + Duration::from_secs(1), "{half:?}");
     }
 }

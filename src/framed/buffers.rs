@@ -10,9 +10,10 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+
+use crate::sync::Lock;
 
 /// The size of a read, in bytes. Smaller ones cost system calls, larger ones fall out of a core's cache.
 pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
@@ -34,8 +35,8 @@ const SLACK: usize = 8 * 1024;
 /// A large buffer is lent for a frame at least this fraction of its size, so that a message never pins much more.
 const WASTE: usize = 4;
 
-static POOL: Mutex<Pool> =
-    Mutex::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new(), ahead: 0 });
+static POOL: Lock<Pool> =
+    Lock::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new(), ahead: 0 });
 
 /// Each buffer as a whole; on every shelf those at the front are most likely free.
 struct Pool {
@@ -45,11 +46,6 @@ struct Pool {
     /// How many bytes of these are lent for frames of which less was received: no more than are kept, or peers that announce
     /// large frames and stall would get them all, one by one.
     ahead: usize,
-}
-
-fn pool() -> MutexGuard<'static, Pool> {
-    // Nothing in here can panic halfway, so a poisoned pool is a whole one.
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A buffer that goes back to the pool when it is dropped, or, frozen, when its last message is dropped.
@@ -76,7 +72,7 @@ impl Lent {
     fn fitting(want: usize) -> Self {
         debug_assert!(want <= CHUNK, "{want} bytes");
         let size = want.next_power_of_two().max(LEAST);
-        let kept = pool().take(size);
+        let kept = POOL.lock().take(size);
         kept.map_or_else(|| Self::new(size), |kept| Self { buf: kept.into(), ahead: false })
     }
 
@@ -88,7 +84,7 @@ impl Lent {
         if want <= CHUNK {
             return Self::chunk();
         }
-        let kept = pool().take_large(want);
+        let kept = POOL.lock().take_large(want);
         let twice = got.saturating_mul(2);
         match kept {
             Some(kept) => Self { buf: kept.into(), ahead: true },
@@ -114,7 +110,7 @@ impl Lent {
     fn take(&mut self) -> Bytes {
         let whole = mem::take(&mut self.buf).freeze();
         if mem::take(&mut self.ahead) {
-            pool().ahead -= whole.len();
+            POOL.lock().ahead -= whole.len();
         }
         whole
     }
@@ -136,7 +132,7 @@ fn keep(buf: Bytes, push: fn(&mut VecDeque<Bytes>, Bytes)) {
         return;
     }
     loop {
-        let mut pool = pool();
+        let mut pool = POOL.lock();
         let Some(least) = pool.too_much_with(buf.len()) else {
             return push(pool.shelf(buf.len()), buf);
         };

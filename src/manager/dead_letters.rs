@@ -18,12 +18,9 @@ use crate::error::Error;
 use crate::foreign::{self, Panic, PanicSource};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
-use crate::queue::{Outcome, Verdict};
+use crate::queue::{ITEM, Outcome, Verdict};
 use crate::runtime::Handle;
 use crate::sync::{Key, Lock, Waiters};
-
-/// What a letter costs beside its message.
-const LETTER: usize = 512;
 
 /// A message that a manager had accepted and did not send.
 #[derive(Clone, Debug)]
@@ -187,7 +184,7 @@ impl DeadLetterBox {
 
     /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
     fn way(self: &Arc<Self>, messages: &[Bytes]) -> Option<Way> {
-        let bytes = messages.iter().map(|message| message.len() + LETTER).sum();
+        let bytes = messages.iter().map(cost).sum();
         let fits = |others: usize| (others == 0 || others + bytes <= self.bytes).then_some(others + bytes);
         self.on_their_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
         Some(Way { letters: self.clone(), bytes })
@@ -310,7 +307,7 @@ impl Turn {
         cx: &mut Context<'_>,
     ) -> Poll<(Put, Vec<Panic>)> {
         let mut state = self.queue.0.lock();
-        let bytes = letter.as_ref().map_or(0, cost);
+        let bytes = letter.as_ref().map_or(0, |letter| cost(&letter.message));
         let put = if state.closed {
             Put::Closed
         } else if state.left {
@@ -350,9 +347,9 @@ impl Drop for Turn {
     }
 }
 
-/// How much of the room a letter takes.
-fn cost(letter: &DeadLetter) -> usize {
-    letter.message.len() + LETTER
+/// How much of the room the letter of this message takes.
+fn cost(message: &Bytes) -> usize {
+    message.len() + ITEM
 }
 
 impl Stream for DeadLetters {
@@ -369,7 +366,7 @@ impl Stream for DeadLetters {
             let _ = foreign::dispose(replaced);
             return Poll::Pending;
         };
-        state.bytes -= cost(&letter);
+        state.bytes -= cost(&letter.message);
         let first = state.senders.take_first();
         drop(state);
         // Whose executor is gone does not wait.
@@ -424,10 +421,10 @@ mod tests {
 
     /// What it has room for are two letters, or one large one.
     const SMALL: usize = 1000;
-    const LARGE: usize = 2 * SMALL + LETTER;
+    const LARGE: usize = 2 * SMALL + ITEM;
 
     fn letters() -> (Arc<DeadLetterBox>, DeadLetters) {
-        let config = Config::new().queue_bytes(LARGE + LETTER);
+        let config = Config::new().queue_bytes(LARGE + ITEM);
         let letters = Arc::new(DeadLetterBox::new(&config, Arc::new(Reporter::new(config.runtime.clone()))));
         let taken = letters.subscribe();
         (letters, taken)

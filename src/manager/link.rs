@@ -89,7 +89,7 @@ impl Link {
             is_dead: transport::Stream::is_closed_by_peer,
             room_while_down: common.config.room_while_down(),
             ttl: common.config.message_ttl.map(|after| Ttl { after, runtime: common.config.runtime.clone() }),
-            panicked: Some(common.reporter.panic_hook()),
+            panicked: Some(common.hook(&address)),
         };
         let outbox = Outbox::new(stream.clone(), codec, Arc::new(rules));
         let runtime = &common.config.runtime;

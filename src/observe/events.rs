@@ -161,6 +161,8 @@ impl Reason {
             | Error::QueueFull { .. }
             | Error::Panicked { .. }
             | Error::Closed { .. } => Self::Stopped,
+            #[cfg(feature = "tls")]
+            Error::Tls { .. } => Self::Stopped,
         }
     }
 }

@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("observe", &["endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
     ("deadline", &["config", "error", "runtime"]),
     ("transport", &["config", "endpoint", "error", "identity", "peer", "runtime", "sync", "tls", "wire"]),
-    ("framed", &["config", "error", "wire"]),
+    ("framed", &["config", "error", "sync", "wire"]),
     ("queue", &["error", "foreign", "framed", "runtime", "sync", "wire"]),
     ("link", &["backoff", "error", "foreign"]),
     (

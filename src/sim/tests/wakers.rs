@@ -197,7 +197,8 @@ fn a_waker_that_panics_ends_nothing_but_its_own_wait() {
             written.unwrap();
             first.await.unwrap();
             match events.next().await {
-                Some(ManagerEvent::Panicked { address: None, source: PanicSource::Waker, message }) => {
+                Some(ManagerEvent::Panicked { address: Some(of), source: PanicSource::Waker, message }) => {
+                    assert_eq!(of, address);
                     assert_eq!(message, "the executor is gone");
                 }
                 other => panic!("{other:?}"),
