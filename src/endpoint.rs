@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 /// with a `SocketAddr`.
 ///
 /// ```
+/// use std::net::SocketAddr;
+/// use std::path::Path;
 /// use buffstreams::{Address, Endpoint};
 ///
-/// let tcp = Endpoint::from(([127, 0, 0, 1], 5031));
+/// let tcp = Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 5031)));
 /// assert_eq!((tcp.port(), tcp.to_string().as_str()), (Some(5031), "127.0.0.1:5031"));
-/// let unix = Endpoint::Unix("/run/app.sock".into());
+/// let unix = Endpoint::from(Path::new("/run/app.sock"));
 /// assert_eq!((unix.ip(), Address::from(&unix)), (None, "unix:/run/app.sock".into()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,11 +52,22 @@ impl Endpoint {
     }
 }
 
-impl<A: Into<SocketAddr>> From<A> for Endpoint {
+impl From<SocketAddr> for Endpoint {
     /// An IPv4 address that is mapped into IPv6, as a listener of both yields it, is given as what it is.
-    fn from(addr: A) -> Self {
-        let addr = addr.into();
+    fn from(addr: SocketAddr) -> Self {
         Self::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+    }
+}
+
+impl From<PathBuf> for Endpoint {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
+impl From<&Path> for Endpoint {
+    fn from(path: &Path) -> Self {
+        Self::Unix(path.into())
     }
 }
 

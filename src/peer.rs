@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_peer_is_small_and_those_of_two_listeners_differ() {
         assert!(size_of::<Peer>() <= 40, "{}", size_of::<Peer>());
-        let (one, other) = (Endpoint::Unix("".into()), Endpoint::from(([127, 0, 0, 1], 5031)));
+        let (one, other) = (Endpoint::Unix("".into()), Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 5031))));
         assert_ne!(Peer::new(7, &one, 1), Peer::new(7, &one, 2));
         assert_eq!(Peer::new(7, &one, 1).to_string(), "unix#7");
         assert_eq!((Peer::new(7, &one, 1).addr(), Peer::new(7, &other, 1).addr()), (None, other.ip()));

@@ -334,7 +334,7 @@ mod tests {
         assert!(format!("{:?}", frame()).contains(&length.to_string()), "and the header");
         let truncated = || Error::Truncated { got: 3, want: length as usize, looks_like: None };
         let panicked = || Panic { message: "secret".into() };
-        let peer = Peer::new(7, &Endpoint::from(([127, 0, 0, 1], 5031)), 0);
+        let peer = Peer::new(7, &Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 5031))), 0);
         let (address, after) = (Address::from("host:5031"), Duration::from_secs(7));
         let io = || io::Error::from(io::ErrorKind::ConnectionReset);
         let gone = |reason| Event::Disconnected { peer, reason };

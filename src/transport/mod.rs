@@ -6,7 +6,7 @@ mod tls;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -207,14 +207,15 @@ enum Purpose {
 
 async fn resolve(runtime: &Handle, address: &Address, purpose: Purpose) -> io::Result<Vec<Endpoint>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let both = |ips: [IpAddr; 2], port| ips.map(|ip| SocketAddr::new(ip, port).into()).to_vec();
     Ok(match address.target().map_err(invalid)? {
         Target::Addr(addr) => vec![addr.into()],
         Target::Unix(path) => vec![Endpoint::Unix(path.into())],
         Target::Name(host, port) => runtime.resolve(host, port).await?.into_iter().map(Endpoint::from).collect(),
         Target::Port(port) => match purpose {
             // The first takes what comes over IPv4 as well.
-            Purpose::Listen => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
-            Purpose::Dial => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+            Purpose::Listen => both([Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()], port),
+            Purpose::Dial => both([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], port),
         },
     })
 }
