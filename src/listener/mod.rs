@@ -96,7 +96,8 @@ impl Listener {
     /// connection that comes and goes, the error is of the kind `AddrInUse`, and a file that is no socket is an error of the kind
     /// `AlreadyExists`, and stays. Of two listeners of this library that begin at the same time at the same path, one has it, and
     /// neither takes it from one that lives. Other programs do not know the lock that this takes on the folder, which must be
-    /// readable: one of them that has bound the path and does not listen yet looks dead.
+    /// readable: one of them that has bound the path and does not listen yet looks dead, and one that keeps the folder locked for five
+    /// seconds makes this an error of the kind `TimedOut`.
     ///
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
