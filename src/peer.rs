@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -212,9 +212,30 @@ impl From<&Address> for Address {
     }
 }
 
-/// By the number of a peer. Nobody outside chooses those, so the hash needs no secret; without one, to go through all is the
-/// same in each run, which the simulator promises.
-pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<DefaultHasher>>;
+/// By the number of a peer.
+pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
+
+/// The hash of a number that this crate has counted. Nobody outside chooses it, so it needs no secret; without one, to go through
+/// all is the same in each run, which the simulator promises.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    #[inline]
+    fn write_u64(&mut self, number: u64) {
+        // Knuth's multiplicative method, with 2^64 divided by the golden ratio: the table takes both the first and the last bits.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 #[cfg(test)]
 mod tests {
