@@ -124,8 +124,7 @@ impl Link {
 
     /// Ends it, and takes back all that is held: what is too old, and what was closed, or why else that is.
     pub(crate) async fn end(&self, why: Option<Arc<Error>>) -> [(Vec<Bytes>, Verdict); 2] {
-        self.outbox.close();
-        // So that the queue gets no other connection while what it holds is taken back.
+        // Also, the queue is to get no other connection while what it holds is taken back.
         self.outbox.end();
         self.socket.shut();
         self.outbox.lose().await;

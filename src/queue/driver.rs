@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use super::books::Verdict;
-use super::held::{Load, Transport, Wait};
+use super::held::{Phase, Then, Transport, Wait};
 use super::outbox::{Outbox, Step, room};
 use crate::error::Error;
 use crate::framed::Writer;
@@ -53,13 +53,18 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             match step {
                 Step::Wrote => {}
                 Step::Idle => return Poll::Ready(Ok(())),
-                Step::Full | Step::Expired => return Poll::Pending,
+                Step::Full => return Poll::Pending,
                 Step::Busy => {
-                    state.driver_wants_turn = true;
+                    if let Transport::Taken(_, then) = &mut state.transport {
+                        *then = Then::CallDriver.max(*then);
+                    }
                     return Poll::Pending;
                 }
                 Step::Gone => {
-                    let broken = state.broken.take();
+                    let broken = match &mut state.transport {
+                        Transport::Gone(_, broken) => broken.take(),
+                        Transport::Idle(_) | Transport::Taken(..) => None,
+                    };
                     return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
                 }
             }
@@ -73,19 +78,18 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn lose(&self) -> impl Future<Output = ()> {
         self.attend(|place, cx| {
             let mut state = self.lock();
-            match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
-                Transport::Taken(load) => {
-                    state.transport = Transport::Taken(load);
-                    state.lost = true;
+            match state.transport.take() {
+                Transport::Taken(load, _) => {
+                    state.transport = Transport::Taken(load, Then::Lose);
                     state.wait(Wait::PutBack, place, cx.waker());
                     return Poll::Pending;
                 }
                 Transport::Idle(writer) => {
-                    let io = state.lose(writer);
+                    let io = state.lose(writer, None);
                     drop(state);
                     drop(io);
                 }
-                gone @ Transport::Gone(_) => state.transport = gone,
+                gone @ Transport::Gone(..) => state.transport = gone,
             }
             Poll::Ready(())
         })
@@ -98,7 +102,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         if state.held() > 0 {
             return Poll::Ready(true);
         }
-        if state.closed {
+        if state.is_closed() {
             return Poll::Ready(false);
         }
         // Or the next producer would take it that the driver knows already.
@@ -109,11 +113,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Goes on with a new transport where the old one is gone; `false` where there is to be none any more.
     pub(crate) fn resume(&self, io: W) -> bool {
         let mut state = self.lock();
-        if state.ended {
+        if state.phase == Phase::Ended {
             return false;
         }
-        state.transport = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
-            Transport::Gone(mut output) => {
+        state.transport = match state.transport.take() {
+            Transport::Gone(mut output, _) => {
                 // It begins anew: what has grown too old meanwhile is not given to this one.
                 output.append(&mut state.pending);
                 mem::swap(&mut output, &mut state.pending);
@@ -121,15 +125,16 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             }
             other => other,
         };
-        state.broken = None;
         // What counts as room is not the same as before.
         state.let_in();
         true
     }
 
-    /// There is to be no other transport.
+    /// Accepts nothing more, and there is to be no other transport.
     pub(crate) fn end(&self) {
-        self.lock().ended = true;
+        let mut state = self.lock();
+        state.close();
+        state.phase = Phase::Ended;
     }
 
     /// How many bytes transports have taken so far: while this grows, the peer is alive.
@@ -144,7 +149,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let held = state.held();
         // What is let in now is another matter.
         state.stalled = false;
-        if state.closed {
+        if state.is_closed() {
             state.forget_driver();
         }
         state.give_back_oldest(held, verdict)

@@ -61,14 +61,7 @@ pub(crate) struct Held<W> {
     pub(crate) progress: u64,
     /// The transport takes no more, or there is none, or its producers do not write: the driver has to act.
     pub(crate) stalled: bool,
-    /// Why the transport broke, for the driver to tell.
-    pub(crate) broken: Option<Error>,
-    /// The transport is to be dropped as soon as nobody writes to it.
-    pub(crate) lost: bool,
-    /// Nothing more is accepted.
-    pub(crate) closed: bool,
-    /// There is to be no other transport.
-    pub(crate) ended: bool,
+    pub(crate) phase: Phase,
     rules: Arc<Rules<W>>,
     /// What is to be accepted when there is room.
     pub(crate) line: Line,
@@ -76,9 +69,17 @@ pub(crate) struct Held<W> {
     driver: Option<Waker>,
     /// The driver is to be called when there is room.
     pub(crate) driver_wants_room: bool,
-    /// The driver is to be called when nobody else writes.
-    pub(crate) driver_wants_turn: bool,
     later: Later,
+}
+
+/// How far a queue is on its way to its end. It only goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Open,
+    /// Nothing more is accepted.
+    Closed,
+    /// Nor is there to be another transport.
+    Ended,
 }
 
 /// What somebody waits for at a queue. The first of them need somebody who writes.
@@ -119,10 +120,21 @@ pub(crate) enum Stage {
 /// Where the messages go.
 pub(crate) enum Transport<W> {
     Idle(Writer<W>),
-    /// Somebody is writing; this is with them.
-    Taken(Load),
-    /// It broke. What it did not take whole, from the start of the oldest frame.
-    Gone(Output),
+    /// Somebody is writing. What is with them, and what comes then.
+    Taken(Load, Then),
+    /// It broke, or was dropped. What it did not take whole, from the start of the oldest frame, and why it broke, until the
+    /// driver has told.
+    Gone(Output, Option<Error>),
+}
+
+/// What follows when a transport is put back. Each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Then {
+    Nothing,
+    /// The driver is called: it wanted to write.
+    CallDriver,
+    /// The transport is dropped.
+    Lose,
 }
 
 /// How much a transport was given to write.
@@ -135,6 +147,21 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn of(output: &Output) -> Self {
         Self { messages: output.held(), bytes: output.len() }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Transport<W> {
+    /// In somebody's hands, while it is looked at or written to.
+    pub(crate) fn take(&mut self) -> Self {
+        mem::replace(self, Self::Taken(Load::default(), Then::Nothing))
+    }
+
+    fn load(&self) -> Load {
+        match self {
+            Self::Idle(writer) => Load::of(writer.output()),
+            Self::Taken(load, _) => *load,
+            Self::Gone(output, _) => Load::of(output),
+        }
     }
 }
 
@@ -165,25 +192,25 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             books: Books::new(rules.ttl.as_ref().map(|ttl| ttl.after)),
             progress: 0,
             stalled: false,
-            broken: None,
-            lost: false,
-            closed: false,
-            ended: false,
+            phase: Phase::Open,
             rules,
             line: Line::default(),
             waiters: Waiters::default(),
             driver: None,
             driver_wants_room: false,
-            driver_wants_turn: false,
             later: Later::default(),
         }
     }
 
     // ---- what comes in
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase >= Phase::Closed
+    }
+
     /// Accepts a message, and leaves what it was copied from to its owner.
     pub(crate) fn push(&mut self, message: &mut Bytes) -> Result<Ticket, Error> {
-        if self.closed {
+        if self.is_closed() {
             return Err(Error::Closed { message: Some(mem::take(message).into()) });
         }
         self.pending.push_from(message)?;
@@ -192,7 +219,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// Accepts a message of which its producer has a copy, when there is room.
     pub(crate) fn offer(&mut self, message: Bytes) -> Result<Stage, Error> {
-        if self.closed {
+        if self.is_closed() {
             return Err(Error::Closed { message: Some(message.into()) });
         }
         let offer = Offer::Message(self.pending.check(message)?);
@@ -202,7 +229,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// Accepts a batch, when there is room; it is empty then. `false` if nothing more is accepted.
     pub(crate) fn offer_batch(&mut self, batch: &mut Batch, place: &mut Place) -> bool {
-        if self.closed {
+        if self.is_closed() {
             return false;
         }
         if self.line.is_empty() && self.has_room(HIGH_WATER) {
@@ -246,7 +273,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// Where there is no transport, the driver opens one: a producer that has found room may not look again.
     fn call_for_transport(&mut self) {
-        if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
+        if matches!(self.transport, Transport::Gone(..)) && !self.stalled {
             self.stall();
         }
     }
@@ -254,14 +281,14 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
     pub(crate) fn has_room(&self, mark: usize) -> bool {
         match (&self.transport, self.rules.room_while_down) {
-            (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
+            (Transport::Gone(..), Some(room)) => self.held_bytes() < room,
             _ => self.pending.len() < mark,
         }
     }
 
     /// There may be more room than there was: lets in whoever waits for it, in turn.
     pub(crate) fn let_in(&mut self) {
-        while !self.closed
+        while !self.is_closed()
             && self.has_room(HIGH_WATER)
             && let Some((turn, offer)) = self.line.next()
         {
@@ -276,7 +303,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     pub(crate) fn is_accepted(&mut self, place: &mut Place) -> Option<Result<(), Wait>> {
         if let Stage::InLine(turn) = place.stage {
             if self.line.is_waiting(turn) {
-                return if self.closed { None } else { Some(Err(Wait::Accepted(turn))) };
+                return if self.is_closed() { None } else { Some(Err(Wait::Accepted(turn))) };
             }
             place.stage = Stage::Nothing;
             if let Some(Accepted { ticket, batch }) = self.line.accepted(turn) {
@@ -301,12 +328,16 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         self.wake_over();
     }
 
-    /// Ends a turn of writing. What is returned is to be dropped without the lock.
+    /// Ends a turn of writing, in which the transport may have broken. What is returned is to be dropped without the lock.
     #[must_use]
     #[inline(never)]
-    pub(crate) fn put_back(&mut self, writer: Writer<W>) -> Option<W> {
-        let io = if mem::take(&mut self.lost) {
-            let io = self.lose(writer);
+    pub(crate) fn put_back(&mut self, writer: Writer<W>, broken: Option<Error>) -> Option<W> {
+        let then = match &self.transport {
+            Transport::Taken(_, then) if broken.is_none() => *then,
+            _ => Then::Lose,
+        };
+        let io = if then == Then::Lose {
+            let io = self.lose(writer, broken);
             self.stall();
             io
         } else {
@@ -314,7 +345,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             None
         };
         self.wake(Wait::PutBack, Wait::PutBack);
-        if mem::take(&mut self.driver_wants_turn) {
+        if then == Then::CallDriver {
             self.call_driver();
         }
         io
@@ -322,9 +353,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// The transport is gone. What is returned is to be dropped without the lock.
     #[must_use]
-    pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
+    pub(crate) fn lose(&mut self, writer: Writer<W>, broken: Option<Error>) -> Option<W> {
         let (io, output) = writer.into_parts();
-        self.transport = Transport::Gone(output);
+        self.transport = Transport::Gone(output, broken);
         // There may be more room while it is down than there was.
         self.let_in();
         io
@@ -334,8 +365,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     pub(crate) fn give_back_oldest(&mut self, count: u64, verdict: &Verdict) -> Vec<Bytes> {
         let held = self.held();
         let mut messages = match &mut self.transport {
-            Transport::Gone(output) => output.take_oldest(count as usize),
-            Transport::Idle(_) | Transport::Taken(_) => Vec::new(),
+            Transport::Gone(output, _) => output.take_oldest(count as usize),
+            Transport::Idle(_) | Transport::Taken(..) => Vec::new(),
         };
         messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
         let unclaimed = self.books.give_back(held, messages, verdict);
@@ -348,8 +379,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     pub(crate) fn expired(&mut self) -> u64 {
         let begun = match &self.transport {
             Transport::Idle(writer) => !writer.output().is_empty(),
-            Transport::Taken(_) => true,
-            Transport::Gone(_) => false,
+            Transport::Taken(..) => true,
+            Transport::Gone(..) => false,
         };
         let held = self.held();
         match self.rules.now() {
@@ -360,27 +391,17 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// How many messages were accepted and are neither written nor given back.
     pub(crate) fn held(&self) -> u64 {
-        let with_transport = match &self.transport {
-            Transport::Idle(writer) => writer.output().held(),
-            Transport::Taken(load) => load.messages,
-            Transport::Gone(output) => output.held(),
-        };
-        (with_transport + self.pending.held()) as u64
+        (self.transport.load().messages + self.pending.held()) as u64
     }
 
     /// How many bytes they have on the wire, as far as those are not written.
     pub(crate) fn held_bytes(&self) -> usize {
-        let with_transport = match &self.transport {
-            Transport::Idle(writer) => writer.output().len(),
-            Transport::Taken(load) => load.bytes,
-            Transport::Gone(output) => output.len(),
-        };
-        with_transport + self.pending.len()
+        self.transport.load().bytes + self.pending.len()
     }
 
     /// Accepts nothing more.
     pub(crate) fn close(&mut self) {
-        self.closed = true;
+        self.phase = self.phase.max(Phase::Closed);
         self.wake(Wait::Accepted(Turn::FIRST), Wait::Accepted(Turn::LAST));
         self.wake(Wait::Closed, Wait::Closed);
         self.wake_for_room();
@@ -438,6 +459,13 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let is_left = !writer.output().is_empty() || !self.pending.is_empty();
         let is_waited_for = self.driver_wants_room || self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room);
         if is_left && is_waited_for && !self.stalled {
+            self.stall();
+        }
+    }
+
+    /// A producer goes: the driver writes what is pending.
+    pub(crate) fn leave_to_driver(&mut self) {
+        if !self.pending.is_empty() {
             self.stall();
         }
     }

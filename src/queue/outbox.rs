@@ -26,7 +26,7 @@ use futures::io::AsyncWrite;
 
 use super::books::{Ticket, Verdict};
 pub(crate) use super::held::Rules;
-use super::held::{Held, Load, Place, Stage, Totals, Transport, Wait};
+use super::held::{Held, Load, Place, Stage, Then, Totals, Transport, Wait};
 use super::line::{Batch, Offer};
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
@@ -55,10 +55,8 @@ pub(crate) enum Step {
     Idle,
     /// Somebody else is writing, and looks after the others.
     Busy,
-    /// The transport takes no more for now.
+    /// The transport takes no more for now, or the next messages are too old: the driver takes those back first.
     Full,
-    /// The next messages are too old to be sent: the driver takes them back first.
-    Expired,
     /// There is no transport, or none any more.
     Gone,
 }
@@ -156,9 +154,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let Stage::Accepted(ticket) = mem::take(&mut place.stage) else { return None };
         let mut state = self.lock();
         let given_back = state.books.unclaim(ticket);
-        if !state.books.is_over(ticket) && !state.pending.is_empty() {
+        if !state.books.is_over(ticket) {
             // Whoever is writing now may not be the one to go on.
-            state.stall();
+            state.leave_to_driver();
         }
         given_back
     }
@@ -168,7 +166,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn part(&self, batch: &mut Batch, max: usize) -> Result<(), Verdict> {
         let mut state = self.lock();
         if batch.messages > 0 {
-            if state.closed {
+            if state.is_closed() {
                 return Err(Verdict::closed());
             }
             if state.held_bytes() >= max {
@@ -176,18 +174,13 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             }
             state.accept_batch(batch, false);
         }
-        if !state.pending.is_empty() {
-            state.stall();
-        }
+        state.leave_to_driver();
         Ok(())
     }
 
     /// Leaves what is pending to the driver: its producer does not wait.
     pub(crate) fn leave_to_driver(&self) {
-        let mut state = self.lock();
-        if !state.pending.is_empty() {
-            state.stall();
-        }
+        self.lock().leave_to_driver();
     }
 
     /// Waits until less than `mark` bytes are pending, or nothing more is accepted.
@@ -263,14 +256,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Whether nothing more is accepted.
     pub(crate) fn is_closed(&self) -> bool {
-        self.peek().closed
+        self.peek().is_closed()
     }
 
     /// Waits until nothing more is accepted.
     pub(crate) fn closed(&self) -> impl Future<Output = ()> {
         self.attend(|place, cx| {
             let mut state = self.lock();
-            if state.closed {
+            if state.is_closed() {
                 return Poll::Ready(());
             }
             state.wait(Wait::Closed, place, cx.waker());
@@ -295,17 +288,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
     pub(crate) fn step<'a>(&'a self, mut state: State<'a, W>, cx: &mut Context<'_>) -> (State<'a, W>, Step) {
         if self.rules.ttl.is_some() && matches!(state.transport, Transport::Idle(_)) && state.expired() > 0 {
-            return (state, Step::Expired);
+            return (state, Step::Full);
         }
-        let mut writer = match mem::replace(&mut state.transport, Transport::Taken(Load::default())) {
+        let mut writer = match state.transport.take() {
             Transport::Idle(writer) => writer,
-            Transport::Taken(load) => {
-                state.transport = Transport::Taken(load);
-                return (state, Step::Busy);
-            }
-            Transport::Gone(output) => {
-                state.transport = Transport::Gone(output);
-                return (state, Step::Gone);
+            other => {
+                let step = if matches!(other, Transport::Taken(..)) { Step::Busy } else { Step::Gone };
+                state.transport = other;
+                return (state, step);
             }
         };
         let begins = writer.output().is_empty();
@@ -319,39 +309,37 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             }
             state.begin_batch(&mut writer);
         }
-        state.transport = Transport::Taken(Load::of(writer.output()));
+        state.transport = Transport::Taken(Load::of(writer.output()), Then::Nothing);
         drop(state);
 
         // Also a batch that waits in the middle goes on only where somebody is left to take it.
         let is_dead = writer.io().is_some_and(self.rules.is_dead);
         let before = writer.output().len();
         // A panic in there would leave the transport taken for ever.
-        let drained = if is_dead { Ok(Poll::Pending) } else { foreign::call(|| writer.poll_drain(cx)) };
-        let drained = drained.unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })));
+        let drained = if is_dead {
+            Poll::Ready(Err(Error::Closed { message: None }))
+        } else {
+            foreign::call(|| writer.poll_drain(cx))
+                .unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })))
+        };
         // After an error the frame that was cut counts as unwritten again.
         let taken_bytes = before.saturating_sub(writer.output().len());
 
         let mut state = self.lock();
         state.progress += taken_bytes as u64;
-        let mut broken = None;
-        let step = match drained {
-            _ if is_dead => Step::Gone,
-            Poll::Ready(Ok(())) => Step::Wrote,
-            Poll::Pending => Step::Full,
-            Poll::Ready(Err(error)) => {
-                broken = state.broken.replace(error);
-                Step::Gone
-            }
+        let (step, broken) = match drained {
+            Poll::Ready(Ok(())) => (Step::Wrote, None),
+            Poll::Pending => (Step::Full, None),
+            Poll::Ready(Err(error)) => (Step::Gone, Some(error)),
         };
         if step == Step::Wrote {
             state.batch_written();
         }
-        state.lost |= step == Step::Gone;
-        let io = state.put_back(writer);
-        if io.is_some() || broken.is_some() {
+        let io = state.put_back(writer, broken);
+        if io.is_some() {
             drop(state);
-            // Neither is dropped under the lock.
-            let _ = foreign::dispose((io, broken));
+            // Not under the lock.
+            let _ = foreign::dispose(io);
             state = self.lock();
         }
         (state, step)
@@ -377,7 +365,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 }
 
 pub(crate) fn room<W: AsyncWrite + Unpin>(state: &Held<W>, mark: usize) -> Result<(), Wait> {
-    if state.closed || state.has_room(mark) { Ok(()) } else { Err(Wait::Room) }
+    if state.is_closed() || state.has_room(mark) { Ok(()) } else { Err(Wait::Room) }
 }
 
 /// Somebody's wait at a queue.
