@@ -9,7 +9,7 @@ use std::future::Future;
 use std::mem;
 use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::foreign::{self, PanicHook, PanicSource};
@@ -244,19 +244,19 @@ impl Waiters {
     }
 }
 
-/// Something that becomes known once, and that many can wait for.
+/// Something that becomes known once, and that many can wait for. To look whether it is costs an atomic load.
 #[derive(Debug)]
-pub(crate) struct Signal<T>(Arc<Lock<SignalState<T>>>);
+pub(crate) struct Signal<T>(Arc<SignalState<T>>);
 
 #[derive(Debug)]
 struct SignalState<T> {
-    value: Option<T>,
-    waiters: Waiters,
+    value: OnceLock<T>,
+    waiters: Lock<Waiters>,
 }
 
 impl<T> Default for Signal<T> {
     fn default() -> Self {
-        Self(Arc::new(Lock::new(SignalState { value: None, waiters: Waiters::default() })))
+        Self(Arc::new(SignalState { value: OnceLock::new(), waiters: Lock::default() }))
     }
 }
 
@@ -269,17 +269,21 @@ impl<T> Clone for Signal<T> {
 impl<T: Clone> Signal<T> {
     /// Gives it. The first value stays.
     pub(crate) fn give(&self, value: T) {
-        let mut state = self.0.lock();
-        if state.value.is_some() {
+        if self.0.value.set(value).is_err() {
             return;
         }
-        state.value = Some(value);
-        let wakers = mem::take(&mut state.waiters).take_all();
-        drop(state);
+        // Who comes later sees it.
+        let wakers = self.0.waiters.lock().take_all();
         for waker in wakers {
             // Whose executor is gone does not wait.
             let _ = foreign::wake(waker);
         }
+    }
+
+    /// What was given, if it was.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.value.get()
     }
 
     /// Waits for it.
@@ -300,12 +304,14 @@ impl<T: Clone> Future for Given<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let this = &mut *self;
-        let mut state = this.signal.0.lock();
-        if let Some(value) = &state.value {
-            return Poll::Ready(value.clone());
+        let mut waiters = this.signal.0.waiters.lock();
+        if let Some(value) = this.signal.get() {
+            let value = value.clone();
+            drop(waiters);
+            return Poll::Ready(value);
         }
-        let replaced = state.waiters.wait(&mut this.place, cx.waker());
-        drop(state);
+        let replaced = waiters.wait(&mut this.place, cx.waker());
+        drop(waiters);
         let _ = foreign::dispose(replaced);
         Poll::Pending
     }
@@ -315,7 +321,7 @@ impl<T> Unpin for Given<T> {}
 
 impl<T> Drop for Given<T> {
     fn drop(&mut self) {
-        let left = self.signal.0.lock().waiters.leave(&mut self.place);
+        let left = self.signal.0.waiters.lock().leave(&mut self.place);
         let _ = foreign::dispose(left);
     }
 }

@@ -65,9 +65,7 @@ pub(crate) struct Shared {
     pub(crate) seats: AtomicUsize,
     /// How many have a part in what runs: see `Running`.
     pub(crate) running: AtomicUsize,
-    choice: Lock<Choice>,
-    chosen: Signal<()>,
-    is_closing: AtomicBool,
+    chosen: Signal<Choice>,
     pub(crate) closing: Signal<()>,
     /// Nobody is accepted any more.
     pub(crate) closed: Signal<()>,
@@ -85,12 +83,8 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
 }
 
-enum Choice {
-    Open,
-    Made(Delivery),
-    /// The listener is gone.
-    Over,
-}
+/// `None` when the listener is gone.
+type Choice = Arc<Lock<Option<Delivery>>>;
 
 impl Shared {
     /// A shared without members.
@@ -112,9 +106,7 @@ impl Shared {
             handshakes: Handshakes::default(),
             seats: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
-            choice: Lock::new(Choice::Open),
             chosen: Signal::default(),
-            is_closing: AtomicBool::new(false),
             closing: Signal::default(),
             closed: Signal::default(),
             shutter: Lock::new(Some(shutter)),
@@ -126,30 +118,23 @@ impl Shared {
 
     /// Chooses what becomes of the messages. The first choice stays.
     pub(crate) fn choose(&self, delivery: Delivery) {
-        {
-            let mut choice = self.choice.lock();
-            if !matches!(*choice, Choice::Open) {
-                return;
-            }
-            *choice = Choice::Made(delivery);
+        // As mostly, it was made long ago.
+        if self.chosen.get().is_none() {
+            self.chosen.give(Arc::new(Lock::new(Some(delivery))));
         }
-        self.chosen.give(());
     }
 
     /// Waits for the choice; `None` if the listener is gone.
     pub(crate) async fn chosen(&self) -> Option<Delivery> {
-        self.chosen.wait().await;
-        match &*self.choice.lock() {
-            Choice::Made(delivery) => Some(delivery.clone()),
-            Choice::Open | Choice::Over => None,
-        }
+        let choice = self.chosen.wait().await;
+        choice.lock().clone()
     }
 
     /// Lets go of the callback.
     pub(crate) fn forget_choice(&self) {
-        let choice = std::mem::replace(&mut *self.choice.lock(), Choice::Over);
+        let delivery = self.chosen.get().and_then(|choice| choice.lock().take());
         // The lock is free again: the program's closure may come back here when it is dropped.
-        drop(choice);
+        drop(delivery);
     }
 
     // ---- who is connected
@@ -252,7 +237,7 @@ impl Shared {
     // ---- how it closes
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.is_closing.load(Ordering::Acquire)
+        self.closing.get().is_some()
     }
 
     /// Stops accepting, after what the system holds already, and waits until every peer's task has written its replies
@@ -260,7 +245,6 @@ impl Shared {
     pub(crate) async fn close(&self) -> Result<(), Error> {
         // Peers that nobody has asked for are received as well, for whoever reads the listener to its end.
         self.choose(Delivery::Inbox);
-        self.is_closing.store(true, Ordering::Release);
         self.closing.give(());
         let all_closed = async {
             self.closed.wait().await;
