@@ -61,10 +61,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                     return Poll::Pending;
                 }
                 Step::Gone => {
-                    let broken = match &mut state.transport {
-                        Transport::Gone(_, broken) => broken.take(),
-                        Transport::Idle(_) | Transport::Taken(..) => None,
-                    };
+                    let broken = state.broken.take();
                     return Poll::Ready(Err(broken.unwrap_or(Error::Closed { message: None })));
                 }
             }
@@ -85,11 +82,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                     return Poll::Pending;
                 }
                 Transport::Idle(writer) => {
-                    let io = state.lose(writer, None);
+                    let io = state.lose(writer);
                     drop(state);
                     drop(io);
                 }
-                gone @ Transport::Gone(..) => state.transport = gone,
+                gone @ Transport::Gone(_) => state.transport = gone,
             }
             Poll::Ready(())
         })
@@ -117,7 +114,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             return false;
         }
         state.transport = match state.transport.take() {
-            Transport::Gone(mut output, _) => {
+            Transport::Gone(mut output) => {
                 // It begins anew: what has grown too old meanwhile is not given to this one.
                 output.append(&mut state.pending);
                 mem::swap(&mut output, &mut state.pending);
@@ -125,6 +122,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             }
             other => other,
         };
+        state.broken = None;
         // What counts as room is not the same as before.
         state.let_in();
         true

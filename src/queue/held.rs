@@ -61,6 +61,8 @@ pub(crate) struct Held<W> {
     pub(crate) progress: u64,
     /// The transport takes no more, or there is none, or its producers do not write: the driver has to act.
     pub(crate) stalled: bool,
+    /// Why the transport broke, for the driver to tell.
+    pub(crate) broken: Option<Error>,
     pub(crate) phase: Phase,
     rules: Arc<Rules<W>>,
     /// What is to be accepted when there is room.
@@ -122,9 +124,8 @@ pub(crate) enum Transport<W> {
     Idle(Writer<W>),
     /// Somebody is writing. What is with them, and what comes then.
     Taken(Load, Then),
-    /// It broke, or was dropped. What it did not take whole, from the start of the oldest frame, and why it broke, until the
-    /// driver has told.
-    Gone(Output, Option<Error>),
+    /// It broke, or was dropped. What it did not take whole, from the start of the oldest frame.
+    Gone(Output),
 }
 
 /// What follows when a transport is put back. Each includes those before it.
@@ -160,7 +161,7 @@ impl<W: AsyncWrite + Unpin> Transport<W> {
         match self {
             Self::Idle(writer) => Load::of(writer.output()),
             Self::Taken(load, _) => *load,
-            Self::Gone(output, _) => Load::of(output),
+            Self::Gone(output) => Load::of(output),
         }
     }
 }
@@ -192,6 +193,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             books: Books::new(rules.ttl.as_ref().map(|ttl| ttl.after)),
             progress: 0,
             stalled: false,
+            broken: None,
             phase: Phase::Open,
             rules,
             line: Line::default(),
@@ -273,7 +275,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// Where there is no transport, the driver opens one: a producer that has found room may not look again.
     fn call_for_transport(&mut self) {
-        if matches!(self.transport, Transport::Gone(..)) && !self.stalled {
+        if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
             self.stall();
         }
     }
@@ -281,7 +283,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
     pub(crate) fn has_room(&self, mark: usize) -> bool {
         match (&self.transport, self.rules.room_while_down) {
-            (Transport::Gone(..), Some(room)) => self.held_bytes() < room,
+            (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
             _ => self.pending.len() < mark,
         }
     }
@@ -331,13 +333,13 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// Ends a turn of writing, in which the transport may have broken. What is returned is to be dropped without the lock.
     #[must_use]
     #[inline(never)]
-    pub(crate) fn put_back(&mut self, writer: Writer<W>, broken: Option<Error>) -> Option<W> {
+    pub(crate) fn put_back(&mut self, writer: Writer<W>, breaks: bool) -> Option<W> {
         let then = match &self.transport {
-            Transport::Taken(_, then) if broken.is_none() => *then,
+            Transport::Taken(_, then) if !breaks => *then,
             _ => Then::Lose,
         };
         let io = if then == Then::Lose {
-            let io = self.lose(writer, broken);
+            let io = self.lose(writer);
             self.stall();
             io
         } else {
@@ -353,9 +355,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// The transport is gone. What is returned is to be dropped without the lock.
     #[must_use]
-    pub(crate) fn lose(&mut self, writer: Writer<W>, broken: Option<Error>) -> Option<W> {
+    pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
         let (io, output) = writer.into_parts();
-        self.transport = Transport::Gone(output, broken);
+        self.transport = Transport::Gone(output);
         // There may be more room while it is down than there was.
         self.let_in();
         io
@@ -365,7 +367,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     pub(crate) fn give_back_oldest(&mut self, count: u64, verdict: &Verdict) -> Vec<Bytes> {
         let held = self.held();
         let mut messages = match &mut self.transport {
-            Transport::Gone(output, _) => output.take_oldest(count as usize),
+            Transport::Gone(output) => output.take_oldest(count as usize),
             Transport::Idle(_) | Transport::Taken(..) => Vec::new(),
         };
         messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
@@ -380,7 +382,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let begun = match &self.transport {
             Transport::Idle(writer) => !writer.output().is_empty(),
             Transport::Taken(..) => true,
-            Transport::Gone(..) => false,
+            Transport::Gone(_) => false,
         };
         let held = self.held();
         match self.rules.now() {

@@ -316,30 +316,31 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let is_dead = writer.io().is_some_and(self.rules.is_dead);
         let before = writer.output().len();
         // A panic in there would leave the transport taken for ever.
-        let drained = if is_dead {
-            Poll::Ready(Err(Error::Closed { message: None }))
-        } else {
-            foreign::call(|| writer.poll_drain(cx))
-                .unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })))
-        };
+        let drained = if is_dead { Ok(Poll::Pending) } else { foreign::call(|| writer.poll_drain(cx)) };
+        let drained = drained.unwrap_or_else(|_| Poll::Ready(Err(Error::Panicked { what: PanicSource::Task })));
         // After an error the frame that was cut counts as unwritten again.
         let taken_bytes = before.saturating_sub(writer.output().len());
 
         let mut state = self.lock();
         state.progress += taken_bytes as u64;
-        let (step, broken) = match drained {
-            Poll::Ready(Ok(())) => (Step::Wrote, None),
-            Poll::Pending => (Step::Full, None),
-            Poll::Ready(Err(error)) => (Step::Gone, Some(error)),
+        let mut broken = None;
+        let step = match drained {
+            _ if is_dead => Step::Gone,
+            Poll::Ready(Ok(())) => Step::Wrote,
+            Poll::Pending => Step::Full,
+            Poll::Ready(Err(error)) => {
+                broken = state.broken.replace(error);
+                Step::Gone
+            }
         };
         if step == Step::Wrote {
             state.batch_written();
         }
-        let io = state.put_back(writer, broken);
-        if io.is_some() {
+        let io = state.put_back(writer, step == Step::Gone);
+        if io.is_some() || broken.is_some() {
             drop(state);
-            // Not under the lock.
-            let _ = foreign::dispose(io);
+            // Neither is dropped under the lock.
+            let _ = foreign::dispose((io, broken));
             state = self.lock();
         }
         (state, step)
