@@ -184,17 +184,25 @@ impl Running {
 
     /// Ends everything at once, except connections that the program has been given.
     pub(crate) fn stop(&self) {
-        let stopped: Vec<_> = {
+        let (stopped, coming): (Vec<_>, Vec<_>) = {
             let mut members = self.members.lock();
             members.stopped = true;
-            // Who is just coming is ended there.
-            members.connected.extract_if(|_, entry| matches!(entry.owner, Owner::Task(Some(_)))).collect()
+            // Who is just coming is ended there, but for the socket: its task may run already, and have brought messages.
+            let coming = members.connected.values().filter(|entry| matches!(entry.owner, Owner::Task(None)));
+            let coming = coming.map(|entry| entry.stream.clone()).collect();
+            let ours = members.connected.extract_if(|_, entry| matches!(entry.owner, Owner::Task(Some(_))));
+            (ours.collect(), coming)
         };
         // The sockets come first, by whoever is here: what follows calls code of the program, and the tasks may have no thread
         // to run on.
         self.stop_accepting();
         #[cfg(feature = "tls")]
         self.handshakes.end();
+        for stream in coming {
+            stream.shut_down();
+            // It may be the last: see `give_up`.
+            let _ = foreign::dispose(stream);
+        }
         let gone: Vec<_> = stopped.into_iter().map(|(_, entry)| entry.cut()).collect();
         self.forget_choice();
         for member in gone {
