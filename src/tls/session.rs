@@ -10,6 +10,8 @@ use crate::error::TlsError;
 
 /// How much of what the program writes is in one record, at most: RFC 8446, 5.1.
 pub(crate) const RECORD: usize = 16 * 1024;
+/// How many of the first bytes are kept during a handshake, to tell what it is if it is no TLS.
+const START: usize = 1024;
 /// How many pieces are put into one record at the most.
 const MAX_PIECES: usize = 32;
 
@@ -21,13 +23,15 @@ pub(crate) struct Session {
     left: Vec<u8>,
     /// How many bytes were received.
     received: u64,
-    /// The first byte was not one that a TLS session starts with.
-    is_foreign: bool,
+    /// The first of them, until the handshake is over.
+    start: Vec<u8>,
+    /// The other end broke the rules, which is told when the program has read what came before that.
+    broken: Option<TlsError>,
 }
 
 impl Session {
     pub(super) fn new(tls: Connection) -> Self {
-        Self { tls, left: Vec::new(), received: 0, is_foreign: false }
+        Self { tls, left: Vec::new(), received: 0, start: Vec::new(), broken: None }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
@@ -37,15 +41,37 @@ impl Session {
     /// Takes what has been received, [`RECORD`] bytes at the most; nothing is the end. After an error nothing more is to be
     /// fed; there may be an alert to send.
     pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(), TlsError> {
-        if let (0, Some(first)) = (self.received, input.first()) {
-            // A handshake, or an alert.
-            self.is_foreign = !matches!(first, 0x15 | 0x16);
-        }
         self.received += input.len() as u64;
-        if input.is_empty() && self.is_handshaking() {
-            return Err(TlsError::Ended { received: self.received });
+        if self.is_handshaking() {
+            let few = input.len().min(START - self.start.len());
+            self.start.extend_from_slice(&input[..few]);
+            if input.is_empty() {
+                return Err(match self.is_foreign() {
+                    true => TlsError::NotTls { looks_like: None },
+                    false => TlsError::Ended { received: self.received },
+                });
+            }
         }
-        self.absorb(input)
+        let absorbed = self.absorb(input);
+        if absorbed.is_ok() && !self.is_handshaking() {
+            self.start = Vec::new();
+        }
+        absorbed
+    }
+
+    /// The same, of a session that there is: what goes wrong is told by [`read`](Self::read).
+    pub(crate) fn feed_on(&mut self, input: &[u8]) {
+        self.broken = self.feed(input).err();
+    }
+
+    /// What the other end began with.
+    pub(crate) fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// It did not begin with a handshake, or an alert, of any version of TLS.
+    fn is_foreign(&self) -> bool {
+        !matches!(self.start.as_slice(), [] | [0x15 | 0x16] | [0x15 | 0x16, 3, ..])
     }
 
     fn absorb(&mut self, mut input: &[u8]) -> Result<(), TlsError> {
@@ -71,11 +97,14 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result.map(Some),
             }
+            if let Some(error) = self.broken.take() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
             if self.left.is_empty() {
                 return Ok(None);
             }
             let left = std::mem::take(&mut self.left);
-            self.absorb(&left).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.broken = self.absorb(&left).err();
         }
     }
 
@@ -124,7 +153,7 @@ impl Session {
     /// What the error comes to for the program.
     fn judge(&self, error: rustls::Error) -> TlsError {
         use rustls::Error as E;
-        if self.is_foreign && self.is_handshaking() {
+        if self.is_handshaking() && self.is_foreign() {
             return TlsError::NotTls { looks_like: None };
         }
         match error {
@@ -152,11 +181,17 @@ fn of_certificate(error: CertificateError) -> TlsError {
                 ServerName::IpAddress(address) => std::net::IpAddr::from(address).to_string(),
                 other => format!("{other:?}"),
             };
-            TlsError::WrongName { expected, presented }
+            TlsError::WrongName { expected, presented: presented.iter().map(|name| bare(name)).collect() }
         }
         E::UnknownIssuer => TlsError::UnknownIssuer,
         error => TlsError::BadCertificate { reason: error.to_string() },
     }
+}
+
+/// A name of a certificate: it comes as `DnsName("localhost")`, or `IpAddress(127.0.0.1)`.
+fn bare(presented: &str) -> String {
+    let inner = presented.split_once('(').and_then(|(_, inner)| inner.strip_suffix(')'));
+    inner.unwrap_or(presented).trim_matches('"').to_owned()
 }
 
 fn time(time: UnixTime) -> SystemTime {

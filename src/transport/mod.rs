@@ -178,7 +178,8 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
 async fn secure_dialed(stream: Stream, address: &Address, config: &Config) -> Result<Stream, Error> {
     let Some(tls) = &config.tls else { return Ok(stream) };
     let session = tls.dial(&address.host())?;
-    let secured = tls::secure(stream, session, config.codec()?).await;
+    // In a box: a session is large, and all dials would be.
+    let secured = Box::pin(tls::secure(stream, session, config.codec()?)).await;
     secured.map_err(|source| Error::Tls { address: address.clone(), source })
 }
 

@@ -18,6 +18,9 @@ use crate::wire::{Codec, Start};
 
 /// How many records are given to the socket at once: as much as a writer of frames gives.
 const RECORDS: usize = 4;
+/// How much of the wire one read asks for at the least, however little the program has room for: whoever waits for the end of a
+/// long frame has next to none.
+const FEW: usize = 4096;
 /// How often one poll reads what is nothing for the program before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
 
@@ -59,7 +62,7 @@ impl Handshake {
                 self.tell(cx);
                 return Poll::Ready(Err(match error {
                     TlsError::NotTls { .. } => {
-                        TlsError::NotTls { looks_like: Start::without_tls(self.codec, &buf[..received]) }
+                        TlsError::NotTls { looks_like: Start::without_tls(self.codec, self.session.start()) }
                     }
                     error => error,
                 }));
@@ -247,22 +250,26 @@ impl Drop for TlsSocket {
 
 impl Socket for TlsSocket {
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut few = [0; FEW];
         for _ in 0..READS_PER_POLL {
-            if let Some(read) = self.session.lock().read(buf)? {
-                return Poll::Ready(Ok(read));
-            }
-            // What comes over the wire is put where what it holds goes afterwards.
-            let len = buf.len().min(RECORD);
-            let received = ready!(self.raw.poll_read(cx, &mut buf[..len]))?;
-            let fed = self.session.lock().feed(&buf[..received]);
-            if let Err(error) = fed {
-                // There may be an alert to send.
-                let mut sending = self.sending.lock();
-                if self.take_wire(&mut sending).is_ok() {
-                    let _ = sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
+            let read = self.session.lock().read(buf);
+            match read {
+                Ok(None) => {}
+                Ok(Some(read)) => return Poll::Ready(Ok(read)),
+                Err(error) => {
+                    // There may be an alert to send.
+                    let mut sending = self.sending.lock();
+                    if self.take_wire(&mut sending).is_ok() {
+                        let _ = sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
+                    }
+                    return Poll::Ready(Err(error));
                 }
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
+            // What comes over the wire is put where what it holds goes afterwards, if there is room for it.
+            let len = buf.len().min(RECORD);
+            let wire = if len < FEW { &mut few[..] } else { &mut buf[..len] };
+            let received = ready!(self.raw.poll_read(cx, wire))?;
+            self.session.lock().feed_on(&wire[..received]);
         }
         cx.waker().wake_by_ref();
         Poll::Pending

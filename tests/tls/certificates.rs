@@ -20,6 +20,14 @@ fn key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ED25519).unwrap()
 }
 
+impl Pair {
+    /// One that nobody else has signed.
+    pub(crate) fn self_signed(name: &str) -> Self {
+        let (params, key) = (CertificateParams::new(vec![name.to_owned()]).unwrap(), key());
+        Self { cert: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -54,7 +62,11 @@ impl Authority {
         self.issue_with(name, |params| params.not_before = date_time_ymd(2999, 1, 1))
     }
 
-    /// One that is only good for the other side.
+    /// These two are only good for the other side.
+    pub(crate) fn for_clients_only(&self, name: &str) -> Pair {
+        self.issue_with(name, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
     pub(crate) fn for_servers_only(&self, name: &str) -> Pair {
         self.issue_with(name, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
     }
