@@ -1,6 +1,7 @@
 //! TLS: between this crate's ends, and against whatever else may be at the other end.
 
 mod certificates;
+mod cuts;
 mod hostile;
 #[path = "../it/net.rs"]
 #[allow(dead_code)] // Not all of it is needed here.
