@@ -116,7 +116,7 @@ fn session(sim: Sim, sizes: &'static [usize], cut: Option<(Side, usize, Fault)>,
     let (mut outcome, trace) = sim.run(|sim| async move {
         let listener = Listener::bind(SERVER, config(&sim, &SIDES.0)).await.unwrap();
         let (events, closer) = (listener.events(), listener.closer());
-        let link = sim.link(listener.local_addr());
+        let link = sim.link(listener.local_addr().ip().unwrap());
         link.segments(segment);
         if let Some((side, after, fault)) = cut {
             link.fail_next(side, after, fault);
