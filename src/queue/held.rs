@@ -13,6 +13,7 @@ use futures::io::AsyncWrite;
 
 use super::books::{Books, Fate, Ticket, Verdict};
 use super::line::{Accepted, Batch, Line, Offer, Turn};
+pub(crate) use super::transport::{Load, Then, Transport};
 use crate::error::Error;
 use crate::foreign::PanicHook;
 use crate::framed::{HIGH_WATER, Writer};
@@ -117,53 +118,6 @@ pub(crate) enum Stage {
     /// They wait for room.
     InLine(Turn),
     Accepted(Ticket),
-}
-
-/// Where the messages go.
-pub(crate) enum Transport<W> {
-    Idle(Writer<W>),
-    /// Somebody is writing. What is with them, and what comes then.
-    Taken(Load, Then),
-    /// It broke, or was dropped. What it did not take whole, from the start of the oldest frame.
-    Gone(Output),
-}
-
-/// What follows when a transport is put back. Each includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Then {
-    Nothing,
-    /// The driver is called: it wanted to write.
-    CallDriver,
-    /// The transport is dropped.
-    Lose,
-}
-
-/// How much a transport was given to write.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Load {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
-}
-
-impl Load {
-    pub(crate) fn of(output: &Output) -> Self {
-        Self { messages: output.held(), bytes: output.len() }
-    }
-}
-
-impl<W: AsyncWrite + Unpin> Transport<W> {
-    /// In somebody's hands, while it is looked at or written to.
-    pub(crate) fn take(&mut self) -> Self {
-        mem::replace(self, Self::Taken(Load::default(), Then::Nothing))
-    }
-
-    fn load(&self) -> Load {
-        match self {
-            Self::Idle(writer) => Load::of(writer.output()),
-            Self::Taken(load, _) => *load,
-            Self::Gone(output) => Load::of(output),
-        }
-    }
 }
 
 /// What the books of a queue say, in messages.

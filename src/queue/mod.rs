@@ -6,6 +6,7 @@ mod held;
 mod inbox;
 mod line;
 mod outbox;
+mod transport;
 
 pub use books::Outcome;
 pub(crate) use books::{Fate, Verdict};
