@@ -27,7 +27,8 @@ pub enum TlsError {
         received: u64,
     },
 
-    /// The handshake of somebody who has connected took longer than `dial_timeout` allows.
+    /// The handshake of somebody who has connected took longer than `dial_timeout` allows; or, while the listener closes,
+    /// `close_timeout`.
     #[error("the handshake is not over after {after:?}")]
     #[non_exhaustive]
     Timeout {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::endpoint::Endpoint;
 use crate::runtime::Task;
 use crate::sync::Lock;
 use crate::transport::Stream;
@@ -21,15 +20,14 @@ struct State {
 }
 
 pub(crate) struct Handshake {
-    pub(crate) from: Endpoint,
     stream: Stream,
     /// `None` until it has been started.
     task: Option<Task>,
 }
 
 impl Handshake {
-    pub(crate) fn new(from: Endpoint, stream: Stream) -> Self {
-        Self { from, stream, task: None }
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, task: None }
     }
 
     /// It is over: the socket goes on, if somebody else has it.
@@ -37,6 +35,12 @@ impl Handshake {
         if let Some(task) = self.task {
             task.detach();
         }
+    }
+
+    /// Ends it for a newer one: its task finds the end, and tells.
+    pub(crate) fn give_way(self) {
+        self.stream.shut_down();
+        self.let_go();
     }
 
     /// Ends it at once: the task may hold the socket until a thread has time for it.
@@ -70,7 +74,12 @@ impl Handshakes {
         Some((number, oldest.map(|(_, handshake)| handshake)))
     }
 
-    /// `None` if it had to give way.
+    /// Whether all of them were cut, for good.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.0.lock().ended
+    }
+
+    /// `None` if it had to give way, or was cut.
     pub(crate) fn finish(&self, number: u64) -> Option<Handshake> {
         self.0.lock().unfinished.remove(&number)
     }

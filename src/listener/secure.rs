@@ -1,6 +1,11 @@
 //! The TLS handshake of somebody who has connected, in a task: who does not come to its end is no peer.
 
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
 
 use super::handshakes::Handshake;
 use super::peers::{Running, Seat};
@@ -21,13 +26,11 @@ pub(crate) fn begin(
     then: impl FnOnce(&Running, Seat, Stream) + Send + 'static,
 ) {
     let most = tls.handshakes();
-    let Some((number, oldest)) = running.handshakes.begin(Handshake::new(from, stream.clone()), most) else { return };
+    let Some((number, oldest)) = running.handshakes.begin(Handshake::new(stream.clone()), most) else { return };
     if let Some(oldest) = oldest {
-        let from = oldest.from.clone();
-        oldest.cut();
-        failed(running, from, TlsError::GaveWay { max_handshakes: most });
+        oldest.give_way();
     }
-    let unfinished = Unfinished { running: running.clone(), number };
+    let unfinished = Unfinished { running: running.clone(), number, from, most };
     let shake = shake(unfinished, tls.clone(), seat, stream, then);
     // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
     match foreign::call(|| running.config.runtime.spawn(shake)) {
@@ -36,18 +39,17 @@ pub(crate) fn begin(
     }
 }
 
-fn failed(running: &Running, from: Endpoint, error: TlsError) {
-    running.reporter.report(Event::HandshakeFailed { from, error: Arc::new(error) });
-}
-
 /// Finishes the handshake of this number, whatever becomes of its task.
 struct Unfinished {
     running: Running,
     number: u64,
+    from: Endpoint,
+    /// How many there may be.
+    most: usize,
 }
 
 impl Unfinished {
-    /// `None` if it had to give way.
+    /// `None` if it had to give way, or was cut.
     fn finish(&self) -> Option<Handshake> {
         self.running.handshakes.finish(self.number)
     }
@@ -69,21 +71,43 @@ async fn shake(
     then: impl FnOnce(&Running, Seat, Stream),
 ) {
     let running = unfinished.running.clone();
-    let limit = running.config.dial_timeout;
     let secured = transport::secure_accepted(stream, &tls, running.codec);
-    let secured = running.config.runtime.within(limit, secured).await;
-    let Some(handshake) = unfinished.finish() else { return };
-    let error = match secured {
-        Some(Ok(stream)) => {
+    let secured = in_time(&running, secured).await;
+    let error = match (unfinished.finish(), secured) {
+        (Some(handshake), Ok(stream)) => {
             handshake.let_go();
             return then(&running, seat, stream);
         }
-        Some(Err(error)) => error,
-        None => TlsError::Timeout { after: limit.unwrap_or_default() },
+        (Some(handshake), Err(error)) => {
+            handshake.cut();
+            error
+        }
+        (None, _) if running.handshakes.have_ended() => return,
+        (None, _) => TlsError::GaveWay { max_handshakes: unfinished.most },
     };
-    let from = handshake.from.clone();
     // Whoever hears of it finds room.
-    handshake.cut();
     drop(seat);
-    failed(&running, from, error);
+    running.reporter.report(Event::HandshakeFailed { from: unfinished.from.clone(), error: Arc::new(error) });
+}
+
+/// A handshake has `dial_timeout`. When the listener closes it has `close_timeout` at the most, as has a peer who is silent.
+async fn in_time(
+    running: &Running,
+    secured: impl Future<Output = Result<Stream, TlsError>>,
+) -> Result<Stream, TlsError> {
+    let config = &running.config;
+    let closes = async {
+        running.closing.wait().await;
+        match config.close_timeout {
+            Some(after) => config.runtime.sleep(after).await,
+            None => pending().await,
+        }
+    };
+    let secured = config.runtime.within(config.dial_timeout, secured);
+    let late = |limit: Option<Duration>| Err(TlsError::Timeout { after: limit.unwrap_or_default() });
+    match select(pin!(secured), pin!(closes)).await {
+        Either::Left((Some(secured), _)) => secured,
+        Either::Left((None, _)) => late(config.dial_timeout),
+        Either::Right(_) => late(config.close_timeout),
+    }
 }

@@ -8,3 +8,4 @@ mod hostile;
 mod net;
 mod raw;
 mod sessions;
+mod stuck;
