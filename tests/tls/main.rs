@@ -2,10 +2,14 @@
 
 mod certificates;
 mod cuts;
+mod foreign;
 mod hostile;
 #[path = "../it/net.rs"]
 #[allow(dead_code)] // Not all of it is needed here.
 mod net;
+mod pressure;
 mod raw;
 mod sessions;
+mod settings;
+mod soak;
 mod stuck;

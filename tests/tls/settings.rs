@@ -1,0 +1,144 @@
+//! Settings that cannot work: each is an error that says which, when it is given or when it is first used.
+
+use buffstreams::{Config, ConfigError, Connection, Error, Listener, Sim, Tls};
+use futures::SinkExt;
+
+use super::certificates::{Authority, Pair};
+use super::net::{config, next, run};
+
+/// What listening, or dialing, with these settings comes to.
+async fn used(tls: &Tls, listens: bool) -> Result<(), Error> {
+    let config = config().tls(tls.clone());
+    match listens {
+        true => Listener::bind("127.0.0.1:0", config).await.map(drop),
+        false => {
+            // Somebody has to take the connection.
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            Connection::dial(socket.local_addr().unwrap(), config).await.map(drop)
+        }
+    }
+}
+
+fn refused(used: Result<(), Error>) -> ConfigError {
+    match used {
+        Err(Error::Config(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_pem(error: &ConfigError, of: &str) -> bool {
+    matches!(error, ConfigError::Pem { what, problem } if *what == of && !problem.is_empty())
+}
+
+#[test]
+fn what_is_not_there_or_cannot_be_read_is_an_error_that_says_so() {
+    let authority = Authority::new("the authority");
+    let Pair { cert, key } = authority.issue("localhost");
+    let garbage = "-----BEGIN CERTIFICATE-----\nthis is !!! not base64\n-----END CERTIFICATE-----\n";
+    let cut = &cert[..cert.len() / 2];
+    let cases: [(&str, Result<Tls, ConfigError>, &str); 16] = [
+        ("garbage for a certificate", Tls::new().server(garbage, &key), "certificate"),
+        ("half a certificate", Tls::new().server(cut, &key), "certificate"),
+        ("nothing for a certificate", Tls::new().server("", &key), "certificate"),
+        ("bytes that are no text", Tls::new().server([0xff, 0, 0xfe], &key), "certificate"),
+        ("a key for a certificate", Tls::new().server(&key, &key), "certificate"),
+        ("nothing for a key", Tls::new().server(&cert, ""), "private key"),
+        ("garbage for a key", Tls::new().server(&cert, garbage.replace("CERTIFICATE", "PRIVATE KEY")), "private key"),
+        ("a certificate for a key", Tls::new().server(&cert, &cert), "private key"),
+        ("half a key", Tls::new().server(&cert, &key[..key.len() / 2]), "private key"),
+        ("nothing for roots", Tls::new().roots(""), "certificate"),
+        ("garbage for roots", Tls::new().roots(garbage), "certificate"),
+        ("a key for roots", Tls::new().roots(&key), "certificate"),
+        (
+            "a root that is none",
+            Tls::new().roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "authority",
+        ),
+        ("a key for the authorities", Tls::new().server(&cert, &key).unwrap().client_auth(&key), "certificate"),
+        ("nothing for an identity", Tls::new().identity("", &key), "certificate"),
+        ("an identity without a key", Tls::new().identity(&cert, ""), "private key"),
+    ];
+    for (name, given, of) in cases {
+        let error = given.expect_err(name);
+        assert!(is_pem(&error, of), "{name}: {error:?}");
+    }
+    assert_eq!(Tls::new().client_auth(authority.pem()).unwrap_err(), ConfigError::NoTlsServer);
+    for name in ["", "a name", "host:5031", "-", "a..b", "300.1.1.1x/"] {
+        let error = Tls::new().server_name(name).unwrap_err();
+        assert_eq!(error, ConfigError::TlsServerName { name: name.to_owned() });
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_an_error_of_whoever_binds_or_dials() {
+    run(async {
+        let authority = Authority::new("the authority");
+        let (Pair { cert, key }, other) = (authority.issue("localhost"), authority.issue("localhost"));
+        let server = Tls::new().server(&cert, &key).unwrap();
+        let client = Tls::new().roots(authority.pem()).unwrap();
+        let cases = [
+            ("no server", client.clone(), true, ConfigError::NoTlsServer),
+            ("no client", server.clone(), false, ConfigError::NoTlsClient),
+            ("neither, to listen", Tls::new(), true, ConfigError::NoTlsServer),
+            ("neither, to dial", Tls::new(), false, ConfigError::NoTlsClient),
+            ("nothing of rustls, to listen", Tls::from_rustls(None, None), true, ConfigError::NoTlsServer),
+            ("nothing of rustls, to dial", Tls::from_rustls(None, None), false, ConfigError::NoTlsClient),
+            ("another key, to listen", Tls::new().server(&cert, &other.key).unwrap(), true, ConfigError::TlsKey),
+            ("another key, to dial", client.clone().identity(&cert, &other.key).unwrap(), false, ConfigError::TlsKey),
+            ("no handshakes", server.clone().max_handshakes(0), true, ConfigError::Zero { name: "max_handshakes" }),
+        ];
+        for (name, tls, listens, expected) in cases {
+            assert_eq!(refused(used(&tls, listens).await), expected, "{name}");
+        }
+        // What is no certificate, but well-formed PEM, is found when it is used.
+        let no_cert = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let error = refused(used(&Tls::new().server(no_cert, &key).unwrap(), true).await);
+        assert!(matches!(error, ConfigError::Tls { .. }), "{error:?}");
+        let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let error = refused(used(&Tls::new().server(&cert, no_key).unwrap(), true).await);
+        assert!(matches!(error, ConfigError::Tls { .. }), "{error:?}");
+    });
+}
+
+/// A name that has an address, on a simulator, and is none that a certificate could have.
+#[test]
+fn a_host_that_cannot_be_the_name_of_a_server_is_an_error_of_the_dial() {
+    Sim::new().run(|sim| async move {
+        let authority = Authority::new("the authority");
+        let config = Config::new().runtime(sim.clone());
+        let listener = Listener::bind("10.0.0.1:5031", config.clone()).await.unwrap();
+        sim.name("a..b", listener.local_addr().ip());
+        let config = config.tls(Tls::new().roots(authority.pem()).unwrap());
+        let error = refused(Connection::dial("a..b:5031", config).await.map(drop));
+        assert_eq!(error, ConfigError::TlsServerName { name: "a..b".to_owned() });
+    });
+}
+
+#[test]
+fn what_cannot_take_the_place_of_the_old_leaves_it_in_force() {
+    run(async {
+        let authority = Authority::new("the authority");
+        let (Pair { cert, key }, other) = (authority.issue("localhost"), authority.issue("localhost"));
+        let server = Tls::new().server(&cert, &key).unwrap();
+        let client = Tls::new().roots(authority.pem()).unwrap().server_name("localhost").unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0", config().tls(server.clone())).await.unwrap();
+        let addr = listener.local_addr();
+        for (tls, other, expected) in [
+            (&server, Tls::new().server(&cert, &other.key).unwrap(), ConfigError::TlsKey),
+            (&server, Tls::new(), ConfigError::NoTlsServer),
+            (&server, client.clone(), ConfigError::NoTlsServer),
+            (&client, server.clone(), ConfigError::NoTlsClient),
+            (&client, client.clone().identity(&cert, &other.key).unwrap(), ConfigError::TlsKey),
+        ] {
+            assert_eq!(tls.replace(&other).unwrap_err(), expected);
+            let mut connection = Connection::dial(addr, config().tls(client.clone())).await.unwrap();
+            connection.send(b"as before"[..].into()).await.unwrap();
+            assert_eq!(next(&mut listener).await.unwrap().1, "as before");
+        }
+        // And with itself, and with what has both sides where one is needed.
+        server.replace(&server).unwrap();
+        client.replace(&client).unwrap();
+        server.replace(&Tls::new().roots(authority.pem()).unwrap().server(&other.cert, &other.key).unwrap()).unwrap();
+        Connection::dial(addr, config().tls(client)).await.unwrap().close().await.unwrap();
+    });
+}
