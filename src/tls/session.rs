@@ -38,8 +38,9 @@ impl Session {
         self.tls.is_handshaking()
     }
 
-    /// Takes what has been received, [`RECORD`] bytes at the most; nothing is the end. After an error nothing more is to be
-    /// fed; there may be an alert to send.
+    /// Takes what has been received, [`RECORD`] bytes at the most; nothing is the end. The error is that the handshake failed, and
+    /// then nothing more is to be fed. What goes wrong later is told by [`read`](Self::read). Either way there may be an alert to
+    /// send.
     pub(crate) fn feed(&mut self, input: &[u8]) -> Result<(), TlsError> {
         self.received += input.len() as u64;
         if self.is_handshaking() {
@@ -53,15 +54,13 @@ impl Session {
             }
         }
         let absorbed = self.absorb(input);
-        if absorbed.is_ok() && !self.is_handshaking() {
-            self.start = Vec::new();
+        if self.is_handshaking() {
+            return absorbed;
         }
-        absorbed
-    }
-
-    /// The same, of a session that there is: what goes wrong is told by [`read`](Self::read).
-    pub(crate) fn feed_on(&mut self, input: &[u8]) {
-        self.broken = self.feed(input).err();
+        self.start = Vec::new();
+        // Messages may have come with the last of the handshake, and in front of what is wrong.
+        self.broken = absorbed.err();
+        Ok(())
     }
 
     /// What the other end began with.

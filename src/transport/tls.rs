@@ -269,7 +269,8 @@ impl Socket for TlsSocket {
             let len = buf.len().min(RECORD);
             let wire = if len < FEW { &mut few[..] } else { &mut buf[..len] };
             let received = ready!(self.raw.poll_read(cx, wire))?;
-            self.session.lock().feed_on(&wire[..received]);
+            let fed = self.session.lock().feed(&wire[..received]);
+            fed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
         cx.waker().wake_by_ref();
         Poll::Pending

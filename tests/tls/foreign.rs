@@ -20,7 +20,7 @@ fn a_foreign_client_writes_to_our_listener_and_reads_its_replies() {
         let own = authority.issue("localhost");
         let tls = Tls::new().server(own.cert, own.key).unwrap();
         let listener = Listener::bind("127.0.0.1:0", config().tls(tls)).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let (incoming, outgoing) = listener.split();
         let echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
 

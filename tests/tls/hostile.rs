@@ -609,19 +609,30 @@ fn an_end_that_names_no_protocol_is_taken() {
     });
 }
 
-/// Whatever was whole before a session broke is received, as it is without TLS.
+/// Whatever was whole before a session broke is received, as it is without TLS; also what came with the end of the handshake.
 #[test]
 fn what_came_before_garbage_is_received() {
     run(async {
         let kit = Kit::new();
         let mut good = Good::new(&kit).await;
-        let mut session = kit.session(raw(good.listener.local_addr().ip().unwrap()));
-        let (first, second) = (session.message(b"first"), session.message(b"second"));
-        // In one segment.
-        session.put(&[first, second, record(0x17, TLS12, &random(3, 100))].concat());
-        assert_eq!(next(&mut good.listener).await.unwrap().1, "first");
-        assert_eq!(next(&mut good.listener).await.unwrap().1, "second");
-        good.goes_on("garbage").await;
+        for with_the_handshake in [false, true] {
+            let config = client(&kit.authority.pem(), Some(&kit.client), &[PROTOCOL]);
+            let mut session = RawTls::client(config, raw(good.listener.local_addr().ip().unwrap()));
+            session.shake_but_for_the_last().unwrap();
+            let mut last = session.records();
+            if !with_the_handshake {
+                session.put(&std::mem::take(&mut last));
+                let zeroth = session.message(b"zeroth");
+                session.put(&zeroth);
+                assert_eq!(next(&mut good.listener).await.unwrap().1, "zeroth");
+            }
+            let (first, second) = (session.message(b"first"), session.message(b"second"));
+            // In one segment.
+            session.put(&[last, first, second, record(0x17, TLS12, &random(3, 100))].concat());
+            assert_eq!(next(&mut good.listener).await.unwrap().1, "first");
+            assert_eq!(next(&mut good.listener).await.unwrap().1, "second");
+            good.goes_on("garbage").await;
+        }
     });
 }
 

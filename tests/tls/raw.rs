@@ -89,6 +89,17 @@ impl RawTls {
         Ok(())
     }
 
+    /// The same, but for the last that this end has to say, which [`records`](Self::records) has then.
+    pub(crate) fn shake_but_for_the_last(&mut self) -> io::Result<()> {
+        while self.tls.is_handshaking() {
+            let hello = self.records();
+            self.tcp.write_all(&hello)?;
+            self.tls.read_tls(&mut self.tcp)?;
+            self.tls.process_new_packets().map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     /// The records of what is to be sent, which are not sent.
     pub(crate) fn records(&mut self) -> Vec<u8> {
         let mut wire = Vec::new();

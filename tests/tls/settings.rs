@@ -107,7 +107,7 @@ fn a_host_that_cannot_be_the_name_of_a_server_is_an_error_of_the_dial() {
         let authority = Authority::new("the authority");
         let config = Config::new().runtime(sim.clone());
         let listener = Listener::bind("10.0.0.1:5031", config.clone()).await.unwrap();
-        sim.name("a..b", listener.local_addr().ip());
+        sim.name("a..b", listener.local_addr().ip().unwrap().ip());
         let config = config.tls(Tls::new().roots(authority.pem()).unwrap());
         let error = refused(Connection::dial("a..b:5031", config).await.map(drop));
         assert_eq!(error, ConfigError::TlsServerName { name: "a..b".to_owned() });
@@ -122,7 +122,7 @@ fn what_cannot_take_the_place_of_the_old_leaves_it_in_force() {
         let server = Tls::new().server(&cert, &key).unwrap();
         let client = Tls::new().roots(authority.pem()).unwrap().server_name("localhost").unwrap();
         let mut listener = Listener::bind("127.0.0.1:0", config().tls(server.clone())).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         for (tls, other, expected) in [
             (&server, Tls::new().server(&cert, &other.key).unwrap(), ConfigError::TlsKey),
             (&server, Tls::new(), ConfigError::NoTlsServer),

@@ -39,7 +39,7 @@ fn nothing_is_lost_while_certificates_are_replaced_and_connections_come_and_go()
         for _ in 0..3 {
             let config = config().tls(server.clone()).idle_timeout(Duration::from_millis(40));
             let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let received = received.clone();
             let serving = listener.serve_in_background(move |_, message| {
                 received.lock().unwrap().push(number(message));

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use buffstreams::{Config, Connection, Event, Events, Listener, Tls, TlsError};
+use buffstreams::{Config, Connection, Endpoint, Event, Events, Listener, Tls, TlsError};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 
@@ -21,7 +21,7 @@ fn sides() -> (Tls, Config) {
 
 /// What the next handshake that failed has failed with, and whose it was.
 #[track_caller]
-fn failed(events: &mut Events<Event>) -> impl Future<Output = (SocketAddr, std::sync::Arc<TlsError>)> {
+fn failed(events: &mut Events<Event>) -> impl Future<Output = (Endpoint, std::sync::Arc<TlsError>)> {
     event(events, |event| match event {
         Event::HandshakeFailed { from, error } => Some((from, error)),
         Event::Refused { .. } => panic!("there is room"),
@@ -34,7 +34,7 @@ async fn takes(listener: &mut Listener, client: &Config) -> Duration {
     let mut times = Vec::new();
     for _ in 0..9 {
         let begun = Instant::now();
-        let mut connection = Connection::dial(listener.local_addr(), client.clone()).await.unwrap();
+        let mut connection = Connection::dial(listener.local_addr().ip().unwrap(), client.clone()).await.unwrap();
         connection.send(b"good"[..].into()).await.unwrap();
         assert_eq!(next(listener).await.unwrap().1, "good");
         times.push(begun.elapsed());
@@ -50,7 +50,7 @@ fn a_thousand_who_say_nothing_delay_nobody() {
             let (server, client) = sides();
             let config = config().tls(server.max_handshakes(2 * STUCK)).dial_timeout(None);
             let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let before = takes(&mut listener, &client).await;
             until(SOON, || listener.stats().connections == 0);
             let open = descriptors();
@@ -73,7 +73,7 @@ fn the_oldest_give_way_where_there_are_too_many() {
             let (server, client) = sides();
             let config = config().tls(server.max_handshakes(MOST)).dial_timeout(None);
             let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-            let (addr, mut events) = (listener.local_addr(), listener.events());
+            let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
             let before = takes(&mut listener, &client).await;
             until(SOON, || listener.stats().connections == 0);
             let open = descriptors();
@@ -103,7 +103,7 @@ fn who_is_in_a_handshake_has_a_place_and_leaves_it() {
     run(async {
         let (server, client) = sides();
         let listener = Listener::bind("127.0.0.1:0", config().tls(server).max_connections(3)).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let mut stuck: Vec<TcpStream> = (0..3).map(|_| raw(addr)).collect();
         for _ in 0..5 {
             let mut extra = raw(addr);
@@ -111,7 +111,7 @@ fn who_is_in_a_handshake_has_a_place_and_leaves_it() {
                 Event::Refused { addr, max_connections } => Some((addr, max_connections)),
                 _ => None,
             });
-            assert_eq!(refused.await, (extra.local_addr().unwrap(), 3));
+            assert_eq!(refused.await, (extra.local_addr().unwrap().into(), 3));
             assert_eq!(rest(&mut extra), b"");
             let local = stuck.remove(0).local_addr().unwrap();
             let (from, error) = failed(&mut events).await;
@@ -137,7 +137,7 @@ fn who_gives_way_leaves_no_place_taken() {
         let (server, client) = sides();
         let config = config().tls(server.max_handshakes(1)).max_connections(2);
         let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-        let (addr, mut events) = (listener.local_addr(), listener.events());
+        let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
         let mut last = raw(addr);
         for _ in 0..50 {
             let newer = raw(addr);
@@ -170,7 +170,7 @@ fn a_listener_that_is_dropped_closes_them() {
         let (server, _) = sides();
         let listener = Listener::bind("127.0.0.1:0", config().tls(server).dial_timeout(LONG)).await.unwrap();
         let mut events = listener.events();
-        let mut stuck = stuck(listener.local_addr());
+        let mut stuck = stuck(listener.local_addr().ip().unwrap());
         drop(listener);
         for socket in &mut stuck {
             assert_eq!(rest(socket), b"");
@@ -189,7 +189,7 @@ fn a_listener_that_is_closed_waits_for_them_no_longer_than_for_peers() {
             let (server, client) = sides();
             let config = config().tls(server).dial_timeout(LONG).close_timeout(SHORT).drain_timeout(LONG);
             let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
-            let addr = listener.local_addr();
+            let addr = listener.local_addr().ip().unwrap();
             let mut stuck = stuck(addr);
             let mut events = listener.events();
             // Behind them, so they are taken in.
@@ -228,7 +228,7 @@ fn a_handshake_that_goes_on_while_a_listener_closes_comes_to_its_end() {
         let own = authority.issue("localhost");
         let server = Tls::new().server(own.cert, own.key).unwrap();
         let mut listener = Listener::bind("127.0.0.1:0", config().tls(server)).await.unwrap();
-        let addr = listener.local_addr();
+        let addr = listener.local_addr().ip().unwrap();
         let closer = listener.closer();
         let socket = raw(addr);
         // Which is accepted before it closes, or while it does.
