@@ -196,3 +196,159 @@ fn bare(presented: &str) -> String {
 fn time(time: UnixTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
+
+#[cfg(all(test, feature = "tls-ring"))]
+pub(crate) mod tests {
+    use super::*;
+    use crate::tls::Tls;
+
+    /// Both ends of a session that is yet to begin: who dials, and who was dialed.
+    pub(crate) fn ends() -> (Session, Session) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let tls = Tls::new().server(&cert, key).unwrap().roots(&cert).unwrap();
+        (tls.dial("localhost").unwrap(), tls.accept().unwrap())
+    }
+
+    fn wire(session: &mut Session) -> Vec<u8> {
+        let mut wire = Vec::new();
+        session.take_wire(&mut wire).unwrap();
+        wire
+    }
+
+    fn shaken() -> (Session, Session) {
+        let (mut dialer, mut dialed) = ends();
+        while dialer.is_handshaking() || dialed.is_handshaking() {
+            dialed.feed(&wire(&mut dialer)).unwrap();
+            dialer.feed(&wire(&mut dialed)).unwrap();
+        }
+        (dialer, dialed)
+    }
+
+    /// Seals all of it.
+    fn sealed(session: &mut Session, bufs: &[&[u8]]) -> (Vec<u8>, Vec<usize>) {
+        let bufs: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        let (mut wire, mut records) = (Vec::new(), Vec::new());
+        loop {
+            match session.seal(&bufs, records.iter().sum(), &mut wire).unwrap() {
+                0 => return (wire, records),
+                taken => records.push(taken),
+            }
+        }
+    }
+
+    fn read_all(session: &mut Session, buf: usize) -> (Vec<u8>, io::Result<Option<usize>>) {
+        let (mut all, mut buf) = (Vec::new(), vec![0; buf]);
+        loop {
+            match session.read(&mut buf) {
+                Ok(Some(n @ 1..)) => all.extend_from_slice(&buf[..n]),
+                end => return (all, end),
+            }
+        }
+    }
+
+    #[test]
+    fn more_than_a_record_is_fed_at_once() {
+        let (mut dialer, mut dialed) = shaken();
+        let message: Vec<u8> = (0..5 * RECORD as u32 + 7).map(|n| n as u8).collect();
+        let (mut wire, records) = sealed(&mut dialer, &[&message]);
+        assert_eq!(records, [RECORD, RECORD, RECORD, RECORD, RECORD, 7]);
+        dialer.close();
+        dialer.take_wire(&mut wire).unwrap();
+        dialed.feed(&wire).unwrap();
+        assert!(!dialed.left.is_empty(), "a session holds little more than a record");
+        let (all, end) = read_all(&mut dialed, 1000);
+        assert!(all == message && matches!(end, Ok(Some(0))), "{end:?}");
+    }
+
+    #[test]
+    fn many_pieces_become_records_and_what_was_sealed_is_passed_over() {
+        let (mut dialer, mut dialed) = shaken();
+        let pieces: Vec<Vec<u8>> = (0..3 * MAX_PIECES as u8).map(|n| vec![n; usize::from(n)]).collect();
+        let bufs: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        let (wire, records) = sealed(&mut dialer, &bufs);
+        assert_eq!(records.len(), 3);
+        dialed.feed(&wire).unwrap();
+        let (all, end) = read_all(&mut dialed, 1);
+        assert!(all == pieces.concat() && matches!(end, Ok(None)), "{end:?}");
+        // Nothing is no record, which would be taken for the end of something.
+        assert_eq!(sealed(&mut dialer, &[b"", b""]), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn an_end_is_clean_if_it_was_told_and_not_otherwise() {
+        for tells in [true, false] {
+            let (mut dialer, mut dialed) = shaken();
+            let (mut wire, _) = sealed(&mut dialer, &[b"the last"]);
+            if tells {
+                dialer.close();
+                dialer.take_wire(&mut wire).unwrap();
+            }
+            dialed.feed(&wire).unwrap();
+            dialed.feed(&[]).unwrap();
+            match read_all(&mut dialed, 100) {
+                (all, Ok(Some(0))) => assert!(tells && all == b"the last"),
+                (all, Err(error)) => {
+                    assert!(!tells && all == b"the last" && error.kind() == io::ErrorKind::UnexpectedEof, "{error:?}");
+                }
+                (_, end) => panic!("{end:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_before_a_rule_was_broken_is_read_and_then_that_is_told_once() {
+        let (mut dialer, mut dialed) = ends();
+        dialed.feed(&wire(&mut dialer)).unwrap();
+        dialer.feed(&wire(&mut dialed)).unwrap();
+        // All in one piece: the end of the handshake, two records, and one that was changed.
+        let mut all = wire(&mut dialer);
+        let (first, second) = (sealed(&mut dialer, &[&[1; RECORD]]).0, sealed(&mut dialer, &[b"second"]).0);
+        let mut third = sealed(&mut dialer, &[b"third"]).0;
+        *third.last_mut().unwrap() ^= 1;
+        all.extend([first, second, third].concat());
+        dialed.feed(&all).unwrap();
+        assert!(!dialed.is_handshaking() && dialed.start.capacity() == 0);
+        let (came, end) = read_all(&mut dialed, 100);
+        assert!(came == [&[1; RECORD][..], b"second"].concat());
+        let error = end.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let why = error.get_ref().unwrap().downcast_ref::<TlsError>();
+        assert!(matches!(why, Some(TlsError::Violation { .. })), "{error:?}");
+        assert!(!wire(&mut dialed).is_empty(), "there is an alert");
+    }
+
+    #[test]
+    fn what_is_no_tls_is_told_by_its_first_bytes_however_they_come() {
+        for (bytes, is_foreign) in [
+            (&b"SSH-2.0-x\r\n"[..], true),
+            (&[22, 0, 0, 1, 2, 3, 4, 5, 6], true),
+            (&[21, 0, 0, 1, 2, 3], true),
+            (&[22, 3, 1, 0xff, 0xff, 0], false),
+        ] {
+            let (_, mut dialed) = ends();
+            let failed = bytes.iter().find_map(|byte| dialed.feed(&[*byte]).err()).unwrap();
+            assert_eq!(matches!(failed, TlsError::NotTls { .. }), is_foreign, "{failed:?}");
+            assert!(bytes.starts_with(dialed.start()) && !dialed.start().is_empty());
+        }
+        // The end, where there is little to tell from.
+        for (bytes, is_foreign) in
+            [(&b"SSH"[..], true), (&[22], false), (&[22, 3, 1], false), (&[22, 0], true), (&[], false)]
+        {
+            let (_, mut dialed) = ends();
+            // What no record begins with is refused at once.
+            let refused = if bytes.is_empty() { None } else { dialed.feed(bytes).err() };
+            let failed = refused.unwrap_or_else(|| dialed.feed(&[]).unwrap_err());
+            assert_eq!(matches!(failed, TlsError::NotTls { .. }), is_foreign, "{failed:?}");
+            let received = bytes.len() as u64;
+            assert!(is_foreign || matches!(failed, TlsError::Ended { received: of } if of == received), "{failed:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_a_certificate_are_told_bare() {
+        assert_eq!(bare("DnsName(\"localhost\")"), "localhost");
+        assert_eq!(bare("IpAddress(127.0.0.1)"), "127.0.0.1");
+        assert_eq!(bare("whatever"), "whatever");
+    }
+}

@@ -323,3 +323,239 @@ impl Socket for TlsSocket {
         self.identity.clone()
     }
 }
+
+#[cfg(all(test, feature = "tls-ring"))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::future::join;
+    use futures::task::{ArcWake, waker};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::tls::ends;
+
+    /// One end of a connection in memory, which takes as many bytes as it is told to.
+    #[derive(Debug, Default)]
+    struct Raw {
+        /// What was written, and not read.
+        taken: Arc<Lock<VecDeque<u8>>>,
+        other: Arc<Lock<VecDeque<u8>>>,
+        room: AtomicUsize,
+        /// Who waits to write.
+        waiting: Lock<Option<Waker>>,
+        /// Whoever waits is called at once, before they have gone to wait.
+        calls_at_once: AtomicBool,
+        half_closed: AtomicBool,
+    }
+
+    impl Socket for Raw {
+        fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+            let mut other = self.other.lock();
+            let n = buf.len().min(other.len());
+            if n == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            buf.iter_mut().zip(other.drain(..n)).for_each(|(to, from)| *to = from);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            assert!(!self.half_closed.load(Ordering::SeqCst), "nothing comes behind the end");
+            let n = bufs[0].len().min(self.room.load(Ordering::SeqCst));
+            if n == 0 {
+                if self.calls_at_once.load(Ordering::SeqCst) {
+                    cx.waker().wake_by_ref();
+                }
+                *self.waiting.lock() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            self.room.fetch_sub(n, Ordering::SeqCst);
+            self.taken.lock().extend(&bufs[0][..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_half_close(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.half_closed.store(true, Ordering::SeqCst);
+            Poll::Ready(Ok(()))
+        }
+
+        fn shut_down(&self) {}
+
+        fn take_error(&self) -> Option<io::Error> {
+            None
+        }
+
+        fn is_closed_by_peer(&self) -> bool {
+            false
+        }
+
+        fn local(&self) -> io::Result<Endpoint> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn remote(&self) -> io::Result<Endpoint> {
+            self.local()
+        }
+    }
+
+    /// Both ends of a session, and the socket under the first.
+    fn pair() -> (Arc<Raw>, Stream, Stream) {
+        let (there, back) = (Arc::default(), Arc::default());
+        let raw = |taken: &Arc<_>, other: &Arc<_>| {
+            let (taken, other, room) = (Arc::clone(taken), Arc::clone(other), AtomicUsize::new(usize::MAX));
+            Arc::new(Raw { taken, other, room, ..Raw::default() })
+        };
+        let (one, other) = (raw(&there, &back), raw(&back, &there));
+        let ((dialer, dialed), codec) = (ends(), Config::new().codec().unwrap());
+        let both = join(secure(Stream::new(one.clone()), dialer, codec), secure(Stream::new(other), dialed, codec));
+        let (dialer, dialed) = futures::executor::block_on(both);
+        let (dialer, dialed) = (dialer.unwrap(), dialed.unwrap());
+        one.room.store(0, Ordering::SeqCst);
+        (one, dialer, dialed)
+    }
+
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl ArcWake for Calls {
+        fn wake_by_ref(calls: &Arc<Self>) {
+            calls.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn waiting() -> (Arc<Calls>, Waker) {
+        let calls = Arc::<Calls>::default();
+        (calls.clone(), waker(calls))
+    }
+
+    /// Everything that comes, and whether its end was told.
+    fn received(stream: &Stream) -> (Vec<u8>, bool) {
+        let (mut all, mut buf) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            match stream.0.poll_read(&mut Context::from_waker(Waker::noop()), &mut buf) {
+                Poll::Ready(Ok(0)) => return (all, true),
+                Poll::Ready(Ok(n)) => all.extend_from_slice(&buf[..n]),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => return (all, false),
+            }
+        }
+    }
+
+    /// A record is written when the socket has the whole of it, not when it was made, and not when a part of it has gone.
+    #[test]
+    fn what_is_written_is_what_the_socket_has_in_whole_records() {
+        let (raw, dialer, dialed) = pair();
+        let message: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut written, mut steps, mut waits) = (0, 0, 0);
+        let mut came = Vec::new();
+        while written < message.len() {
+            raw.room.store(1000 + steps * 37 % 20_000, Ordering::SeqCst);
+            steps += 1;
+            match dialer.0.poll_write(&mut cx, &[IoSlice::new(&message[written..])]) {
+                Poll::Ready(n) => written += n.unwrap(),
+                Poll::Pending => waits += 1,
+            }
+            came.extend(received(&dialed).0);
+            assert_eq!(came.len(), written, "what is not written cannot be read, and what is can");
+        }
+        assert!(came == message && waits > 10, "{waits}");
+        assert!(dialer.0.poll_flush(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn who_is_called_before_they_wait_is_called() {
+        let (raw, dialer, _dialed) = pair();
+        let (calls, waker) = waiting();
+        raw.calls_at_once.store(true, Ordering::SeqCst);
+        assert!(dialer.0.poll_write(&mut Context::from_waker(&waker), &[IoSlice::new(b"a")]).is_pending());
+        assert!(calls.0.load(Ordering::SeqCst) > 0);
+    }
+
+    #[test]
+    fn who_does_not_wait_takes_nobodys_place() {
+        let (raw, dialer, dialed) = pair();
+        let (calls, waker) = waiting();
+        assert!(dialer.0.poll_write(&mut Context::from_waker(&waker), &[IoSlice::new(b"a")]).is_pending());
+        let mut noop = Context::from_waker(Waker::noop());
+        let registered = raw.waiting.lock().clone().unwrap();
+        assert!(dialer.0.poll_flush(&mut noop).is_pending());
+        registered.wake();
+        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+        raw.room.store(1000, Ordering::SeqCst);
+        assert!(matches!(dialer.0.poll_write(&mut noop, &[IoSlice::new(b"a")]), Poll::Ready(Ok(1))));
+        assert_eq!(received(&dialed), (b"a".to_vec(), false));
+    }
+
+    /// The end is behind all that was begun, and told before the socket is half closed, however often that is asked for.
+    #[test]
+    fn a_half_close_that_waits_goes_on() {
+        let (raw, dialer, dialed) = pair();
+        let (calls, waker) = waiting();
+        let mut cx = Context::from_waker(&waker);
+        raw.room.store(7, Ordering::SeqCst);
+        assert!(dialer.0.poll_write(&mut cx, &[IoSlice::new(b"begun")]).is_pending());
+        for room in [0, 3, 11, 0] {
+            raw.room.store(room, Ordering::SeqCst);
+            assert!(dialer.0.poll_half_close(&mut cx).is_pending());
+            assert!(!raw.half_closed.load(Ordering::SeqCst));
+        }
+        raw.waiting.lock().take().unwrap().wake();
+        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+        raw.room.store(1000, Ordering::SeqCst);
+        assert!(dialer.0.poll_half_close(&mut cx).is_ready());
+        assert!(raw.half_closed.load(Ordering::SeqCst));
+        assert_eq!(received(&dialed), (b"begun".to_vec(), true));
+        assert!(dialer.0.poll_half_close(&mut cx).is_ready());
+        let refused =
+            dialer.0.poll_write(&mut cx, &[IoSlice::new(b"behind")]).map(|written| written.map_err(|e| e.kind()));
+        assert!(matches!(refused, Poll::Ready(Err(io::ErrorKind::BrokenPipe))));
+    }
+
+    /// An end that is told behind a part of a record would be a part of that.
+    #[test]
+    fn a_socket_that_is_dropped_tells_its_end_if_nothing_is_halfway() {
+        for halfway in [false, true] {
+            let (raw, dialer, dialed) = pair();
+            let mut cx = Context::from_waker(Waker::noop());
+            raw.room.store(if halfway { 7 } else { 1000 }, Ordering::SeqCst);
+            assert_eq!(dialer.0.poll_write(&mut cx, &[IoSlice::new(b"a")]).is_pending(), halfway);
+            raw.room.store(1000, Ordering::SeqCst);
+            drop(dialer);
+            assert_eq!(received(&dialed), (if halfway { Vec::new() } else { b"a".to_vec() }, !halfway));
+        }
+    }
+
+    #[test]
+    fn what_is_idle_keeps_no_buffer() {
+        let (raw, _dialer, _dialed) = pair();
+        raw.room.store(usize::MAX, Ordering::SeqCst);
+        let (session, writing) = (Lock::new(ends().0), Arc::<Waiting>::default());
+        let waker = writing.clone().into();
+        let socket = TlsSocket { raw, session, sending: Lock::default(), writing, waker };
+        // It has a hello to send.
+        assert!(socket.poll_flush(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(socket.sending.lock().wire.capacity(), 0);
+    }
+
+    /// Who has room for little gets more of the wire all the same, and nothing of that is lost.
+    #[test]
+    fn little_room_is_no_reason_to_read_little() {
+        let (raw, dialer, dialed) = pair();
+        raw.room.store(usize::MAX, Ordering::SeqCst);
+        let mut cx = Context::from_waker(Waker::noop());
+        let message = vec![7; 10_000];
+        assert!(matches!(dialer.0.poll_write(&mut cx, &[IoSlice::new(&message)]), Poll::Ready(Ok(10_000))));
+        let mut few = [0; 10];
+        let polls = (0..).find(|_| dialed.0.poll_read(&mut cx, &mut few).is_ready()).unwrap();
+        assert_eq!(polls, 0, "it is there, and it is not read in thousands of pieces");
+        assert_eq!(few, [7; 10]);
+        assert_eq!(received(&dialed).0.len(), 9_990);
+    }
+}

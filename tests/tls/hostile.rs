@@ -125,8 +125,8 @@ const NO_SESSION: &[Handshake] = &[
             let _ = b"SSH-2.0-OpenSSH_9.6\r\n".chunks(1).try_for_each(|byte| tcp.write_all(byte));
             stay(tcp);
         },
-        // It is refused from its first five bytes, and others may be there by then.
-        |error| is_foreign(error, Some(LooksLike::Ssh)),
+        // It may be refused from the first, and there is no telling what that is.
+        |error| matches!(error, TlsError::NotTls { looks_like: None | Some(LooksLike::Ssh), .. }),
     ),
     (
         "Redis",
