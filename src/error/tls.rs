@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use super::frame::{Hint, LooksLike};
 
-/// Why there is no TLS session with the other end: what was expected, and what came.
+/// Why there is no TLS session with the other end, or none any more: what was expected, and what came.
 ///
-/// No message has passed either way before the handshake is over, so nothing is lost with it.
+/// No message has been received before the handshake is over. One that has failed for whoever dials has sent none either. One
+/// that fails for whoever was dialed may have been over at the other end: see [`Tls`](crate::Tls).
+///
+/// That of a session that there was is inside [`Error::Read`](crate::Error::Read): `error.get_ref()` of the `io::Error` can be
+/// downcast to it. In a [`Reason::Failed`](crate::Reason::Failed) it is text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{Either, select};
 
 use super::handshakes::Handshake;
@@ -31,7 +32,13 @@ pub(crate) fn begin(
         oldest.give_way();
     }
     let unfinished = Unfinished { running: running.clone(), number, from, most };
-    let shake = shake(unfinished, tls.clone(), seat, stream, then);
+    let panicked = running.clone();
+    // What the program has given to `Tls::from_rustls` may panic.
+    let shake = foreign::run(shake(unfinished, tls.clone(), seat, stream, then), drop).map(move |ended| {
+        if let Err(panic) = ended {
+            panicked.panicked(None, PanicSource::Task, panic);
+        }
+    });
     // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
     match foreign::call(|| running.config.runtime.spawn(shake)) {
         Ok(task) => running.handshakes.started(number, task),

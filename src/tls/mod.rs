@@ -48,14 +48,21 @@ const MAX_HANDSHAKES: usize = 1024;
 /// is done in a task, holds up nobody else, has `dial_timeout` as well, and counts towards
 /// [`max_connections`](crate::Config::max_connections); only after it is there an
 /// [`Event::Connected`](crate::Event::Connected), and if it fails an
-/// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed).
+/// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). While a listener closes, a handshake has
+/// [`close_timeout`](crate::Config::close_timeout) at the most.
+///
+/// In TLS 1.3 whoever dials is done before the other end has seen their certificate. Where that refuses it, the dial has
+/// succeeded, the first read fails with [`Error::Read`](crate::Error::Read), which has a
+/// [`TlsError::Refused`](crate::TlsError::Refused) inside, and what was written until then is lost with the connection. One who
+/// only writes sees a connection that breaks again and again.
 ///
 /// Both ends name `buffstreams/1` as their application protocol (ALPN). An end that names none is accepted, one that names others is
 /// not.
 ///
 /// # The end
 ///
-/// A session that ends without `close_notify` may have been cut short by somebody on the way. It is
+/// A record that was changed on the way, or anything else that breaks the rules, is [`Error::Read`](crate::Error::Read) with a
+/// [`TlsError`](crate::TlsError) inside, behind the messages that had come whole. A session that ends without `close_notify` may have been cut short by somebody on the way. It is
 /// [`Error::Truncated`](crate::Error::Truncated), never a clean end. A close sends one, and so does dropping a connection, if it
 /// can be sent at once.
 ///
@@ -240,7 +247,9 @@ impl Tls {
             server: if has_server { Some(new.build_server()?) } else { None },
             client: if has_client { Some(new.build_client()?) } else { None },
         };
-        *self.0.lock() = State { settings: new, built };
+        let old = std::mem::replace(&mut *self.0.lock(), State { settings: new, built });
+        // Without the lock: what the program gave to `from_rustls` may come back here when it is dropped.
+        drop(old);
         Ok(())
     }
 

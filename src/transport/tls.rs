@@ -486,11 +486,25 @@ mod tests {
         let mut noop = Context::from_waker(Waker::noop());
         let registered = raw.waiting.lock().clone().unwrap();
         assert!(dialer.0.poll_flush(&mut noop).is_pending());
+        assert_eq!(calls.0.load(Ordering::SeqCst), 0);
         registered.wake();
         assert_eq!(calls.0.load(Ordering::SeqCst), 1);
         raw.room.store(1000, Ordering::SeqCst);
         assert!(matches!(dialer.0.poll_write(&mut noop, &[IoSlice::new(b"a")]), Poll::Ready(Ok(1))));
         assert_eq!(received(&dialed), (b"a".to_vec(), false));
+    }
+
+    /// It is told of when it is offered again, and not sent again.
+    #[test]
+    fn what_a_flush_has_sent_is_written_once() {
+        let (raw, dialer, dialed) = pair();
+        let mut cx = Context::from_waker(Waker::noop());
+        raw.room.store(7, Ordering::SeqCst);
+        assert!(dialer.0.poll_write(&mut cx, &[IoSlice::new(b"begun")]).is_pending());
+        raw.room.store(1000, Ordering::SeqCst);
+        assert!(dialer.0.poll_flush(&mut cx).is_ready());
+        assert!(matches!(dialer.0.poll_write(&mut cx, &[IoSlice::new(b"begun")]), Poll::Ready(Ok(5))));
+        assert_eq!(received(&dialed), (b"begun".to_vec(), false));
     }
 
     /// The end is behind all that was begun, and told before the socket is half closed, however often that is asked for.

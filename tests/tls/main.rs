@@ -8,6 +8,7 @@ mod hostile;
 #[allow(dead_code)] // Not all of it is needed here.
 mod net;
 mod pressure;
+mod program;
 mod raw;
 mod sessions;
 mod settings;

@@ -26,7 +26,7 @@ fn roots(pem: &str) -> Arc<RootCertStore> {
 }
 
 /// Nobody looks whether the two fit.
-fn certified(Pair { cert, key }: &Pair) -> Arc<SingleCertAndKey> {
+pub(crate) fn certified(Pair { cert, key }: &Pair) -> Arc<SingleCertAndKey> {
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let key = ring::default_provider().key_provider.load_private_key(key).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
