@@ -552,7 +552,7 @@ mod tests {
         raw.room.store(usize::MAX, Ordering::SeqCst);
         let (session, writing) = (Lock::new(ends().0), Arc::<Waiting>::default());
         let waker = writing.clone().into();
-        let socket = TlsSocket { raw, session, sending: Lock::default(), writing, waker };
+        let socket = TlsSocket { raw, session, sending: Lock::default(), writing, waker, identity: None };
         // It has a hello to send.
         assert!(socket.poll_flush(&mut Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(socket.sending.lock().wire.capacity(), 0);
