@@ -279,10 +279,11 @@ fn manager(mut group: Group) -> Group {
 
 /// Why a system does not take part.
 fn missing(trial: &Trial) -> Option<String> {
-    use Scenario::{Connections, GoBench, Idle, Manager, PingPong, SlowConsumer};
+    use Scenario::{Connections, GoBench, Idle, Manager, PingPong, SlowConsumer, Throughput};
     let many = trial.connections > 1;
     let reason = match (trial.system.as_str(), trial.scenario) {
         ("zmq", _) if !cfg!(feature = "zmq") => "not built in: it needs `--features zmq` and a C++ compiler",
+        ("raw-tls", scenario) if scenario != Throughput => "it is one connection, and has no messages",
         ("raw", GoBench) => "it has no messages that could be decoded",
         ("raw", SlowConsumer | Idle) => "it has no memory but the kernel's, and this benchmark's own buffers",
         ("buffstreams" | "buffstreams-manager", Manager) => return descriptors(trial),

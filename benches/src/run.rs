@@ -177,7 +177,7 @@ fn exchange(trial: &Trial, server: &mut Child, clients: &mut [Child]) -> Result<
         sent[0].replies.ok_or("no replies were counted")?.verify(&expected)?;
         return latency(sent[0].latency);
     }
-    if trial.system == "raw" && trial.scenario != Scenario::OpenLoop {
+    if trial.system.starts_with("raw") && trial.scenario != Scenario::OpenLoop {
         received.tally.verify(&Tally::of_bytes(expected.bytes, trial.size))?;
     } else {
         received.tally.verify(&expected)?;

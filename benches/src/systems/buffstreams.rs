@@ -4,13 +4,14 @@ use std::marker::PhantomData;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use buffstreams::{Bytes, Closer, Config, Connection, Listener};
+use buffstreams::{Bytes, Closer, Config, Connection, Listener, Tls};
 use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 
 use super::System;
 use super::framed::{Framed, plays};
-use super::runtime::{AsyncStd, Runtime, Smol, Tokio};
+use super::runtime::{AsyncStd, AsyncStdTls, Runtime, Smol, Tokio};
+use super::{CERTIFICATE, KEY};
 use crate::Result;
 use crate::check::{Inspector, Received};
 use crate::child::{Parent, Waiting};
@@ -40,6 +41,16 @@ pub(super) trait Home: Runtime + 'static {
 impl Home for AsyncStd {
     fn config() -> Config {
         Config::new()
+    }
+}
+
+impl Home for AsyncStdTls {
+    fn config() -> Config {
+        static TLS: LazyLock<Tls> = LazyLock::new(|| {
+            let tls = Tls::new().server(CERTIFICATE, KEY).and_then(|tls| tls.roots(CERTIFICATE));
+            tls.and_then(|tls| tls.server_name("localhost")).expect("the certificate is one")
+        });
+        Config::new().tls(TLS.clone())
     }
 }
 

@@ -8,6 +8,7 @@ mod manager;
 mod message_io;
 mod pings;
 mod raw;
+mod raw_tls;
 mod runtime;
 mod tokio_util;
 #[cfg(feature = "zmq")]
@@ -30,6 +31,8 @@ pub(crate) const NAMES: &[&str] = &[
     "buffstreams-manager",
     "buffstreams-tokio",
     "buffstreams-smol",
+    "raw-tls",
+    "buffstreams-tls",
     "tokio-util",
     "tokio-util-default",
     "asynchronous-codec",
@@ -43,6 +46,8 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn System> {
         "buffstreams" => &buffstreams::Buffstreams::<runtime::AsyncStd>::HERE,
         "buffstreams-tokio" => &buffstreams::Buffstreams::<runtime::Tokio>::HERE,
         "buffstreams-smol" => &buffstreams::Buffstreams::<runtime::Smol>::HERE,
+        "buffstreams-tls" => &buffstreams::Buffstreams::<runtime::AsyncStdTls>::HERE,
+        "raw-tls" => &raw_tls::RawTls,
         "buffstreams-callback" => &callback::Callback,
         "buffstreams-manager" => &manager::Managed,
         "tokio-util" => &tokio_util::Tuned,
@@ -91,6 +96,11 @@ pub(crate) trait System: Sync {
 fn unsupported() -> Result<()> {
     Err("this system does not play this part".into())
 }
+
+/// For `localhost`, signed by itself, and good until 2126: both ends have it.
+const CERTIFICATE: &[u8] = include_bytes!("../../certificates/certificate.pem");
+/// That of the certificate. It protects nothing.
+const KEY: &[u8] = include_bytes!("../../certificates/key.pem");
 
 /// How many connections may wait to be accepted, where a system's own limit is about a hundred. One too many costs its
 /// client a second, before anything is measured.

@@ -22,6 +22,22 @@ impl Runtime for AsyncStd {
     }
 }
 
+/// The same, with TLS inside the connections.
+pub(super) struct AsyncStdTls;
+
+impl Runtime for AsyncStdTls {
+    fn block_on<F: Future>(future: F) -> F::Output {
+        AsyncStd::block_on(future)
+    }
+
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        AsyncStd::spawn(future)
+    }
+}
+
 pub(super) struct Tokio;
 
 impl Runtime for Tokio {
