@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
-use crate::link::Retries;
+use crate::link::{Down, Retries, closed_by_peer, why_closed};
 use crate::observe::Reason;
 use crate::peer::Peer;
 use crate::sync::Lock;
@@ -28,16 +27,6 @@ pub struct WriteHalf {
     state: WriteState,
     /// Under a lock that is never taken, because the program's delays are not `Sync`.
     retries: Lock<Retries>,
-    /// Why it broke, or could not be opened again.
-    why: Option<Error>,
-    /// What a wait for room failed with: it is told with the message that there is no room for.
-    untold: Option<Error>,
-    /// Nothing was written since the last write ended or began to wait: the peer may have closed meanwhile.
-    at_rest: bool,
-    /// That write waits.
-    midway: bool,
-    /// That write left nothing: what is held has come since.
-    drained: bool,
     stalled: Deadline,
     closing: Deadline,
     /// The last to be dropped: it tells that the socket is closed.
@@ -48,15 +37,35 @@ pub struct WriteHalf {
 type Write = fn(&mut Writer<transport::Stream>, &mut Context<'_>) -> Poll<Result<(), Error>>;
 
 enum WriteState {
-    Open(Writer<transport::Stream>),
+    Open(Open),
     /// It broke; what is held.
-    Down(Output),
-    /// It is being opened again.
-    Dialing(Output, Lock<Dial>),
+    Down(Output, Then),
     Closed,
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<transport::Stream, Error>> + Send>>;
+struct Open {
+    writer: Writer<transport::Stream>,
+    last: Last,
+}
+
+/// How the last write has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// It left nothing: what is held has come since.
+    Drained,
+    /// It left some, for which there is room.
+    Left,
+    /// It waits, or has failed.
+    Unfinished,
+}
+
+/// What is next where there is no socket.
+enum Then {
+    /// It is opened again; with why it is down, unless that was told.
+    Reopen(Down<Option<Error>>),
+    /// This is told first, with the message that there was no room for, or by the next flush.
+    Tell(Error),
+}
 
 impl WriteHalf {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
@@ -65,12 +74,7 @@ impl WriteHalf {
         let retries = Retries::new(shared.config.reconnect.clone(), None, runtime.now(), runtime.random());
         Self {
             retries: Lock::new(retries),
-            state: WriteState::Open(writer),
-            why: None,
-            untold: None,
-            at_rest: true,
-            midway: false,
-            drained: true,
+            state: WriteState::Open(Open { writer, last: Last::Drained }),
             stalled: Deadline::new(&shared.config.runtime),
             closing: Deadline::new(&shared.config.runtime),
             shared,
@@ -81,7 +85,7 @@ impl WriteHalf {
     /// that the next write does not send them. While the connection is open it has none to give back.
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
         match &mut self.state {
-            WriteState::Down(output) | WriteState::Dialing(output, _) => output.take_messages(),
+            WriteState::Down(output, _) => output.take_messages(),
             WriteState::Open(_) | WriteState::Closed => Vec::new(),
         }
     }
@@ -107,88 +111,40 @@ impl WriteHalf {
     }
 
     /// Waits until there is a socket to write to.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Writer<transport::Stream>, Error>> {
-        loop {
-            match &mut self.state {
-                WriteState::Open(_) => break,
-                WriteState::Closed => return Poll::Ready(Err(Error::Closed { message: None })),
-                WriteState::Down(output) => {
-                    let Origin::Dialed { address } = &self.shared.origin else {
-                        return Poll::Ready(Err(Error::Closed { message: None }));
-                    };
-                    let retries = self.retries.get_mut();
-                    let delay = match retries.next(self.shared.config.runtime.now()) {
-                        Ok(Some(delay)) => delay,
-                        ended => {
-                            retries.start_over();
-                            let why = ended.err().or_else(|| self.why.take());
-                            return Poll::Ready(Err(why.unwrap_or(Error::Closed { message: None })));
-                        }
-                    };
-                    let (address, config) = (address.clone(), self.shared.config.clone());
-                    let output = mem::replace(output, Output::new(self.shared.codec));
-                    let dial: Dial = Box::pin(async move {
-                        if !delay.is_zero() {
-                            config.runtime.sleep(delay).await;
-                        }
-                        transport::dial(&address, &config).await
-                    });
-                    self.state = WriteState::Dialing(output, Lock::new(dial));
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Open, Error>> {
+        let shared = &self.shared;
+        while let WriteState::Down(output, Then::Reopen(down)) = &mut self.state
+            && let Origin::Dialed { address } = &shared.origin
+        {
+            let retries = self.retries.get_mut();
+            let Some(stream) = ready!(down.poll_open(retries, address, &shared.config, cx)) else {
+                return Poll::Ready(Err(down.why.take().unwrap_or(Error::Closed { message: None })));
+            };
+            match take_over(shared, stream) {
+                Ok(stream) => {
+                    retries.opened(shared.config.runtime.now());
+                    let output = mem::replace(output, Output::new(shared.codec));
+                    self.state = WriteState::Open(Open { writer: Writer::with(stream, output), last: Last::Left });
                 }
-                WriteState::Dialing(output, dial) => {
-                    let dialed = ready!(dial.get_mut().as_mut().poll(cx));
-                    let output = mem::replace(output, Output::new(self.shared.codec));
-                    match dialed.and_then(|stream| self.take_over(stream)) {
-                        Ok(stream) => {
-                            self.retries.get_mut().opened(self.shared.config.runtime.now());
-                            self.state = WriteState::Open(Writer::with(stream, output));
-                            self.at_rest = true;
-                        }
-                        Err(error) => {
-                            self.state = WriteState::Down(output);
-                            self.why = Some(error);
-                        }
-                    }
-                }
+                Err(error) => down.why = Some(error),
             }
         }
-        match &mut self.state {
-            WriteState::Open(writer) => Poll::Ready(Ok(writer)),
-            _ => unreachable!("the loop above ends with an open writer"),
-        }
+        Poll::Ready(match &mut self.state {
+            WriteState::Open(open) => Ok(open),
+            WriteState::Down(..) | WriteState::Closed => Err(Error::Closed { message: None }),
+        })
     }
 
-    /// A socket that was opened. The peer may have closed it again before somebody asked: then it is as good as none, but for
-    /// what can be read.
-    fn take_over(&self, stream: transport::Stream) -> Result<transport::Stream, Error> {
-        let is_closed = stream.is_closed_by_peer();
-        let replaced = {
-            let mut socket = self.shared.socket();
-            let replaced = socket.replace(stream.clone());
-            socket.end = is_closed.then_some(Reason::Closed);
-            replaced
-        };
-        let _ = foreign::dispose(replaced);
-        if !is_closed {
-            return Ok(stream);
-        }
-        stream.shut_down();
-        Err(why_closed(&stream))
-    }
-
-    /// Before the first write after a rest: gives up a socket that the peer has closed, which would take what is
-    /// written and lose it. To accept a message is no write, and no reason to trust the socket from then on. An error is
-    /// that the peer closed in the middle of a write.
+    /// Before a write: gives up a socket that the peer has closed, which would take what is written and lose it. To accept a
+    /// message is no write, and no reason to trust the socket from then on. An error is that the peer closed in the middle
+    /// of a write.
     fn wake_up(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        if !mem::replace(&mut self.at_rest, false) || !self.shared.is_dialed() || !self.is_closed_by_peer() {
+        let WriteState::Open(open) = &self.state else { return Ok(()) };
+        if !self.shared.is_dialed() || !self.is_closed_by_peer(&open.writer) {
             return Ok(());
         }
-        if !mem::take(&mut self.midway) {
-            self.lose(Reason::Closed);
-            if self.drained {
-                // It broke while nothing was held, though that shows only now.
-                self.retries.get_mut().rests();
-            }
+        if open.last != Last::Unfinished {
+            self.lose(Reason::Closed, Some(closed_by_peer()));
             return Ok(());
         }
         let late = self.poll_patience(cx);
@@ -196,72 +152,75 @@ impl WriteHalf {
             Poll::Ready(error) => error,
             Poll::Pending => why_closed(&self.stream()),
         };
-        self.lose(Reason::of(&error));
-        if !self.shared.reconnects() {
-            return Err(error);
-        }
-        self.why = Some(error);
-        Ok(())
+        self.fail(error)
     }
 
     /// How long the peer may take nothing.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let WriteState::Open(writer) = &self.state else { return Poll::Pending };
-        self.stalled.poll(Limit::WriteTimeout, &self.shared.config, writer.output().taken(), cx)
+        let WriteState::Open(open) = &self.state else { return Poll::Pending };
+        self.stalled.poll(Limit::WriteTimeout, &self.shared.config, open.writer.output().taken(), cx)
     }
 
-    fn is_closed_by_peer(&self) -> bool {
-        let WriteState::Open(writer) = &self.state else { return false };
+    fn is_closed_by_peer(&self, writer: &Writer<transport::Stream>) -> bool {
         self.shared.socket().end.is_some() || writer.io().is_none_or(transport::Stream::is_closed_by_peer)
     }
 
     /// Writes, and, if it is to be opened again without a word, goes on with the next socket when one breaks.
     fn poll_write(&mut self, cx: &mut Context<'_>, write: Write) -> Poll<Result<(), Error>> {
         loop {
-            let polled = write(ready!(self.poll_open(cx))?, cx);
+            let open = ready!(self.poll_open(cx))?;
+            let polled = write(&mut open.writer, cx);
             // Also after a write that waits: it may go on much later, if its future was dropped.
-            self.at_rest = true;
-            self.midway = polled.is_pending();
-            self.drained = matches!(&self.state, WriteState::Open(writer) if writer.output().is_empty());
-            match self.settle(polled, cx) {
-                Poll::Ready(Err(error)) if self.shared.reconnects() => self.why = Some(error),
-                settled => return settled,
-            }
+            open.last = match polled {
+                Poll::Ready(Ok(())) if open.writer.output().is_empty() => Last::Drained,
+                Poll::Ready(Ok(())) => Last::Left,
+                _ => Last::Unfinished,
+            };
+            let error = match polled {
+                Poll::Ready(Ok(())) => {
+                    self.stalled.clear();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => error,
+                Poll::Pending => ready!(self.poll_patience(cx)),
+            };
+            self.fail(error)?;
         }
     }
 
     /// Writes all that is held.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let Some(error) = self.untold.take() {
+        if let Some(error) = self.take_untold() {
             return Poll::Ready(Err(error));
         }
-        match &self.state {
-            // Nothing to write is no reason to open anything.
-            WriteState::Open(writer) if writer.output().is_empty() => return Poll::Ready(Ok(())),
-            WriteState::Down(output) | WriteState::Dialing(output, _) if output.is_empty() => {
-                return Poll::Ready(Ok(()));
-            }
-            WriteState::Closed => return Poll::Ready(Ok(())),
-            _ => {}
+        // Nothing to write is no reason to open anything.
+        if self.output().is_none_or(Output::is_empty) {
+            return Poll::Ready(Ok(()));
         }
         self.wake_up(cx)?;
         self.poll_write(cx, Writer::poll_drain)
     }
 
-    fn has_room_while_down(&self) -> bool {
-        let mark = self.shared.config.room_while_down().unwrap_or(HIGH_WATER);
+    /// What is pending or held, unless it is closed.
+    fn output(&self) -> Option<&Output> {
         match &self.state {
-            WriteState::Down(output) | WriteState::Dialing(output, _) => self.shared.is_dialed() && output.len() < mark,
-            WriteState::Open(_) | WriteState::Closed => false,
+            WriteState::Open(open) => Some(open.writer.output()),
+            WriteState::Down(output, _) => Some(output),
+            WriteState::Closed => None,
         }
     }
 
-    /// Whether there is no socket, and will be none.
-    fn is_closed(&self) -> bool {
-        match &self.state {
-            WriteState::Open(_) => false,
-            WriteState::Down(_) | WriteState::Dialing(..) => !self.shared.is_dialed(),
-            WriteState::Closed => true,
+    fn has_room_while_down(&self) -> bool {
+        let mark = self.shared.config.room_while_down().unwrap_or(HIGH_WATER);
+        matches!(&self.state, WriteState::Down(output, _) if self.shared.is_dialed() && output.len() < mark)
+    }
+
+    /// What is to be told before anything else.
+    fn take_untold(&mut self) -> Option<Error> {
+        let WriteState::Down(_, then @ Then::Tell(_)) = &mut self.state else { return None };
+        match mem::replace(then, Then::Reopen(Down::new(None))) {
+            Then::Tell(error) => Some(error),
+            Then::Reopen(_) => None,
         }
     }
 
@@ -269,8 +228,11 @@ impl WriteHalf {
     /// is told by `start_send`, which has the message.
     #[cold]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.untold.is_some() || self.is_closed() {
-            return Poll::Ready(Ok(()));
+        match &self.state {
+            WriteState::Open(_) => {}
+            WriteState::Down(_, Then::Reopen(_)) if self.shared.is_dialed() => {}
+            // There is no socket, and will be none, or there is something to tell first.
+            WriteState::Down(..) | WriteState::Closed => return Poll::Ready(Ok(())),
         }
         let polled = match self.wake_up(cx) {
             // Without a backoff there is one attempt, and it is the flush that makes it.
@@ -278,72 +240,82 @@ impl WriteHalf {
             Ok(()) => self.poll_write(cx, Writer::poll_room),
             Err(error) => Poll::Ready(Err(error)),
         };
-        match polled {
+        let error = match polled {
+            Poll::Ready(Err(error)) => error,
             // What comes meanwhile is held.
-            Poll::Pending if self.has_room_while_down() => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => {
-                self.untold = Some(error);
-                Poll::Ready(Ok(()))
-            }
-            polled => polled,
-        }
+            Poll::Pending if self.has_room_while_down() => return Poll::Ready(Ok(())),
+            polled => return polled,
+        };
+        let WriteState::Down(_, then) = &mut self.state else { return Poll::Ready(Err(error)) };
+        *then = Then::Tell(error);
+        Poll::Ready(Ok(()))
     }
 
     /// Accepts a message that no socket waits for, or gives it back. It is apart from the way of most messages, which is a
     /// branch then, and not a table of jumps.
     #[cold]
     fn hold(&mut self, message: Bytes) -> Result<(), Error> {
-        if let Some(error) = self.untold.take() {
+        if let Some(error) = self.take_untold() {
             let (address, source) = (self.shared.address(), Arc::new(error));
             return Err(Error::NotSent { address, message: Some(message.into()), source });
         }
         match &mut self.state {
-            WriteState::Down(output) | WriteState::Dialing(output, _) if self.shared.is_dialed() => {
-                output.push(message)
-            }
-            WriteState::Open(writer) => writer.push(message),
-            _ => Err(Error::Closed { message: Some(message.into()) }),
+            WriteState::Open(open) => open.writer.push(message),
+            WriteState::Down(output, _) if self.shared.is_dialed() => output.push(message),
+            WriteState::Down(..) | WriteState::Closed => Err(Error::Closed { message: Some(message.into()) }),
         }
     }
 
-    /// Gives the socket up, and holds what it did not take.
-    fn lose(&mut self, reason: Reason) {
-        self.retries.get_mut().broke(self.shared.config.runtime.now());
+    /// The socket failed. The error is told, unless it is to be opened again without a word.
+    fn fail(&mut self, error: Error) -> Result<(), Error> {
+        let reason = Reason::of(&error);
+        let (why, told) = if self.shared.reconnects() { (Some(error), Ok(())) } else { (None, Err(error)) };
+        self.lose(reason, why);
+        told
+    }
+
+    /// Gives the socket up, or the attempt to open one, and holds what it did not take. `why` is what is told if it cannot be
+    /// opened again.
+    fn lose(&mut self, reason: Reason, why: Option<Error>) {
+        let retries = self.retries.get_mut();
+        retries.broke(self.shared.config.runtime.now());
         self.stalled.clear();
-        self.midway = false;
-        self.state = match mem::replace(&mut self.state, WriteState::Closed) {
-            WriteState::Open(writer) => WriteState::Down(writer.into_output()),
-            WriteState::Dialing(output, _) => WriteState::Down(output),
-            other => other,
-        };
-        if let WriteState::Down(output) = &self.state
-            && output.is_empty()
-        {
-            self.retries.get_mut().rests();
+        match mem::replace(&mut self.state, WriteState::Closed) {
+            WriteState::Open(Open { writer, last }) => {
+                let output = writer.into_output();
+                // Perhaps it broke while nothing was held, though that shows only now.
+                if output.is_empty() || last == Last::Drained {
+                    retries.rests();
+                }
+                self.state = WriteState::Down(output, Then::Reopen(Down::new(why)));
+            }
+            WriteState::Down(output, Then::Reopen(down)) => {
+                self.state = WriteState::Down(output, Then::Reopen(Down::new(why.or(down.why))));
+            }
+            other => self.state = other,
         }
         let mut socket = self.shared.socket();
         socket.stream.shut_down();
         socket.end.get_or_insert(reason);
     }
-
-    /// What a wait for the socket comes to: it may take too long, and it may fail.
-    fn settle(&mut self, polled: Poll<Result<(), Error>>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let error = match polled {
-            Poll::Ready(Ok(())) => {
-                self.stalled.clear();
-                return Poll::Ready(Ok(()));
-            }
-            Poll::Ready(Err(error)) => error,
-            Poll::Pending => ready!(self.poll_patience(cx)),
-        };
-        self.lose(Reason::of(&error));
-        Poll::Ready(Err(error))
-    }
 }
 
-/// What there is to say of a peer that has closed before it took what is to be written.
-fn why_closed(stream: &transport::Stream) -> Error {
-    Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+/// Goes on with a socket that was opened. The peer may have closed it again before somebody asked: then it is as good as none,
+/// but for what can be read.
+fn take_over(shared: &Shared, stream: transport::Stream) -> Result<transport::Stream, Error> {
+    let is_closed = stream.is_closed_by_peer();
+    let replaced = {
+        let mut socket = shared.socket();
+        let replaced = socket.replace(stream.clone());
+        socket.end = is_closed.then_some(Reason::Closed);
+        replaced
+    };
+    let _ = foreign::dispose(replaced);
+    if !is_closed {
+        return Ok(stream);
+    }
+    stream.shut_down();
+    Err(why_closed(&stream))
 }
 
 impl Sink<Bytes> for WriteHalf {
@@ -353,7 +325,7 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         match &this.state {
-            WriteState::Open(writer) if writer.output().len() < HIGH_WATER && writer.io().is_some() => {
+            WriteState::Open(Open { writer, .. }) if writer.output().len() < HIGH_WATER && writer.io().is_some() => {
                 Poll::Ready(Ok(()))
             }
             _ => this.poll_room(cx),
@@ -364,7 +336,7 @@ impl Sink<Bytes> for WriteHalf {
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         let this = self.get_mut();
         match &mut this.state {
-            WriteState::Open(writer) => writer.push(message),
+            WriteState::Open(open) => open.writer.push(message),
             _ => this.hold(message),
         }
     }
@@ -381,13 +353,13 @@ impl Sink<Bytes> for WriteHalf {
         let flushed = this.poll_drain(cx);
         if flushed.is_pending() {
             let error = ready!(this.closing.poll(Limit::CloseTimeout, &this.shared.config, 0, cx));
-            this.lose(Reason::Stopped);
+            this.lose(Reason::Stopped, None);
             return Poll::Ready(Err(error));
         }
         this.closing.clear();
         ready!(flushed)?;
-        if let WriteState::Open(writer) = &mut this.state {
-            ready!(writer.poll_shutdown(cx))?;
+        if let WriteState::Open(open) = &mut this.state {
+            ready!(open.writer.poll_shutdown(cx))?;
             this.shared.socket().half_closed = true;
         }
         this.state = WriteState::Closed;
@@ -397,12 +369,13 @@ impl Sink<Bytes> for WriteHalf {
 
 impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (state, held) = match &self.state {
-            WriteState::Open(writer) => ("open", writer.output().held()),
-            WriteState::Down(output) => ("down", output.held()),
-            WriteState::Dialing(output, _) => ("dialing", output.held()),
-            WriteState::Closed => ("closed", 0),
+        let state = match &self.state {
+            WriteState::Open(_) => "open",
+            WriteState::Down(_, Then::Reopen(down)) if !down.is_idle() => "dialing",
+            WriteState::Down(..) => "down",
+            WriteState::Closed => "closed",
         };
+        let held = self.output().map_or(0, Output::held);
         f.debug_struct("WriteHalf").field("state", &state).field("held", &held).finish_non_exhaustive()
     }
 }

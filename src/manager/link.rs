@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
-use crate::link::Retries;
+use crate::link::{Down, Retries};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::{Outbox, Outcome, Rules, Ttl, Verdict};
@@ -226,7 +226,8 @@ impl LinkTask {
 
     /// Opens the connection when there is something to write; `why` is how it broke. `false` when there will be nothing
     /// more.
-    async fn open_again(&mut self, mut why: Arc<Error>) -> bool {
+    async fn open_again(&mut self, why: Arc<Error>) -> bool {
+        let mut down = Down::new(why);
         loop {
             if self.link.outbox.books().held == 0 {
                 self.retries.rests();
@@ -234,7 +235,7 @@ impl LinkTask {
             if !poll_fn(|cx| self.poll_wanted(cx)).await {
                 return false;
             }
-            match self.redial(why.clone()).await {
+            match self.redial(&mut down).await {
                 // Everything has grown too old: the next message goes on.
                 Ok(None) => {}
                 Ok(Some(stream)) => {
@@ -249,36 +250,28 @@ impl LinkTask {
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
                     return true;
                 }
-                Err(error) => {
-                    self.give_up(error.clone());
-                    why = error;
-                }
+                Err(why) => self.give_up(why),
             }
         }
     }
 
-    /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is that of the last
-    /// attempt, or `why`.
-    async fn redial(&mut self, mut why: Arc<Error>) -> Result<Option<transport::Stream>, Arc<Error>> {
+    /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is the last one.
+    async fn redial(&mut self, down: &mut Down<Arc<Error>>) -> Result<Option<transport::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
         loop {
-            let delay = match self.retries.next(common.config.runtime.now()) {
-                Ok(Some(delay)) => delay,
-                ended => {
-                    why = ended.err().map_or(why, Arc::new);
-                    if self.is_free(Duration::ZERO).await {
-                        return Err(why);
-                    }
-                    // Nothing can come back before the letters are taken that came back last.
-                    self.retries.once_more();
-                    BETWEEN
+            if !down.begin(&mut self.retries, &common.config.runtime) {
+                if self.is_free(Duration::ZERO).await {
+                    return Err(down.why.clone());
                 }
-            };
-            if !delay.is_zero() {
+                // Nothing can come back before the letters are taken that came back last.
+                self.retries.once_more();
+                down.wait(BETWEEN, &common.config.runtime);
+            }
+            if down.waits() {
                 // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
                 let was_closed = link.outbox.is_closed();
                 let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
-                self.expiring(select(pin!(common.config.runtime.sleep(delay)), pin!(closing))).await;
+                self.expiring(select(poll_fn(|cx| down.poll_due(cx)), pin!(closing))).await;
             }
             if self.is_free(Duration::ZERO).await {
                 // Some may have been with a connection until it broke.
@@ -288,14 +281,12 @@ impl LinkTask {
                 return Ok(None);
             }
             link.attempts.store(self.retries.attempts(), Ordering::Relaxed);
-            match self.expiring(link.socket.dial(self.address(), common.config.clone())).await {
-                Ok(stream) => return Ok(Some(stream)),
-                Err(error) => {
-                    why = Arc::new(error);
-                    let failed = ManagerEvent::DialFailed { address: self.address(), error: why.clone() };
-                    common.reporter.report(failed);
-                }
+            link.socket.await_dial(down.dial(&link.address, &common.config));
+            if let Some(stream) = self.expiring(poll_fn(|cx| down.poll_dialed(cx))).await {
+                return Ok(Some(stream));
             }
+            let failed = ManagerEvent::DialFailed { address: self.address(), error: down.why.clone() };
+            common.reporter.report(failed);
         }
     }
 

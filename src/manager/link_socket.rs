@@ -1,78 +1,61 @@
 //! The socket of one address of a manager, where whoever ends it reaches it: its task may not run for a while.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::mem;
 use std::sync::Arc;
-use std::task::Poll;
 
-use crate::config::Config;
-use crate::error::Error;
 use crate::foreign;
 use crate::identity::Identity;
-use crate::peer::Address;
+use crate::link::Dial;
 use crate::sync::Lock;
 use crate::transport;
 
-/// The socket, and the one that is to take its place.
-#[derive(Default)]
+/// The socket, or the one that is to take its place.
 pub(crate) struct LinkSocket(Lock<State>);
 
-#[derive(Default)]
-struct State {
-    /// `None` while the connection is down.
-    stream: Option<transport::Stream>,
-    dial: Option<Dial>,
+enum State {
+    Open(transport::Stream),
+    Down,
+    Dialing(Dial),
     /// There is to be no other.
-    ended: bool,
+    Ended,
 }
-
-/// A connection that is being made.
-type Dial = Pin<Box<dyn Future<Output = Result<transport::Stream, Error>> + Send>>;
 
 impl LinkSocket {
     pub(crate) fn new(stream: transport::Stream) -> Self {
-        Self(Lock::new(State { stream: Some(stream), ..State::default() }))
+        Self(Lock::new(State::Open(stream)))
     }
 
-    /// Makes a new connection. It never comes to an end where that is given up by [`shut`](Self::shut).
-    pub(crate) async fn dial(&self, address: Address, config: Config) -> Result<transport::Stream, Error> {
-        let dial: Dial = Box::pin(async move { transport::dial(&address, &config).await });
-        self.begin(dial);
-        poll_fn(|cx| {
-            // Without the lock: to resolve a name, a runtime may start a task and log that, and the logger is the program's.
-            let Some(mut dial) = self.0.lock().dial.take() else { return Poll::Pending };
-            let dialed = dial.as_mut().poll(cx);
-            if dialed.is_pending() {
-                self.begin(dial);
-            }
-            dialed
-        })
-        .await
-    }
-
-    /// Keeps it, unless that was given up.
-    fn begin(&self, dial: Dial) {
-        let mut state = self.0.lock();
-        if !state.ended {
-            state.dial = Some(dial);
+    /// Another one is being made. It is given up if this has been shut meanwhile, or will be.
+    pub(crate) fn await_dial(&self, dial: Dial) {
+        if let Err(State::Dialing(dial)) = self.replace(State::Dialing(dial)) {
+            dial.give_up();
         }
     }
 
     /// Goes on with a new connection; `false` if it has been shut meanwhile.
     pub(crate) fn keep(&self, stream: transport::Stream) -> bool {
-        let mut state = self.0.lock();
-        if !state.ended {
-            state.stream = Some(stream);
-            return true;
+        let kept = self.replace(State::Open(stream));
+        if let Err(State::Open(stream)) = &kept {
+            stream.shut_down();
         }
-        drop(state);
-        stream.shut_down();
-        false
+        kept.is_ok()
+    }
+
+    /// Returns the state before, to be dropped without the lock, or the new one if this has been shut.
+    fn replace(&self, new: State) -> Result<State, State> {
+        let mut state = self.0.lock();
+        match *state {
+            State::Ended => Err(new),
+            _ => Ok(mem::replace(&mut *state, new)),
+        }
     }
 
     /// Who the other end is, if there is one, and its transport has made sure.
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
-        let stream = self.0.lock().stream.clone()?;
+        let stream = match &*self.0.lock() {
+            State::Open(stream) => stream.clone(),
+            State::Down | State::Dialing(_) | State::Ended => return None,
+        };
         let identity = stream.identity();
         // It may be the last clone, and drop the waker that the socket has kept.
         let _ = foreign::dispose(stream);
@@ -81,22 +64,28 @@ impl LinkSocket {
 
     /// Closes the connection.
     pub(crate) fn let_go(&self) {
-        let mut state = self.0.lock();
-        let (stream, dial) = (state.stream.take(), state.dial.take());
-        drop(state);
-        drop(dial);
-        if let Some(stream) = stream {
-            stream.shut_down();
+        if let Ok(before) = self.replace(State::Down) {
+            before.end();
         }
     }
 
     /// Closes the connection, or gives up the one that is being made, at once and for good.
     pub(crate) fn shut(&self) {
-        self.0.lock().ended = true;
-        self.let_go();
+        let before = mem::replace(&mut *self.0.lock(), State::Ended);
+        before.end();
     }
 
     pub(crate) fn is_shut(&self) -> bool {
-        self.0.lock().ended
+        matches!(*self.0.lock(), State::Ended)
+    }
+}
+
+impl State {
+    fn end(self) {
+        match self {
+            Self::Open(stream) => stream.shut_down(),
+            Self::Dialing(dial) => dial.give_up(),
+            Self::Down | Self::Ended => {}
+        }
     }
 }

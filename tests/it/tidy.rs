@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("transport", &["config", "endpoint", "error", "identity", "peer", "runtime", "sync", "tls", "wire"]),
     ("framed", &["config", "error", "sync", "wire"]),
     ("queue", &["error", "foreign", "framed", "runtime", "sync", "wire"]),
-    ("link", &["backoff", "error", "foreign"]),
+    ("link", &["backoff", "config", "error", "foreign", "peer", "runtime", "sync", "transport"]),
     (
         "connection",
         &[
