@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
-use crate::link::{Down, Retries, closed_by_peer, why_closed};
+use crate::link::{Down, Progress, Retries};
 use crate::observe::Reason;
 use crate::peer::Peer;
 use crate::sync::Lock;
@@ -117,8 +118,13 @@ impl WriteHalf {
             && let Origin::Dialed { address } = &shared.origin
         {
             let retries = self.retries.get_mut();
-            let Some(stream) = ready!(down.poll_open(retries, address, &shared.config, cx)) else {
-                return Poll::Ready(Err(down.why.take().unwrap_or(Error::Closed { message: None })));
+            let stream = match ready!(down.poll_progress(retries, address, &shared.config, cx)) {
+                Progress::Opened(stream) => stream,
+                Progress::Due(_) | Progress::Failed => continue,
+                Progress::GaveUp => {
+                    retries.start_over();
+                    return Poll::Ready(Err(down.why.take().unwrap_or(Error::Closed { message: None })));
+                }
             };
             match take_over(shared, stream) {
                 Ok(stream) => {
@@ -144,7 +150,8 @@ impl WriteHalf {
             return Ok(());
         }
         if open.last != Last::Unfinished {
-            self.lose(Reason::Closed, Some(closed_by_peer()));
+            // The socket is not asked: what it has to say, it says once, and whoever reads may wait for that.
+            self.lose(Reason::Closed, Some(Error::Write(io::ErrorKind::BrokenPipe.into())));
             return Ok(());
         }
         let late = self.poll_patience(cx);
@@ -318,6 +325,11 @@ fn take_over(shared: &Shared, stream: transport::Stream) -> Result<transport::St
     Err(why_closed(&stream))
 }
 
+/// What there is to say of a peer that has closed before it took what is to be written.
+fn why_closed(stream: &transport::Stream) -> Error {
+    Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+}
+
 impl Sink<Bytes> for WriteHalf {
     type Error = Error;
 
@@ -371,7 +383,6 @@ impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             WriteState::Open(_) => "open",
-            WriteState::Down(_, Then::Reopen(down)) if !down.is_idle() => "dialing",
             WriteState::Down(..) => "down",
             WriteState::Closed => "closed",
         };

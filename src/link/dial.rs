@@ -33,16 +33,8 @@ impl Dial {
     /// It never comes to an end where it was given up.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
         // Without the lock: to resolve a name, a runtime may start a task and log that, and the logger is the program's.
-        let mut dialing = {
-            let mut state = self.0.lock();
-            match mem::replace(&mut *state, State::Taken) {
-                State::Dialing(dialing) => dialing,
-                over => {
-                    *state = over;
-                    return Poll::Pending;
-                }
-            }
-        };
+        let before = mem::replace(&mut *self.0.lock(), State::Taken);
+        let State::Dialing(mut dialing) = before else { return Poll::Pending };
         let dialed = dialing.as_mut().poll(cx);
         if dialed.is_pending() {
             let mut state = self.0.lock();

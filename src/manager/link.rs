@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{OptionFuture, select};
+use futures::future::{Either, OptionFuture, select};
 use futures::io::AsyncRead;
 
 use super::dead_letters::DeadLetterBox;
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign::{self, Panic, PanicHook, PanicSource};
-use crate::link::{Down, Retries};
+use crate::link::{Down, Progress, Retries};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::{Outbox, Outcome, Rules, Ttl, Verdict};
@@ -99,13 +99,8 @@ impl Link {
         let (reconnects, attempts) = (AtomicU64::new(0), AtomicU32::new(0));
         let link = Arc::new(Self { address, outbox, reconnects, attempts, socket });
         let stalled = Deadline::new(&common.config.runtime);
-        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, retries, burying: None };
-        (link, task.run())
-    }
-
-    /// Goes on with a new connection; `false` if it has been ended meanwhile.
-    fn resume(&self, stream: transport::Stream) -> bool {
-        self.outbox.resume(stream.clone()) && self.socket.keep(stream)
+        let task = LinkTask { link: link.clone(), common, stream, half_closed: false, stalled, burying: None };
+        (link, task.run(retries))
     }
 
     /// Its books.
@@ -170,7 +165,6 @@ struct LinkTask {
     stream: transport::Stream,
     half_closed: bool,
     stalled: Deadline,
-    retries: Retries,
     /// Letters on their way to whoever takes them. Others of this address wait until these are taken; the connection does
     /// not, or who takes them could not wait for it.
     burying: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -180,8 +174,8 @@ struct LinkTask {
 enum Turn {
     /// There are messages that were too old to be sent.
     Expired,
-    /// The connection ended: with an error, or because the peer closed it.
-    Broken(Option<Arc<Error>>),
+    /// The peer closed the connection.
+    Closed,
 }
 
 impl LinkTask {
@@ -189,15 +183,16 @@ impl LinkTask {
         &self.common.config.runtime
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, mut retries: Retries) {
         let mut written = 0;
         loop {
             let error = match poll_fn(|cx| self.poll_up(cx)).await {
-                Turn::Expired => {
+                Ok(Turn::Expired) => {
                     self.bury_expired();
                     continue;
                 }
-                Turn::Broken(error) => error,
+                Ok(Turn::Closed) => None,
+                Err(error) => Some(Arc::new(error)),
             };
             self.link.socket.let_go();
             self.link.outbox.lose().await;
@@ -212,12 +207,12 @@ impl LinkTask {
             let why = error.unwrap_or_else(|| Arc::new(Error::Write(io::ErrorKind::ConnectionAborted.into())));
             if books.held > 0 && books.written == written {
                 // A peer that refuses a message would be sent it again for ever, and nothing behind it.
-                self.retries.broke_in_vain(self.runtime().now());
+                retries.broke_in_vain(self.runtime().now());
             } else {
-                self.retries.broke(self.runtime().now());
+                retries.broke(self.runtime().now());
             }
             written = books.written;
-            if !self.open_again(why).await {
+            if !self.open_again(&mut retries, why).await {
                 // Until its end is waited for no longer: then they go on in the background.
                 return poll_fn(|cx| self.poll_buried(cx)).await;
             }
@@ -226,67 +221,78 @@ impl LinkTask {
 
     /// Opens the connection when there is something to write; `why` is how it broke. `false` when there will be nothing
     /// more.
-    async fn open_again(&mut self, why: Arc<Error>) -> bool {
+    async fn open_again(&mut self, retries: &mut Retries, why: Arc<Error>) -> bool {
         let mut down = Down::new(why);
         loop {
             if self.link.outbox.books().held == 0 {
-                self.retries.rests();
+                retries.rests();
             }
             if !poll_fn(|cx| self.poll_wanted(cx)).await {
                 return false;
             }
-            match self.redial(&mut down).await {
+            match self.redial(retries, &mut down).await {
                 // Everything has grown too old: the next message goes on.
                 Ok(None) => {}
                 Ok(Some(stream)) => {
                     self.stream = stream.clone();
                     self.half_closed = false;
-                    self.retries.opened(self.runtime().now());
+                    retries.opened(self.runtime().now());
                     self.link.attempts.store(0, Ordering::Relaxed);
-                    if !self.link.resume(stream) {
+                    if !self.link.outbox.resume(stream.clone()) || !self.link.socket.keep(stream) {
                         return false;
                     }
                     self.link.reconnects.fetch_add(1, Ordering::Relaxed);
                     self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
                     return true;
                 }
-                Err(why) => self.give_up(why),
+                Err(why) => self.give_up(retries, why),
             }
         }
     }
 
     /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is the last one.
-    async fn redial(&mut self, down: &mut Down<Arc<Error>>) -> Result<Option<transport::Stream>, Arc<Error>> {
+    async fn redial(
+        &mut self,
+        retries: &mut Retries,
+        down: &mut Down<Arc<Error>>,
+    ) -> Result<Option<transport::Stream>, Arc<Error>> {
         let (link, common) = (self.link.clone(), self.common.clone());
         loop {
-            if !down.begin(&mut self.retries, &common.config.runtime) {
-                if self.is_free(Duration::ZERO).await {
-                    return Err(down.why.clone());
+            let progress = poll_fn(|cx| down.poll_progress(retries, &link.address, &common.config, cx));
+            // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
+            let was_closed = link.outbox.is_closed();
+            let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
+            let Either::Left((progress, _)) = self.expiring(select(progress, pin!(closing))).await else {
+                down.hurry();
+                continue;
+            };
+            match progress {
+                Progress::Due(dial) => {
+                    if self.is_free(Duration::ZERO).await {
+                        // Some may have been with a connection until it broke.
+                        self.bury_expired();
+                    }
+                    if link.outbox.books().held == 0 {
+                        down.stop();
+                        return Ok(None);
+                    }
+                    link.attempts.store(retries.attempts(), Ordering::Relaxed);
+                    link.socket.await_dial(dial);
                 }
-                // Nothing can come back before the letters are taken that came back last.
-                self.retries.once_more();
-                down.wait(BETWEEN, &common.config.runtime);
+                Progress::Opened(stream) => return Ok(Some(stream)),
+                Progress::Failed => {
+                    let failed = ManagerEvent::DialFailed { address: self.address(), error: down.why.clone() };
+                    common.reporter.report(failed);
+                }
+                Progress::GaveUp => {
+                    if self.is_free(Duration::ZERO).await {
+                        return Err(down.why.clone());
+                    }
+                    // Nothing can come back before the letters are taken that came back last.
+                    retries.once_more();
+                    down.wait(BETWEEN, &common.config.runtime);
+                }
             }
-            if down.waits() {
-                // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
-                let was_closed = link.outbox.is_closed();
-                let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
-                self.expiring(select(poll_fn(|cx| down.poll_due(cx)), pin!(closing))).await;
-            }
-            if self.is_free(Duration::ZERO).await {
-                // Some may have been with a connection until it broke.
-                self.bury_expired();
-            }
-            if link.outbox.books().held == 0 {
-                return Ok(None);
-            }
-            link.attempts.store(self.retries.attempts(), Ordering::Relaxed);
-            link.socket.await_dial(down.dial(&link.address, &common.config));
-            if let Some(stream) = self.expiring(poll_fn(|cx| down.poll_dialed(cx))).await {
-                return Ok(Some(stream));
-            }
-            let failed = ManagerEvent::DialFailed { address: self.address(), error: down.why.clone() };
-            common.reporter.report(failed);
         }
     }
 
@@ -342,10 +348,10 @@ impl LinkTask {
     }
 
     /// All that is held comes back.
-    fn give_up(&mut self, error: Arc<Error>) {
+    fn give_up(&mut self, retries: &mut Retries, error: Arc<Error>) {
         let outcome = if self.common.config.reconnect.is_some() { Outcome::GaveUp } else { Outcome::NotSent };
-        let verdict = Verdict { outcome, attempts: self.retries.attempts(), error };
-        self.retries.start_over();
+        let verdict = Verdict { outcome, attempts: retries.attempts(), error };
+        retries.start_over();
         self.link.attempts.store(0, Ordering::Relaxed);
         let messages = self.link.outbox.give_back(&verdict);
         self.bury(messages, verdict);
@@ -361,12 +367,7 @@ impl LinkTask {
     }
 
     /// Serves the connection until there is something else to do.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        let ended = ready!(self.poll_served(cx));
-        Poll::Ready(ended.unwrap_or_else(|error| Turn::Broken(Some(Arc::new(error)))))
-    }
-
-    fn poll_served(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         let is_free = self.poll_buried(cx).is_ready();
         let outbox = &self.link.outbox;
         outbox.set_driver(cx.waker());
@@ -410,7 +411,7 @@ impl LinkTask {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         for _ in 0..READS_PER_POLL {
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut [0; 1024])) {
-                Ok(0) => return Poll::Ready(Ok(Turn::Broken(None))),
+                Ok(0) => return Poll::Ready(Ok(Turn::Closed)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(Error::Read(error))),

@@ -25,29 +25,14 @@ impl LinkSocket {
         Self(Lock::new(State::Open(stream)))
     }
 
-    /// Another one is being made. It is given up if this has been shut meanwhile, or will be.
+    /// Another one is being made; that is given up if this has been shut meanwhile, or will be.
     pub(crate) fn await_dial(&self, dial: Dial) {
-        if let Err(State::Dialing(dial)) = self.replace(State::Dialing(dial)) {
-            dial.give_up();
-        }
+        self.replace(State::Dialing(dial));
     }
 
     /// Goes on with a new connection; `false` if it has been shut meanwhile.
     pub(crate) fn keep(&self, stream: transport::Stream) -> bool {
-        let kept = self.replace(State::Open(stream));
-        if let Err(State::Open(stream)) = &kept {
-            stream.shut_down();
-        }
-        kept.is_ok()
-    }
-
-    /// Returns the state before, to be dropped without the lock, or the new one if this has been shut.
-    fn replace(&self, new: State) -> Result<State, State> {
-        let mut state = self.0.lock();
-        match *state {
-            State::Ended => Err(new),
-            _ => Ok(mem::replace(&mut *state, new)),
-        }
+        self.replace(State::Open(stream))
     }
 
     /// Who the other end is, if there is one, and its transport has made sure.
@@ -64,28 +49,29 @@ impl LinkSocket {
 
     /// Closes the connection.
     pub(crate) fn let_go(&self) {
-        if let Ok(before) = self.replace(State::Down) {
-            before.end();
-        }
+        self.replace(State::Down);
     }
 
     /// Closes the connection, or gives up the one that is being made, at once and for good.
     pub(crate) fn shut(&self) {
-        let before = mem::replace(&mut *self.0.lock(), State::Ended);
-        before.end();
+        self.replace(State::Ended);
     }
 
     pub(crate) fn is_shut(&self) -> bool {
         matches!(*self.0.lock(), State::Ended)
     }
-}
 
-impl State {
-    fn end(self) {
-        match self {
-            Self::Open(stream) => stream.shut_down(),
-            Self::Dialing(dial) => dial.give_up(),
-            Self::Down | Self::Ended => {}
+    /// Ends what was there, or, if this has been shut, what was to come: `false`. Without the lock.
+    fn replace(&self, new: State) -> bool {
+        let mut state = self.0.lock();
+        let ended = matches!(*state, State::Ended);
+        let left = if ended { new } else { mem::replace(&mut *state, new) };
+        drop(state);
+        match left {
+            State::Open(stream) => stream.shut_down(),
+            State::Dialing(dial) => dial.give_up(),
+            State::Down | State::Ended => {}
         }
+        !ended
     }
 }

@@ -1,5 +1,6 @@
 //! Outages, in virtual time: what is too old while the connection breaks, what is dialed and when, and what a close does.
 
+use std::io::ErrorKind;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -420,5 +421,26 @@ fn an_outage_of_a_connection_that_is_over_while_nothing_is_held_costs_no_message
             testing::sleep(4 * SECOND).await;
             drop(far);
         }
+    });
+}
+
+/// The peer closes while a part of what is held has been written, and no write waits. There is no other attempt.
+#[test]
+fn a_connection_that_cannot_be_opened_again_says_how_it_broke() {
+    Sim { capacity: 16 * 1024, ..Sim::default() }.run(async {
+        let (acceptor, addr) = Acceptor::bind(&ANYWHERE.into()).await.unwrap();
+        let backoff = Backoff::from_fn(std::iter::empty);
+        let mut connection = Connection::dial(addr, config().reconnect(backoff)).await.unwrap();
+        drop(acceptor.accept(&config()).await.unwrap());
+        let config = config();
+        let (sent, far) = futures::join!(connection.send(Bytes::from_static(b"one")), acceptor.accept(&config));
+        sent.unwrap();
+        for _ in 0..16 {
+            connection.feed(Bytes::from(vec![7; 4092])).await.unwrap();
+        }
+        drop(far);
+        let error = connection.flush().await.unwrap_err();
+        assert!(matches!(&error, Error::Write(error) if error.kind() == ErrorKind::BrokenPipe), "{error:?}");
+        assert!(connection.take_unsent().len() > 1);
     });
 }
