@@ -14,13 +14,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The process at the other end of a Unix socket, as the kernel knows it.
+    /// The process at the other end of a Unix socket, as the kernel knows it. `None` over TCP, and on systems other than Linux and
+    /// Android.
     pub fn credentials(&self) -> Option<Credentials> {
         self.credentials
     }
 
     /// The certificate of the other end, which was verified, and behind it those that it sent with it, in DER (X.509, RFC 5280).
-    /// None without TLS, and of a client that was not asked for one.
+    /// None without TLS, and of a client that was not asked for one. All together they are at most 64 KiB.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
     }

@@ -1,4 +1,4 @@
-//! Stream length-prefixed messages over TCP and Unix sockets, as [`futures::Stream`] and [`futures::Sink`].
+//! Stream length-prefixed messages over TCP, TLS and Unix sockets, as [`futures::Stream`] and [`futures::Sink`].
 //!
 //! A fixed, configurable header says how long each message is. A program sends and receives whole messages, Protocol
 //! Buffers or any other bytes, and never sees a header, a partial read, a reconnect or a socket map. It is the successor
@@ -52,7 +52,7 @@
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
 //! | name an end of a connection, and know who is there | [`Address`], [`Endpoint`], [`Peer`], [`Identity`] |
 //! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
-//! | set a limit, or choose a runtime | [`Config`] |
+//! | set a limit, choose a runtime, have TLS | [`Config`] |
 //!
 //! Inside, each folder is a layer, and each file says in its first line what it is for. Two straight lines, in and out; nothing
 //! flows back up. Each runtime is named in one file, flume in one other, and the wire is pure code.
@@ -96,6 +96,27 @@
 //! - A process that ends with something unread resets its connections, and what the kernel had not delivered yet is lost. So
 //!   before that, close, and read to the end: the peer closes when it has read everything. [`Manager::close`] and
 //!   [`Manager::shutdown`] do, and after the `close` of a [`Connection`] it is the program that reads.
+//!
+//! # Transports
+//!
+//! A listener, a [`Connection`] and a [`Manager`] have the same interface, limits and errors on each:
+//!
+//! - **TCP**, for an address like `host:5031`. Keepalive and `TCP_USER_TIMEOUT` are set: see [`Config::keepalive`].
+//! - **Unix sockets**, for an [`Address`] like `unix:/run/app.sock`. The kernel says whose process is at the other end:
+//!   [`Identity::credentials`]. Not on Windows.
+//! - **TLS** 1.3 inside either, by `Config::tls` with the feature `tls-ring` or `tls-aws-lc-rs`: never plaintext, where it is set.
+//!   Who has shown a certificate is in [`Identity::certificates`], and whoever could not be agreed with in
+//!   `Event::HandshakeFailed` or `Error::Tls`.
+//! - Anything else that reads and writes bytes, with [`Reader`] and [`Writer`].
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `async-std` (default), `smol`, `tokio` | a runtime each, for [`Config::runtime`]; `tokio` adds nothing on Windows |
+//! | `tls-ring`, `tls-aws-lc-rs` | `Config::tls`, with the cryptography of ring or AWS-LC; ring where both are on |
+//! | `tls` | the same without cryptography, for a library that leaves the choice to the program |
+//! | `sim` | a network and a clock in memory, for tests: `Sim` |
 //!
 //! # Runtime
 //!

@@ -26,7 +26,8 @@ pub use tls::TlsError;
 /// An error of a callback: whatever the program's own error is.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types.
+/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types. What is not PEM,
+/// and no name of a server, is an error of the methods of `Tls` themselves.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -69,7 +70,7 @@ pub enum ConfigError {
     #[cfg(feature = "tls")]
     #[error("no {what} in PEM: {problem}")]
     Pem {
-        /// What was expected.
+        /// What was expected: `certificate`, `authority` or `private key`.
         what: &'static str,
         /// What is wrong.
         problem: String,
@@ -182,7 +183,7 @@ pub enum Error {
         message: Unsent,
     },
 
-    /// There is no TLS session with whoever was dialed.
+    /// There is no TLS session with whoever was dialed. That the handshake takes too long is a [`DialTimeout`](Self::DialTimeout).
     #[cfg(feature = "tls")]
     #[error("no TLS session with {address}")]
     Tls {
@@ -210,7 +211,8 @@ pub enum Error {
         looks_like: Option<LooksLike>,
     },
 
-    /// Reading from the peer failed.
+    /// Reading from the peer failed. Over TLS, where the peer refused the session afterwards, or broke its rules, there is a
+    /// `TlsError` inside: `error.get_ref()`, which can be downcast.
     #[error("cannot read")]
     Read(#[source] io::Error),
 

@@ -41,6 +41,8 @@ const MAX_HANDSHAKES: usize = 1024;
 /// # Ok(()) }
 /// ```
 ///
+/// Nothing here waits, or reads a file. The certificates and keys that are given are kept in memory.
+///
 /// # The handshake
 ///
 /// That of a connection that is dialed is a part of the dial: it has what is left of
@@ -137,7 +139,7 @@ impl Default for Tls {
 }
 
 impl Tls {
-    /// TLS, for neither side yet.
+    /// TLS, for neither side yet: `bind` and `dial` fail with [`ConfigError::NoTlsServer`] and [`ConfigError::NoTlsClient`].
     pub fn new() -> Self {
         Self::with(Settings { server: None, client: None, provider: None, max_handshakes: MAX_HANDSHAKES })
     }
@@ -158,7 +160,8 @@ impl Tls {
     /// For what is accepted: the certificate of this end, and behind it those that lead to an authority that the other ends
     /// know, and its private key. Both are in PEM; the key is PKCS #8, PKCS #1 or SEC1.
     ///
-    /// The error is [`ConfigError::Pem`]. That the key is not that of the certificate is an error of `bind`.
+    /// The error is [`ConfigError::Pem`]. That the key is not that of the certificate is an error of `bind`,
+    /// [`ConfigError::TlsKey`]. What was given before is replaced; [`client_auth`](Self::client_auth) stays.
     pub fn server(self, cert_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let own = KeyPair::parse(cert_pem.as_ref(), key_pem.as_ref())?;
         Ok(self.change(|settings| {
@@ -170,7 +173,11 @@ impl Tls {
         }))
     }
 
-    /// For what is accepted: takes only those whose certificate was signed by one of these authorities, in PEM.
+    /// For what is accepted: takes only those whose certificate was signed by one of these authorities, in PEM. Default: takes
+    /// everybody, and asks for none.
+    ///
+    /// Whoever has none that is valid fails the handshake: [`Event::HandshakeFailed`](crate::Event::HandshakeFailed) tells. They hear
+    /// of it when they read, since their own handshake is over by then: [`Error::Read`](crate::Error::Read).
     ///
     /// The error is [`ConfigError::Pem`], or [`ConfigError::NoTlsServer`] if this comes before [`server`](Self::server).
     pub fn client_auth(self, authorities_pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
@@ -186,7 +193,8 @@ impl Tls {
     }
 
     /// For what is dialed: whoever is dialed must have a certificate for the host that was dialed, signed by an authority that the
-    /// system trusts, or one of the [`roots`](Self::roots).
+    /// system trusts, or one of the [`roots`](Self::roots). That the system's cannot be had is an error of the dial,
+    /// [`ConfigError::Tls`].
     #[must_use]
     pub fn client(self) -> Self {
         self.change(|settings| {
@@ -202,7 +210,7 @@ impl Tls {
     }
 
     /// For what is dialed: the certificate of this end, where the other end asks for one, and its private key, both in PEM. The
-    /// error is [`ConfigError::Pem`]. That the key is not that of the certificate is an error of the dial.
+    /// error is [`ConfigError::Pem`]. That the key is not that of the certificate is an error of the dial, [`ConfigError::TlsKey`].
     pub fn identity(self, cert_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let own = KeyPair::parse(cert_pem.as_ref(), key_pem.as_ref())?;
         Ok(self.change(|settings| settings.client.get_or_insert_default().own = Some(own)))
@@ -215,7 +223,8 @@ impl Tls {
         Ok(self.change(|settings| settings.client.get_or_insert_default().name = Some(name)))
     }
 
-    /// What does the cryptography. Default: ring, where the feature `tls-ring` is on, else AWS-LC.
+    /// What does the cryptography. Default: ring, where the feature `tls-ring` is on, else AWS-LC. With neither `bind` and `dial` fail
+    /// with [`ConfigError::NoTlsProvider`]. What the process has installed as the default of rustls does not count.
     #[must_use]
     pub fn provider(self, provider: Provider) -> Self {
         self.change(|settings| settings.provider = Some(provider))
@@ -224,7 +233,8 @@ impl Tls {
     /// How many unfinished handshakes a listener has at once. Default: 1,024.
     ///
     /// Bounds those who connect and say nothing, or little; each of them costs some 20 KiB. When there are so many, the oldest gives
-    /// way to whoever comes, with an [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). 0 is an error of `bind`.
+    /// way to whoever comes, with an [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). 0 is an error of `bind`,
+    /// [`ConfigError::Zero`].
     #[must_use]
     pub fn max_handshakes(self, handshakes: usize) -> Self {
         self.change(|settings| settings.max_handshakes = handshakes)
