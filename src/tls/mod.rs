@@ -18,7 +18,7 @@ use crate::error::ConfigError;
 use crate::sync::Lock;
 
 #[cfg(all(test, feature = "tls-ring"))]
-pub(crate) use session::tests::ends;
+pub(crate) use session::ends;
 pub(crate) use session::{RECORD, Session};
 
 /// What both ends speak inside TLS, as ALPN (RFC 7301) calls it.

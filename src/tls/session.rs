@@ -8,6 +8,9 @@ use rustls::{CertificateError, Connection, PeerIncompatible};
 
 use crate::error::TlsError;
 
+#[cfg(all(test, feature = "tls-ring"))]
+pub(crate) use tests::ends;
+
 /// How much of what the program writes is in one record, at most: RFC 8446, 5.1.
 pub(crate) const RECORD: usize = 16 * 1024;
 /// How many of the first bytes are kept during a handshake, to tell what it is if it is no TLS.
@@ -197,8 +200,10 @@ fn time(time: UnixTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
-#[cfg(all(test, feature = "tls-ring"))]
-pub(crate) mod tests {
+#[cfg(test)]
+mod tests {
+    #![cfg(feature = "tls-ring")]
+
     use super::*;
     use crate::tls::Tls;
 

@@ -324,8 +324,10 @@ impl Socket for TlsSocket {
     }
 }
 
-#[cfg(all(test, feature = "tls-ring"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(feature = "tls-ring")]
+
     use std::sync::atomic::AtomicUsize;
 
     use futures::future::join;
