@@ -200,10 +200,9 @@ fn time(time: UnixTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
+#[cfg(feature = "tls-ring")]
 #[cfg(test)]
 mod tests {
-    #![cfg(feature = "tls-ring")]
-
     use super::*;
     use crate::tls::Tls;
 

@@ -324,10 +324,9 @@ impl Socket for TlsSocket {
     }
 }
 
+#[cfg(feature = "tls-ring")]
 #[cfg(test)]
 mod tests {
-    #![cfg(feature = "tls-ring")]
-
     use std::sync::atomic::AtomicUsize;
 
     use futures::future::join;
