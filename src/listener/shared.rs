@@ -168,7 +168,12 @@ impl Shared {
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.members.lock().connected.len()
+        let members = self.members.lock();
+        if !members.stopped {
+            return members.connected.len();
+        }
+        // Whoever was just coming has no socket any more.
+        members.connected.values().filter(|entry| matches!(entry.owner, Owner::Program)).count()
     }
 
     /// The peers, and their sockets, except those that the program has been given.
