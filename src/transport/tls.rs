@@ -18,6 +18,8 @@ use crate::wire::{Codec, Start};
 
 /// How many records are given to the socket at once: as much as a writer of frames gives.
 const RECORDS: usize = 4;
+/// What a record may have over what is in it, in bytes: less than this in each version of TLS.
+const OVERHEAD: usize = 64;
 /// How much of the wire one read asks for at the least, however little the program has room for: whoever waits for the end of a
 /// long frame has next to none.
 const FEW: usize = 4096;
@@ -138,11 +140,12 @@ impl Sending {
         self.sent == self.wire.len()
     }
 
-    /// Begins anew where all is sent, and told; `false` if it is not. An idle connection keeps no buffer.
+    /// Begins anew where all is sent, and told; `false` if it is not.
     fn begin_anew(&mut self) -> bool {
         let is_done = self.is_sent() && self.records.is_empty();
         if is_done {
-            (self.wire, self.sent) = (Vec::new(), 0);
+            self.wire.clear();
+            self.sent = 0;
         }
         is_done
     }
@@ -213,6 +216,8 @@ impl TlsSocket {
 
     /// Makes records of what the program writes.
     fn seal(&self, sending: &mut Sending, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        let most = bufs.iter().map(|buf| buf.len()).sum::<usize>().min(RECORDS * RECORD);
+        sending.wire.reserve(most + RECORDS * OVERHEAD);
         for _ in 0..RECORDS {
             let taken = self.session.lock().seal(bufs, sending.ahead, &mut sending.wire)?;
             if taken == 0 {
@@ -284,7 +289,10 @@ impl Socket for TlsSocket {
         self.poll_sending(cx, |sending, cx| {
             self.take_wire(sending)?;
             ready!(sending.poll_send(&*self.raw, cx))?;
-            sending.begin_anew();
+            if sending.begin_anew() {
+                // An idle connection keeps no buffer.
+                sending.wire = Vec::new();
+            }
             Poll::Ready(Ok(()))
         })
     }
