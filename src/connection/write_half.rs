@@ -281,26 +281,27 @@ impl WriteHalf {
         told
     }
 
-    /// Gives the socket up, or the attempt to open one, and holds what it did not take. `why` is what is told if it cannot be
-    /// opened again.
+    /// Gives the socket up, or the attempt to open one, and holds what it did not take. `why` is what is told of the socket if
+    /// none can be opened.
     fn lose(&mut self, reason: Reason, why: Option<Error>) {
         let retries = self.retries.get_mut();
         retries.broke(self.shared.config.runtime.now());
         self.stalled.clear();
-        match mem::replace(&mut self.state, WriteState::Closed) {
+        self.state = match mem::replace(&mut self.state, WriteState::Closed) {
             WriteState::Open(Open { writer, last }) => {
                 let output = writer.into_output();
                 // Perhaps it broke while nothing was held, though that shows only now.
                 if output.is_empty() || last == Last::Drained {
                     retries.rests();
                 }
-                self.state = WriteState::Down(output, Then::Reopen(Down::new(why)));
+                WriteState::Down(output, Then::Reopen(Down::new(why)))
             }
-            WriteState::Down(output, Then::Reopen(down)) => {
-                self.state = WriteState::Down(output, Then::Reopen(Down::new(why.or(down.why))));
+            WriteState::Down(output, Then::Reopen(mut down)) => {
+                down.stop();
+                WriteState::Down(output, Then::Reopen(down))
             }
-            other => self.state = other,
-        }
+            other => other,
+        };
         let mut socket = self.shared.socket();
         socket.stream.shut_down();
         socket.end.get_or_insert(reason);

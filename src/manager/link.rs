@@ -222,40 +222,31 @@ impl LinkTask {
     /// Opens the connection when there is something to write; `why` is how it broke. `false` when there will be nothing
     /// more.
     async fn open_again(&mut self, retries: &mut Retries, why: Arc<Error>) -> bool {
-        let mut down = Down::new(why);
+        let (link, common, mut down) = (self.link.clone(), self.common.clone(), Down::new(why));
         loop {
-            if self.link.outbox.books().held == 0 {
+            if link.outbox.books().held == 0 {
                 retries.rests();
             }
             if !poll_fn(|cx| self.poll_wanted(cx)).await {
                 return false;
             }
-            match self.redial(retries, &mut down).await {
-                // Everything has grown too old: the next message goes on.
-                Ok(None) => {}
-                Ok(Some(stream)) => {
-                    self.stream = stream.clone();
-                    self.half_closed = false;
-                    retries.opened(self.runtime().now());
-                    self.link.attempts.store(0, Ordering::Relaxed);
-                    if !self.link.outbox.resume(stream.clone()) || !self.link.socket.keep(stream) {
-                        return false;
-                    }
-                    self.link.reconnects.fetch_add(1, Ordering::Relaxed);
-                    self.common.reporter.report(ManagerEvent::Opened { address: self.address() });
-                    return true;
+            if let Some(stream) = self.redial(retries, &mut down).await {
+                self.stream = stream.clone();
+                self.half_closed = false;
+                retries.opened(self.runtime().now());
+                link.attempts.store(0, Ordering::Relaxed);
+                if !link.outbox.resume(stream.clone()) || !link.socket.keep(stream) {
+                    return false;
                 }
-                Err(why) => self.give_up(retries, why),
+                link.reconnects.fetch_add(1, Ordering::Relaxed);
+                common.reporter.report(ManagerEvent::Opened { address: self.address() });
+                return true;
             }
         }
     }
 
-    /// Dials as often as the retries allow; `None` when there is nothing to dial for any more. The error is the last one.
-    async fn redial(
-        &mut self,
-        retries: &mut Retries,
-        down: &mut Down<Arc<Error>>,
-    ) -> Result<Option<transport::Stream>, Arc<Error>> {
+    /// Dials until the connection is open; `None` when nothing is left to dial for: it has grown too old, or was given up.
+    async fn redial(&mut self, retries: &mut Retries, down: &mut Down<Arc<Error>>) -> Option<transport::Stream> {
         let (link, common) = (self.link.clone(), self.common.clone());
         loop {
             let progress = poll_fn(|cx| down.poll_progress(retries, &link.address, &common.config, cx));
@@ -274,20 +265,20 @@ impl LinkTask {
                     }
                     if link.outbox.books().held == 0 {
                         down.stop();
-                        return Ok(None);
+                        return None;
                     }
                     link.attempts.store(retries.attempts(), Ordering::Relaxed);
                     link.socket.await_dial(dial);
                 }
-                Progress::Opened(stream) => return Ok(Some(stream)),
-                Progress::Failed => {
-                    let failed = ManagerEvent::DialFailed { address: self.address(), error: down.why.clone() };
-                    common.reporter.report(failed);
+                Progress::Opened(stream) => return Some(stream),
+                Progress::Failed => common
+                    .reporter
+                    .report(ManagerEvent::DialFailed { address: self.address(), error: down.why.clone() }),
+                Progress::GaveUp if self.is_free(Duration::ZERO).await => {
+                    self.give_up(retries, down.why.clone());
+                    return None;
                 }
                 Progress::GaveUp => {
-                    if self.is_free(Duration::ZERO).await {
-                        return Err(down.why.clone());
-                    }
                     // Nothing can come back before the letters are taken that came back last.
                     retries.once_more();
                     down.wait(BETWEEN, &common.config.runtime);
