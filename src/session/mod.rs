@@ -1,0 +1,10 @@
+//! Acknowledged sessions: what survives the connections. `docs/session-protocol.md` has the wire, `model/` a model of it.
+//!
+//! Everything here is pure. It names no socket, no clock and no runtime: time is a number of milliseconds that is handed in, and
+//! so is what has to be random.
+
+mod handshake;
+mod wire;
+
+#[cfg(test)]
+mod tests;
