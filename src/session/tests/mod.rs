@@ -1,5 +1,8 @@
 //! The tests of the core, by what they are about.
 
+mod receiver;
+mod sender;
+mod table;
 mod wire;
 
 use super::handshake::{Hello, Positions, SessionId, Terms};

@@ -1,0 +1,243 @@
+//! The sending end of one direction: what was sent, what is acknowledged, and what may go now. It knows positions and bytes, not
+//! messages: whoever holds those asks it.
+
+use std::ops::Range;
+
+use super::ranges::Ranges;
+use super::wire::{Control, HEADER, Side, Violation};
+
+/// So many pieces of what was refused and not yet acknowledged may there be. A receiver keeps 1,024, and those that it has
+/// written can lie between those that it has still to write.
+const MAX_REFUSED: usize = 2048;
+
+/// A message is *unsent* until it was handed whole to a connection; then it has a position, and *is sent* until it is
+/// acknowledged, refused or in doubt.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    side: Side,
+    /// The lowest position that is still held.
+    acked: u64,
+    /// One past the highest that was ever handed whole to any connection.
+    sent: u64,
+    /// The next one to hand to this connection: up to `sent` it is a repetition.
+    cursor: u64,
+    /// Bytes of frames that were handed over and not acknowledged, of all connections.
+    in_flight: u64,
+    /// What the peer accepts of those. 0: no messages at all.
+    window: u32,
+    wire: Wire,
+    /// What is refused but not acknowledged: it has its end already.
+    refused: Ranges,
+    /// The peer still keeps refusals that are acknowledged, and is to be told.
+    confirms: bool,
+    /// The program sends no more.
+    closing: bool,
+    /// The peer takes no more.
+    draining: bool,
+    /// This connection has CLOSE.
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    Down,
+    /// There is a connection, and whoever holds the messages has not counted yet what is in flight.
+    Rewinding,
+    Up,
+}
+
+impl Sender {
+    /// Of a new session, without a connection.
+    pub(crate) fn new(side: Side) -> Self {
+        Self {
+            side,
+            acked: 0,
+            sent: 0,
+            cursor: 0,
+            in_flight: 0,
+            window: 0,
+            wire: Wire::Down,
+            refused: Ranges::default(),
+            confirms: false,
+            closing: false,
+            draining: false,
+            closed: false,
+        }
+    }
+
+    /// What is left of one that is over: all is acknowledged.
+    pub(crate) fn tombstone(side: Side, sent: u64) -> Self {
+        Self { acked: sent, sent, cursor: sent, closing: true, ..Self::new(side) }
+    }
+
+    pub(crate) fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Those below were sent. The others are nobody's yet: they may expire, move to another session, or come back as never sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// A connection stands, and the peer's handshake says what it has. Those below the new [`acked`](Self::acked) are over; next
+    /// goes its `received`, once [`rewound`](Self::rewound) has told what is in flight.
+    ///
+    /// A dialer says HELLO before it has seen how far the listener's `acked` came: its `taken` may stop at a refusal that is
+    /// confirmed already, and so be lower. A listener cannot be told less than it knows, and knows better.
+    pub(crate) fn resume(&mut self, taken: u64, received: u64, window: u32) -> Result<(), Violation> {
+        let known = match self.side {
+            Side::Dialer => taken,
+            Side::Listener if taken <= received => taken.max(self.acked),
+            Side::Listener => return Err(Violation::Position),
+        };
+        if !(self.acked <= known && known <= received && received <= self.sent) {
+            return Err(Violation::Position);
+        }
+        self.confirms = false; // The handshake has told.
+        self.advance(known);
+        self.cursor = received;
+        self.window = window;
+        self.closed = false;
+        self.wire = Wire::Rewinding;
+        Ok(())
+    }
+
+    /// The bytes of the frames from `acked` to what the peer has received: they were handed over by an earlier connection, and
+    /// count in the window of this one.
+    pub(crate) fn rewound(&mut self, in_flight: u64) {
+        self.in_flight = in_flight;
+        if self.wire == Wire::Rewinding {
+            self.wire = Wire::Up;
+        }
+    }
+
+    /// The connection is gone.
+    pub(crate) fn broke(&mut self) {
+        self.wire = Wire::Down;
+        self.closed = false;
+        self.confirms = false;
+    }
+
+    /// Whether frames of so many bytes in all, headers included, may follow. One that is larger than the window goes alone.
+    #[inline]
+    pub(crate) fn may_send(&self, bytes: u64) -> bool {
+        let open = self.wire == Wire::Up && self.window > 0 && !self.closed;
+        let wanted = self.cursor < self.sent || !self.draining;
+        open && wanted && (self.in_flight == 0 || bytes <= self.room())
+    }
+
+    /// How many bytes fit beside what is in flight.
+    #[inline]
+    pub(crate) fn room(&self) -> u64 {
+        u64::from(self.window).saturating_sub(self.in_flight)
+    }
+
+    /// So many frames go to this connection again. When the peer drains the session, no others do.
+    pub(crate) fn repetitions(&self) -> u64 {
+        self.sent - self.cursor
+    }
+
+    /// So many frames were handed whole to the connection, of so many bytes in all, headers included.
+    #[inline]
+    pub(crate) fn handed(&mut self, frames: u64, bytes: u64) {
+        debug_assert!(self.wire == Wire::Up && !self.closed && bytes >= frames * HEADER as u64);
+        self.cursor += frames;
+        self.sent = self.sent.max(self.cursor);
+        self.in_flight += bytes;
+    }
+
+    /// The peer has taken all below. How many more than before that is: whoever holds them lets go, and tells how many
+    /// [bytes](Self::freed) that were.
+    #[inline]
+    pub(crate) fn ack(&mut self, taken: u64) -> Result<u64, Violation> {
+        if taken < self.acked || taken > self.cursor || self.wire == Wire::Down {
+            return Err(Violation::Position);
+        }
+        let more = taken - self.acked;
+        self.advance(taken);
+        Ok(more)
+    }
+
+    /// So many bytes of acknowledged frames were let go. They may be fewer than were acknowledged, and the rest follow.
+    #[inline]
+    pub(crate) fn freed(&mut self, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+    }
+
+    #[inline]
+    fn advance(&mut self, taken: u64) {
+        self.acked = taken;
+        // Exact where it matters most: nothing in flight lets any frame go.
+        if self.acked == self.cursor {
+            self.in_flight = 0;
+        }
+        if !self.refused.is_empty() {
+            self.confirms |= self.refused.trim(taken);
+        }
+    }
+
+    /// The peer's program has not taken these. Those that it had not said before go to `each`, in order: that is their end, and
+    /// nothing else is told of them. They are held, as bytes, until an ACK passes them.
+    pub(crate) fn refuse(&mut self, first: u64, count: u32, each: impl FnMut(Range<u64>)) -> Result<(), Violation> {
+        let end = first.checked_add(count.into()).ok_or(Violation::Position)?;
+        let inside = count > 0 && first >= self.acked && end <= self.cursor && self.wire != Wire::Down;
+        if !inside || self.refused.len() >= MAX_REFUSED {
+            return Err(Violation::Position);
+        }
+        self.refused.insert(first..end, each);
+        Ok(())
+    }
+
+    /// The program sends no more: when all is sent, [`close`](Self::close) has what to say.
+    pub(crate) fn finish(&mut self) {
+        self.closing = true;
+    }
+
+    /// GOAWAY: no new messages in this session. A second one says nothing more.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// CLOSE, once on each connection: when all that was sent is sent on this one, and either the peer drains, or the program has
+    /// finished and nothing is unsent.
+    pub(crate) fn close(&mut self, unsent: bool) -> Option<Control> {
+        let complete = self.wire == Wire::Up && !self.closed && self.cursor == self.sent;
+        if !complete || !(self.draining || (self.closing && !unsent)) {
+            return None;
+        }
+        self.closed = true;
+        Some(Control::Close(self.sent))
+    }
+
+    /// CLOSE is said, and all is acknowledged: this direction is over, and nothing of it in doubt.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed && self.acked == self.sent
+    }
+
+    /// HEARTBEAT, where the peer waits for one: an ACK has passed what it had refused, and it may forget that.
+    pub(crate) fn confirm(&mut self) -> Option<Control> {
+        (self.confirms && self.wire == Wire::Up).then(|| self.heartbeat())
+    }
+
+    /// HEARTBEAT, as a sign of life.
+    pub(crate) fn heartbeat(&mut self) -> Control {
+        self.confirms = false;
+        Control::Heartbeat { sent: self.cursor, acked: self.acked }
+    }
+
+    /// This direction can go on only when an ACK comes: whatever else waits, the socket is to be read. `next` is the frame that
+    /// would be sent, header included; `None` where there is none.
+    pub(crate) fn waits_for_acks(&self, next: Option<u64>) -> bool {
+        self.acked < self.sent && next.is_none_or(|bytes| !self.may_send(bytes))
+    }
+
+    /// The session is over, and the peer's memory of it gone: these are in doubt, whichever connection carried them. All above
+    /// [`sent`](Self::sent) was never sent.
+    pub(crate) fn in_doubt(&self) -> impl Iterator<Item = Range<u64>> {
+        self.refused.gaps(self.acked..self.sent)
+    }
+}
