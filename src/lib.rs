@@ -143,6 +143,7 @@ pub mod wire;
 // The core of acknowledged sessions. Nothing uses it yet: until something does, it is built for its tests and for the fuzzer
 // alone, and a release has none of it.
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 mod session;
 
 mod runtime;
@@ -199,6 +200,21 @@ pub use sim::{Fault, Side, Sim, SimLink, Spawned};
 #[cfg(feature = "tls")]
 pub use tls::{Provider, Tls};
 pub use wire::{FixedFormat, WireFormat};
+
+/// For the targets in `fuzz/` alone, which are another crate.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz {
+    /// Any bytes as what the ends of a session say.
+    pub fn session_wire(input: &[u8]) {
+        super::session::fuzz::wire(input);
+    }
+
+    /// Two ends of a session, and what happens to them.
+    pub fn session_ops(input: &[u8]) {
+        super::session::fuzz::ops(input);
+    }
+}
 
 /// The programs of the README are tests.
 #[doc = include_str!("../README.md")]

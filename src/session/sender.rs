@@ -118,12 +118,19 @@ impl Sender {
         self.confirms = false;
     }
 
-    /// Whether frames of so many bytes in all, headers included, may follow. One that is larger than the window goes alone.
+    /// Whether a frame of so many bytes, header included, may go.
     #[inline]
-    pub(crate) fn may_send(&self, bytes: u64) -> bool {
+    pub(crate) fn may_send(&self, next: u64) -> bool {
+        self.may_follow(0, 0, next)
+    }
+
+    /// The same, behind so many frames, of so many bytes, that are about to. One that is larger than the window goes alone.
+    #[inline]
+    pub(crate) fn may_follow(&self, frames: u64, bytes: u64, next: u64) -> bool {
         let open = self.wire == Wire::Up && self.window > 0 && !self.closed;
-        let wanted = self.cursor < self.sent || !self.draining;
-        open && wanted && (self.in_flight == 0 || bytes <= self.room())
+        let wanted = frames < self.repetitions() || !self.draining;
+        let before = self.in_flight + bytes;
+        open && wanted && (before == 0 || before + next <= self.window.into())
     }
 
     /// How many bytes fit beside what is in flight.

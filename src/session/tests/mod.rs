@@ -3,6 +3,7 @@
 mod receiver;
 mod sender;
 mod table;
+mod trial;
 mod wire;
 
 use super::handshake::{Hello, Positions, SessionId, Terms};
