@@ -110,7 +110,7 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
     }
 
     /// Judges a HELLO. Asking for a session that is not there, that is over, or that is somebody else's is the same.
-    pub(crate) fn hello(&mut self, key: &Key<I>, hello: &Hello) -> Verdict<'_, I, T> {
+    pub(crate) fn hello(&mut self, key: &Key<I>, hello: &Hello, now: u64) -> Verdict<'_, I, T> {
         let Some(entry) = self.sessions.get(key) else {
             return if hello.resume { Verdict::Refuse(Status::Unknown) } else { self.make_room() };
         };
@@ -126,7 +126,8 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
             return Verdict::Fence { session, epoch };
         };
         // A dialer that asks for a new session has not seen a WELCOME of this one, and so has sent nothing.
-        if !hello.resume && detached.received > 0 {
+        let not_its = !hello.resume && detached.received > 0;
+        if not_its || detached.end <= now {
             return Verdict::Refuse(Status::Unknown);
         }
         self.forget(detached);

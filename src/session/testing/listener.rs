@@ -26,7 +26,7 @@ impl World {
         let id = SessionId::new([self.strangers.max(1); 16]).expect("not 0");
         let key = Key { identity: 1, id };
         let hello = Hello { resume: false, id, epoch: 1, terms: TERMS, positions: Positions::default() };
-        if let Verdict::New { evicted } = self.table.hello(&key, &hello) {
+        if let Verdict::New { evicted } = self.table.hello(&key, &hello, self.now) {
             self.table.insert(key, 1, self.ttl, None);
             assert!(self.table.detach(&key, 1, self.now, 0, 0));
             evicted.into_iter().for_each(|evicted| self.listener_loses(evicted));
@@ -106,7 +106,7 @@ impl World {
             positions: Positions::default(),
         };
         loop {
-            let (status, session) = match self.table.hello(&key, hello) {
+            let (status, session) = match self.table.hello(&key, hello, self.now) {
                 Verdict::Refuse(status) => {
                     self.links[at].seat = Seat::Gone;
                     return Welcome { status, ..refused };

@@ -156,6 +156,8 @@ impl Peer {
             pipe.extend((frame - HEADER as u32).to_be_bytes());
             pipe.extend((*id as u32).to_be_bytes());
             pipe.extend((0..*frame as usize - HEADER - 4).map(|_| 0x55));
+            let anew = mine.sent[*id].is_none();
+            assert!(!(anew && self.end.sender.is_draining()), "R15: {id} is new, and the peer drains");
             mine.hand(*id, self.session, self.end.sender.acked() + first as u64 + n);
             n += 1;
             bytes += u64::from(*frame);

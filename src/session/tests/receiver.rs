@@ -101,7 +101,7 @@ fn an_ack_is_due_at_once_for_a_quarter_of_the_window_and_else_a_millisecond_afte
     assert_eq!((receiver.due(), receiver.next(60)), (None, None), "there is nobody to tell");
 }
 
-/// R7 and R8.
+/// R7 and R8; 26 to 28 of the hostile bytes.
 #[test]
 fn a_handshake_with_positions_that_cannot_be_ends_the_session() {
     for (acked, sent) in [(0, 9), (3, 10), (u64::MAX, u64::MAX)] {
@@ -123,7 +123,7 @@ fn a_reader_that_goes_on_after_the_break_brings_nothing() {
     assert_eq!(receiver.received(), 3);
 }
 
-/// R10; 41 and 42 of the hostile bytes.
+/// R10; 41, 42 and 51 of the hostile bytes.
 #[test]
 fn a_heartbeat_that_cannot_be_is_a_violation() {
     let mut receiver = with(3);
@@ -134,6 +134,11 @@ fn a_heartbeat_that_cannot_be_is_a_violation() {
     receiver.next(0).unwrap();
     assert_eq!(receiver.heartbeat(3, 1), Ok(()));
     assert_eq!(receiver.heartbeat(3, 2), Err(Violation::Position));
+    // 51: however many come, there is nothing to say.
+    for _ in 0..100_000 {
+        receiver.heartbeat(3, 1).unwrap();
+    }
+    assert_eq!((receiver.due(), receiver.next(0)), (None, None));
 }
 
 /// R10; 43 to 45 of the hostile bytes.
@@ -161,6 +166,21 @@ fn a_refusal_is_written_before_the_ack_that_passes_it() {
     settle(&mut receiver, 4, Taken);
     let dropped = Control::Refuse { first: 3, count: 1, why: Why::Dropped };
     assert_eq!(all(&mut receiver), [refusal(1, 2), dropped, Control::Ack(5)]);
+}
+
+/// R11: what is refused behind a refusal that is written already is one more.
+#[test]
+fn each_refusal_is_written() {
+    let mut receiver = with(4);
+    settle(&mut receiver, 0, Refused);
+    assert_eq!(all(&mut receiver), [refusal(0, 1), Control::Ack(1)]);
+    settle(&mut receiver, 1, Refused);
+    settle(&mut receiver, 2, Refused);
+    assert_eq!(all(&mut receiver), [refusal(1, 2), Control::Ack(3)]);
+    receiver.broke();
+    receiver.resume(0, 4).unwrap();
+    settle(&mut receiver, 3, Refused);
+    assert_eq!(all(&mut receiver), [refusal(0, 1), refusal(1, 3), Control::Ack(4)]);
 }
 
 /// R11: it may have been lost with the connection.

@@ -107,7 +107,7 @@ fn what_the_peer_has_is_not_sent_again() {
     assert_eq!(sender.heartbeat(), Control::Heartbeat { sent: 6, acked: 2 });
 }
 
-/// R8.
+/// R8; 61 and 62 of the hostile bytes.
 #[test]
 fn a_handshake_with_positions_that_cannot_be_ends_the_session() {
     for (taken, received) in [(4, 9), (6, 5), (6, 11), (11, 11), (u64::MAX, u64::MAX), (5, u64::MAX)] {
@@ -275,7 +275,7 @@ fn closing_waits_for_the_acks() {
     assert!(!sender.is_over(), "the peer has to be told again");
 }
 
-/// R15.
+/// R15; 66 of the hostile bytes.
 #[test]
 fn a_drained_session_keeps_what_was_sent_and_takes_nothing_new() {
     let mut sender = dialer();

@@ -31,7 +31,7 @@ fn table(sessions: u8) -> Table {
 
 fn add(table: &mut Table, id: u8) {
     let key = key(0, id);
-    assert!(matches!(table.hello(&key, &new(&key)), Verdict::New { .. }));
+    assert!(matches!(table.hello(&key, &new(&key), 0), Verdict::New { .. }));
     table.insert(key, 1, 1000, "it");
 }
 
@@ -43,7 +43,7 @@ fn ends(table: &mut Table, now: u64) -> Vec<Key<u32>> {
 #[test]
 fn a_session_that_is_not_there_cannot_be_resumed() {
     let mut table = table(0);
-    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2)), Verdict::Refuse(Status::Unknown));
+    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2), 0), Verdict::Refuse(Status::Unknown));
     assert_eq!(table.len(), 0);
 }
 
@@ -52,8 +52,8 @@ fn a_session_that_is_not_there_cannot_be_resumed() {
 fn the_session_of_another_identity_is_unknown() {
     let mut table = table(1);
     assert!(table.detach(&key(0, 1), 1, 0, 5, 0));
-    assert_eq!(table.hello(&key(7, 1), &resume(&key(7, 1), 2)), Verdict::Refuse(Status::Unknown));
-    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2)), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key(7, 1), &resume(&key(7, 1), 2), 0), Verdict::Refuse(Status::Unknown));
+    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2), 0), Verdict::Resume(&mut "it"));
 }
 
 /// R5: the old connection is fenced, and until it is detached nobody gets the session.
@@ -62,11 +62,11 @@ fn a_newer_connection_fences_the_older_before_it_gets_the_session() {
     let mut table = table(1);
     let key = key(0, 1);
     for _ in 0..2 {
-        assert_eq!(table.hello(&key, &resume(&key, 3)), Verdict::Fence { session: Some(&mut "it"), epoch: 1 });
+        assert_eq!(table.hello(&key, &resume(&key, 3), 0), Verdict::Fence { session: Some(&mut "it"), epoch: 1 });
     }
     assert!(!table.detach(&key, 3, 0, 0, 0), "it has not got it");
     assert!(table.detach(&key, 1, 0, 5, 0));
-    assert_eq!(table.hello(&key, &resume(&key, 3)), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key, &resume(&key, 3), 0), Verdict::Resume(&mut "it"));
     assert!(!table.detach(&key, 1, 0, 9, 0), "the old one has lost it already");
     assert_eq!(table.detached(), 0);
 }
@@ -77,12 +77,12 @@ fn an_epoch_that_is_not_newer_is_fenced_and_the_session_goes_on() {
     let mut table = table(1);
     let key = key(0, 1);
     assert!(table.detach(&key, 1, 0, 5, 0));
-    assert_eq!(table.hello(&key, &resume(&key, 5)), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key, &resume(&key, 5), 0), Verdict::Resume(&mut "it"));
     for epoch in [1, 4, 5] {
-        assert_eq!(table.hello(&key, &resume(&key, epoch)), Verdict::Refuse(Status::Fenced), "{epoch}");
+        assert_eq!(table.hello(&key, &resume(&key, epoch), 0), Verdict::Refuse(Status::Fenced), "{epoch}");
     }
     assert!(table.detach(&key, 5, 0, 5, 0), "it is attached as it was");
-    assert_eq!(table.hello(&key, &resume(&key, 5)), Verdict::Refuse(Status::Fenced), "nor without a connection");
+    assert_eq!(table.hello(&key, &resume(&key, 5), 0), Verdict::Refuse(Status::Fenced), "nor without a connection");
     assert_eq!((next_epoch(5), next_epoch(u32::MAX)), (Some(6), None));
 }
 
@@ -92,9 +92,9 @@ fn a_new_session_that_is_there_is_resumed_if_nothing_came_in_it() {
     let mut table = table(2);
     let again = |id, epoch| Hello { epoch, ..new(&key(0, id)) };
     assert!(table.detach(&key(0, 1), 1, 0, 0, 0) && table.detach(&key(0, 2), 1, 0, 1, 0));
-    assert_eq!(table.hello(&key(0, 1), &again(1, 2)), Verdict::Resume(&mut "it"));
-    assert_eq!(table.hello(&key(0, 2), &again(2, 2)), Verdict::Refuse(Status::Unknown));
-    assert_eq!(table.hello(&key(0, 2), &resume(&key(0, 2), 2)), Verdict::Resume(&mut "it"), "as it was");
+    assert_eq!(table.hello(&key(0, 1), &again(1, 2), 0), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key(0, 2), &again(2, 2), 0), Verdict::Refuse(Status::Unknown));
+    assert_eq!(table.hello(&key(0, 2), &resume(&key(0, 2), 2), 0), Verdict::Resume(&mut "it"), "as it was");
 }
 
 /// R14: the peer whose last connection broke before it saw the last ACK finds its positions.
@@ -105,12 +105,12 @@ fn what_is_over_but_was_not_ended_with_fin_is_remembered() {
     let positions = Positions { acked: 4, sent: 4, received: 9, taken: 9 };
     assert_eq!(table.bury(&key, 2, 0, positions), None, "another connection's");
     assert_eq!(table.bury(&key, 1, 0, positions), Some("it"));
-    assert_eq!(table.hello(&key, &resume(&key, 2)), Verdict::Tombstone(positions));
+    assert_eq!(table.hello(&key, &resume(&key, 2), 0), Verdict::Tombstone(positions));
     let mut end = End::tombstone(&positions);
     let theirs = Positions { acked: 7, sent: 9, received: 4, taken: 4 };
     assert_eq!(end.resume(&theirs, &hello().terms), Ok(()));
     assert_eq!(end.positions(), positions);
-    assert_eq!(table.hello(&key, &resume(&key, 3)), Verdict::Fence { session: None, epoch: 2 });
+    assert_eq!(table.hello(&key, &resume(&key, 3), 0), Verdict::Fence { session: None, epoch: 2 });
     assert!(table.detach(&key, 2, 10, 9, 0));
     assert_eq!((table.next_end(), table.len()), (Some(1010), 1));
     assert_eq!(ends(&mut table, 1010), [key]);
@@ -124,10 +124,12 @@ fn a_session_expires_its_ttl_after_the_last_break() {
     assert!(table.detach(&key(0, 2), 1, 50, 5, 0) && table.detach(&key(0, 1), 1, 100, 5, 7));
     assert_eq!(table.next_end(), Some(1050));
     assert_eq!(ends(&mut table, 1049), []);
-    assert!(matches!(table.hello(&key(0, 2), &resume(&key(0, 2), 2)), Verdict::Resume(_)));
+    let late = table.hello(&key(0, 2), &resume(&key(0, 2), 2), 1050);
+    assert_eq!(late, Verdict::Refuse(Status::Unknown), "though nobody has taken it out yet");
+    assert!(matches!(table.hello(&key(0, 2), &resume(&key(0, 2), 2), 1049), Verdict::Resume(_)));
     assert!(table.detach(&key(0, 2), 2, 900, 5, 0));
     assert_eq!(ends(&mut table, 1500), [key(0, 1)]);
-    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2)), Verdict::Refuse(Status::Unknown));
+    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2), 0), Verdict::Refuse(Status::Unknown));
     assert_eq!(table.next_end(), Some(1900));
     assert!(table.detach(&key(0, 1), 2, 0, 0, 0).eq(&false), "it is gone");
 }
@@ -137,15 +139,15 @@ fn a_session_expires_its_ttl_after_the_last_break() {
 fn a_newcomer_costs_no_session_that_has_anything() {
     let mut table = table(3);
     let next = key(0, 9);
-    assert_eq!(table.hello(&next, &new(&next)), Verdict::Refuse(Status::Busy), "all have connections");
+    assert_eq!(table.hello(&next, &new(&next), 0), Verdict::Refuse(Status::Busy), "all have connections");
     assert!(table.detach(&key(0, 1), 1, 0, 1, 0) && table.detach(&key(0, 2), 1, 0, 0, 1));
-    assert_eq!(table.hello(&next, &new(&next)), Verdict::Refuse(Status::Busy), "one received, one holds");
+    assert_eq!(table.hello(&next, &new(&next), 0), Verdict::Refuse(Status::Busy), "one received, one holds");
     assert!(table.detach(&key(0, 3), 1, 0, 0, 0));
-    let Verdict::New { evicted: Some(evicted) } = table.hello(&next, &new(&next)) else { panic!("no room") };
+    let Verdict::New { evicted: Some(evicted) } = table.hello(&next, &new(&next), 0) else { panic!("no room") };
     assert_eq!(evicted, (key(0, 3), Some("it")));
     table.insert(next, 1, 1000, "next");
     assert_eq!(table.len(), 3);
-    assert_eq!(table.hello(&key(0, 2), &resume(&key(0, 2), 2)), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key(0, 2), &resume(&key(0, 2), 2), 0), Verdict::Resume(&mut "it"));
 }
 
 #[test]
@@ -156,7 +158,7 @@ fn the_oldest_tombstone_goes_first_and_then_the_oldest_blank() {
     let mut evicted = Vec::new();
     for id in 4..7 {
         let key = key(0, id);
-        let Verdict::New { evicted: Some((gone, _)) } = table.hello(&key, &new(&key)) else { panic!("no room") };
+        let Verdict::New { evicted: Some((gone, _)) } = table.hello(&key, &new(&key), 0) else { panic!("no room") };
         table.insert(key, 1, 1000, "new");
         evicted.push(gone);
     }
@@ -181,7 +183,7 @@ fn the_longest_without_a_connection_goes_when_all_hold_too_much() {
     table.hold(&key(0, 1), 80);
     assert_eq!(table.evict(), Some((key(0, 2), Some("it"))));
     assert_eq!(table.evict(), None);
-    assert!(matches!(table.hello(&key(0, 1), &resume(&key(0, 1), 2)), Verdict::Resume(_)));
+    assert!(matches!(table.hello(&key(0, 1), &resume(&key(0, 1), 2), 0), Verdict::Resume(_)));
     table.hold(&key(0, 1), 1000);
     assert_eq!(table.evict(), None, "it has a connection");
 }
@@ -191,8 +193,8 @@ fn a_listener_that_closes_lets_come_back_and_nobody_new() {
     let mut table = table(1);
     table.close();
     assert!(table.detach(&key(0, 1), 1, 0, 9, 0));
-    assert_eq!(table.hello(&key(0, 2), &new(&key(0, 2))), Verdict::Refuse(Status::Busy));
-    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2)), Verdict::Resume(&mut "it"));
+    assert_eq!(table.hello(&key(0, 2), &new(&key(0, 2)), 0), Verdict::Refuse(Status::Busy));
+    assert_eq!(table.hello(&key(0, 1), &resume(&key(0, 1), 2), 0), Verdict::Resume(&mut "it"));
     assert_eq!(table.remove(&key(0, 1)), Some("it"));
 }
 

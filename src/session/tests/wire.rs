@@ -17,14 +17,29 @@ fn welcome() -> Welcome {
     Welcome { status: Status::New, id, epoch, terms, incarnation: 0xdeca_de01, positions }
 }
 
+const DOCUMENTATION: &str = include_str!("../../../docs/session-protocol.md");
+
+/// The bytes that the documentation has below this line, or behind it.
+fn documented(title: &str) -> Vec<u8> {
+    let (_, rest) = DOCUMENTATION.split_once(&format!("\n{title}")).unwrap_or_else(|| panic!("no {title}"));
+    let (end, _) = rest.match_indices("\n").find(|(at, _)| *at > 0 && !rest[at + 1..].starts_with(is_hex)).unwrap();
+    hex(&rest[..end])
+}
+
+fn is_hex(c: char) -> bool {
+    c.is_ascii_hexdigit()
+}
+
 #[test]
 fn the_handshakes_are_those_of_the_documentation() {
     let new = hex(&format!("{M} 01 00 00 00 {I} 00 00 00 01 {REST} 00 00 00 00 {Z8} {Z8} {Z8} {Z8}"));
     assert_eq!(hello().encode(), new[..]);
+    assert_eq!(documented("HELLO, new"), new);
     assert_eq!(Hello::parse(&new), Ok(Some(hello())));
 
     let answer = hex(&format!("{M} 01 00 00 00 {I} 00 00 00 01 {REST} de ca de 01 {Z8} {Z8} {Z8} {Z8}"));
     assert_eq!(welcome().encode(), answer[..]);
+    assert_eq!(documented("WELCOME, NEW"), answer);
     assert_eq!(Answer::parse(&answer, &hello()), Ok(Some(Answer::Welcome(welcome()))));
 
     let positions = Positions { acked: 1000, sent: 1600, received: 40, taken: 38 };
@@ -32,6 +47,7 @@ fn the_handshakes_are_those_of_the_documentation() {
     let numbers = "00000000000003e8 0000000000000640 0000000000000028 0000000000000026";
     let bytes = hex(&format!("{M} 01 01 00 00 {I} 00 00 00 02 {REST} 00 00 00 00 {numbers}"));
     assert_eq!(again.encode(), bytes[..]);
+    assert_eq!(documented("HELLO, RESUME: I hold from 1000, have sent 1600, received 40, taken 38"), bytes);
     assert_eq!(Hello::parse(&bytes), Ok(Some(again)));
 
     let positions = Positions { acked: 38, sent: 45, received: 1450, taken: 1200 };
@@ -39,27 +55,29 @@ fn the_handshakes_are_those_of_the_documentation() {
     let numbers = "0000000000000026 000000000000002d 00000000000005aa 00000000000004b0";
     let bytes = hex(&format!("{M} 01 01 00 00 {I} 00 00 00 02 {REST} de ca de 01 {numbers}"));
     assert_eq!(resumed.encode(), bytes[..]);
+    assert_eq!(documented("WELCOME, RESUMED: I hold from 38, have sent 45, received 1450, taken 1200"), bytes);
     assert_eq!(Answer::parse(&bytes, &again), Ok(Some(Answer::Welcome(resumed))));
 }
 
 #[test]
 fn the_controls_are_those_of_the_documentation() {
-    for (bytes, control) in [
-        ("80 00 00 09 01 00 00 00 00 00 00 04 b0", Control::Ack(1200)),
+    let refuse = Control::Refuse { first: 1201, count: 1, why: Why::Refused };
+    for (title, bytes, control) in [
+        ("ACK 1200", "80 00 00 09 01 00 00 00 00 00 00 04 b0", Control::Ack(1200)),
+        ("REFUSE 1201, one, refused", "80 00 00 0e 02 00 00 00 00 00 00 04 b1 00 00 00 01 00", refuse),
         (
-            "80 00 00 0e 02 00 00 00 00 00 00 04 b1 00 00 00 01 00",
-            Control::Refuse { first: 1201, count: 1, why: Why::Refused },
-        ),
-        (
+            "HEARTBEAT at 1600, 1200",
             "80 00 00 11 03 00 00 00 00 00 00 06 40 00 00 00 00 00 00 04 b0",
             Control::Heartbeat { sent: 1600, acked: 1200 },
         ),
-        ("80 00 00 09 04 00 00 00 00 00 00 06 40", Control::Close(1600)),
-        ("80 00 00 07 05 00 01 00 00 00 fa", Control::Goaway { retry: 250 }),
-        ("80 00 00 03 06 00 03", Control::Error(ErrorCode::Position)),
+        ("CLOSE at 1600", "80 00 00 09 04 00 00 00 00 00 00 06 40", Control::Close(1600)),
+        ("GOAWAY, after 250 ms", "80 00 00 07 05 00 01 00 00 00 fa", Control::Goaway { retry: 250 }),
+        ("ERROR POSITION", "80 00 00 03 06 00 03", Control::Error(ErrorCode::Position)),
     ] {
         let bytes = hex(bytes);
         assert_eq!(control.encode()[..], bytes);
+        let line = DOCUMENTATION.lines().find_map(|line| line.strip_prefix(title));
+        assert_eq!(hex(line.expect(title)), bytes);
         for len in 0..bytes.len() {
             assert_eq!(Frame::parse(&bytes[..len], 4096, Side::Listener), Ok(None), "{control:?}, {len} bytes");
         }
