@@ -50,10 +50,16 @@ impl End {
         control.or_else(|| self.sender.confirm()).or_else(|| self.sender.close(unsent))
     }
 
-    /// Both directions are closed, and all of both is acknowledged. A dialer then ends the connection with FIN, and a listener
-    /// that sees it forgets the session. One that sees another end keeps its positions.
+    /// Both directions are closed, and all of both is acknowledged and confirmed. A dialer then ends the connection with FIN. A
+    /// listener whose connection ends in another way keeps no more than the positions: the dialer may have missed an ACK, but it
+    /// knows what was refused.
     pub(crate) fn is_over(&self) -> bool {
         self.sender.is_over() && self.receiver.is_over()
+    }
+
+    /// A listener sees FIN, which a dialer sends only when it has seen all: there is nothing left to remember.
+    pub(crate) fn is_over_with_fin(&self) -> bool {
+        self.sender.is_over() && self.receiver.is_told()
     }
 }
 

@@ -261,8 +261,13 @@ impl Receiver {
     }
 
     /// The sender's direction has ended, all of it is settled, and the sender was told on this connection.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_told(&self) -> bool {
         self.end == Some(self.taken) && self.told == self.taken
+    }
+
+    /// And it has confirmed what was refused: there is nothing left to tell again.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_told() && self.refused.is_empty()
     }
 
     /// The session is over.

@@ -38,7 +38,7 @@ impl World {
             match &mut link.seat {
                 Seat::Session(session) => {
                     let peer = &mut self.peers[*session];
-                    if peer.end.receiver.is_over() {
+                    if peer.end.receiver.is_told() {
                         peer.finish();
                     }
                     peer.write(&mut self.down, &mut link.down, frames, self.now);
@@ -149,7 +149,7 @@ impl World {
         match std::mem::replace(&mut link.seat, Seat::Gone) {
             Seat::Session(session) => {
                 let peer = &mut self.peers[session];
-                let over = peer.end.is_over();
+                let over = if clean { peer.end.is_over_with_fin() } else { peer.end.is_over() };
                 peer.end.broke();
                 let positions = peer.end.positions();
                 if over {
@@ -167,7 +167,7 @@ impl World {
                     }
                 }
             }
-            Seat::Tombstone(end) if clean && end.is_over() => assert_eq!(self.table.remove(&key), None),
+            Seat::Tombstone(end) if clean && end.is_over_with_fin() => assert_eq!(self.table.remove(&key), None),
             Seat::Tombstone(end) => {
                 assert!(self.table.detach(&key, epoch, self.now, end.positions().received, 0));
             }
@@ -185,13 +185,13 @@ impl World {
 
     /// The process of the listener dies, and another one takes its place.
     pub(super) fn replace_listener(&mut self) {
+        self.excused |= self.table.len() > 0;
         self.table = Sessions::new(4, if self.gentle { u64::MAX } else { 64 });
         self.listener_closing = false;
         for link in &mut self.links {
             link.seat = Seat::Gone;
         }
         for peer in self.peers.iter_mut().filter(|peer| peer.alive) {
-            self.excused = true;
             peer.inbox.clear();
             peer.lose(&mut self.down, true);
         }

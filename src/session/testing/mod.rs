@@ -313,7 +313,7 @@ impl World {
     /// Nothing more happens to either end: what is left to do is done.
     fn settle_all(&mut self) {
         for round in 0..300 {
-            if self.listener_closing && self.peers.iter().all(|peer| !peer.alive) {
+            if self.listener_closing && self.table.len() == 0 {
                 self.replace_listener();
             }
             self.round();

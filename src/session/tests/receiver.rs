@@ -311,6 +311,18 @@ fn each_message_is_settled_once_and_not_after_the_end() {
     assert_eq!((receiver.due(), receiver.next(0)), (None, None));
 }
 
+/// R14: a tombstone has positions only, and would take what was refused for taken.
+#[test]
+fn a_direction_is_not_over_while_a_refusal_is_unconfirmed() {
+    let mut receiver = with(2);
+    receiver.close(2).unwrap();
+    assert!(receiver.settle(0, 2, 20, Refused));
+    all(&mut receiver);
+    assert!(receiver.is_told() && !receiver.is_over());
+    receiver.heartbeat(2, 2).unwrap();
+    assert!(receiver.is_over());
+}
+
 /// R14.
 #[test]
 fn a_direction_is_over_when_its_last_ack_is_written() {

@@ -215,7 +215,10 @@ fn both_directions_end_a_session() {
     let said: Vec<_> = std::iter::from_fn(|| end.next(0, false)).collect();
     let refuse = Control::Refuse { first: 0, count: 1, why: Why::Refused };
     assert_eq!(said, [refuse, Control::Ack(1), Control::Heartbeat { sent: 1, acked: 1 }, Control::Close(1)]);
+    assert!(!end.is_over(), "its refusal is not confirmed");
+    assert!(end.is_over_with_fin());
+    end.receiver.heartbeat(1, 1).unwrap();
     assert!(end.is_over());
     end.broke();
-    assert!(!end.is_over());
+    assert!(!end.is_over() && !end.is_over_with_fin());
 }
