@@ -84,8 +84,9 @@ impl Positions {
 pub(crate) struct Hello {
     /// The dialer has had a WELCOME of this session.
     pub(crate) resume: bool,
+    /// Each attempt at a new session has another: one that comes late must not make a session that somebody comes back to.
     pub(crate) id: SessionId,
-    /// Counts the attempts to connect, from 1.
+    /// Counts the connections of the session, from 1.
     pub(crate) epoch: u32,
     pub(crate) terms: Terms,
     pub(crate) positions: Positions,
@@ -222,11 +223,11 @@ impl Welcome {
         Ok(Some(welcome))
     }
 
-    /// Whether it can be the answer to this HELLO. A resumed session may answer a new one: its first WELCOME was lost.
+    /// Whether it can be the answer to this HELLO.
     fn check(&self, hello: &Hello) -> Result<(), Violation> {
         let known = matches!(self.status, Status::Version(_)) || (self.id == hello.id.0 && self.epoch == hello.epoch);
-        let is_new = hello.resume && self.status == Status::New;
-        if known && !is_new { Ok(()) } else { Err(Violation::Malformed) }
+        let other = if hello.resume { Status::New } else { Status::Resumed };
+        if known && self.status != other { Ok(()) } else { Err(Violation::Malformed) }
     }
 }
 

@@ -117,6 +117,10 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
         if hello.epoch <= entry.epoch {
             return Verdict::Refuse(Status::Fenced);
         }
+        // Each attempt at a new session has an id of its own: this one would be of another holder.
+        if !hello.resume {
+            return Verdict::Refuse(Status::Unknown);
+        }
         let Some(detached) = entry.detached else {
             let epoch = entry.epoch;
             let session = match &mut self.sessions.get_mut(key).expect("it was there").what {
@@ -125,9 +129,7 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
             };
             return Verdict::Fence { session, epoch };
         };
-        // A dialer that asks for a new session has not seen a WELCOME of this one, and so has sent nothing.
-        let not_its = !hello.resume && detached.received > 0;
-        if not_its || detached.end <= now {
+        if detached.end <= now {
             return Verdict::Refuse(Status::Unknown);
         }
         self.forget(detached);

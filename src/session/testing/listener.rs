@@ -7,7 +7,7 @@ use super::super::handshake::{HANDSHAKE, Hello, Positions, SessionId, Status, We
 use super::super::table::{Evicted, Key, Sessions, Verdict};
 use super::super::wire::{Control, Side};
 use super::peer::Peer;
-use super::{Seat, TERMS, World};
+use super::{Link, Seat, TERMS, World};
 
 impl World {
     /// A session, or what was left of it, is over for want of time or room.
@@ -188,7 +188,9 @@ impl World {
         self.excused |= self.table.len() > 0;
         self.table = Sessions::new(4, if self.gentle { u64::MAX } else { 64 });
         self.listener_closing = false;
-        for link in &mut self.links {
+        // A HELLO that is still on its way reaches the new one.
+        let is_late = |link: &Link| matches!(link.seat, Seat::Waiting) && link.at_listener.is_empty();
+        for link in self.links.iter_mut().filter(|link| !is_late(link)) {
             link.seat = Seat::Gone;
         }
         for peer in self.peers.iter_mut().filter(|peer| peer.alive) {

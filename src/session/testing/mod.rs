@@ -208,6 +208,11 @@ impl World {
         if self.link.is_some() || self.over {
             return;
         }
+        // Nothing was sent in a session that has not had its WELCOME.
+        if !self.welcomed && self.epoch > 0 {
+            self.dialer.session += 1;
+            self.epoch = 0;
+        }
         self.epoch = next_epoch(self.epoch).expect("a few");
         let positions = self.dialer.end.positions();
         let hello = Hello { resume: self.welcomed, id: self.key().id, epoch: self.epoch, terms: TERMS, positions };
@@ -322,8 +327,9 @@ impl World {
             // Sessions that nobody comes back to make room.
             self.wait(if self.link.is_some() { 1 } else { self.ttl });
             self.check();
-            let held = |books: &Books| books.fates.contains(&Fate::Held);
-            if round > 5 && !held(&self.up) && !held(&self.down) && (self.over || !self.closing) {
+            let mine = |peer: &&Peer| peer.session == self.dialer.session && !peer.held.is_empty();
+            let done = !self.up.fates.contains(&Fate::Held) && !self.peers.iter().any(|peer| mine(&peer));
+            if round > 5 && done && (self.over || !self.closing) {
                 break;
             }
         }
