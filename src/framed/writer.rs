@@ -185,16 +185,32 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 }
 
 fn poll_write<W: AsyncWrite + Unpin>(io: &mut W, output: &Output, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut chunks = output.chunks();
+    let first = chunks.next().unwrap_or_default();
+    match chunks.next() {
+        // As mostly.
+        None => Pin::new(io).poll_write(cx, first),
+        Some(second) => poll_write_many(io, first, second, chunks, cx),
+    }
+}
+
+/// Several pieces. It is apart, since to make room for so many costs as much as to write one.
+#[inline(never)]
+fn poll_write_many<'a, W: AsyncWrite + Unpin>(
+    io: &mut W,
+    first: &'a [u8],
+    second: &'a [u8],
+    others: impl Iterator<Item = &'a [u8]>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-    let mut used = 0;
-    for (slice, chunk) in slices.iter_mut().zip(output.chunks()) {
+    (slices[0], slices[1]) = (IoSlice::new(first), IoSlice::new(second));
+    let mut used = 2;
+    for (slice, chunk) in slices[2..].iter_mut().zip(others) {
         *slice = IoSlice::new(chunk);
         used += 1;
     }
-    match &slices[..used] {
-        [one] => Pin::new(io).poll_write(cx, one),
-        many => Pin::new(io).poll_write_vectored(cx, many),
-    }
+    Pin::new(io).poll_write_vectored(cx, &slices[..used])
 }
 
 impl<W: AsyncWrite + Unpin> Sink<Bytes> for Writer<W> {

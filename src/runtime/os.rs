@@ -412,6 +412,7 @@ impl Source for async_io::Async<Os> {
         self.get_ref()
     }
 
+    #[inline]
     fn poll_io<T>(
         &self,
         direction: Direction,
