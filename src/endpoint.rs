@@ -1,7 +1,7 @@
 //! Where a socket is: what the system calls its address.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// One end of a socket, as the system knows it: an IP address with a port, or the path of a Unix socket.
@@ -55,7 +55,11 @@ impl Endpoint {
 impl From<SocketAddr> for Endpoint {
     /// An IPv4 address that is mapped into IPv6, as a listener of both yields it, is given as what it is.
     fn from(addr: SocketAddr) -> Self {
-        Self::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+        match addr.ip().to_canonical() {
+            IpAddr::V4(ip) => Self::Ip((ip, addr.port()).into()),
+            // With its scope, without which a link-local address is none.
+            IpAddr::V6(_) => Self::Ip(addr),
+        }
     }
 }
 
@@ -88,6 +92,23 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Ip(addr) => addr.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_what_it_is_and_keeps_its_scope() {
+        for (given, is) in [
+            ("[::ffff:10.0.0.1]:5031", "10.0.0.1:5031"),
+            ("[fe80::1%2]:5031", "[fe80::1%2]:5031"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            let given: SocketAddr = given.parse().unwrap();
+            assert_eq!(Endpoint::from(given).to_string(), is);
         }
     }
 }

@@ -326,6 +326,17 @@ fn take_over(shared: &Shared, stream: transport::Stream) -> Result<transport::St
     Err(why_closed(&stream))
 }
 
+impl WriteHalf {
+    /// Ends the direction of an open socket, to which nothing is left to write.
+    fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let WriteState::Open(open) = &mut self.state {
+            ready!(open.writer.poll_shutdown(cx))?;
+            self.shared.socket().half_closed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// What there is to say of a peer that has closed before it took what is to be written.
 fn why_closed(stream: &transport::Stream) -> Error {
     Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
@@ -363,18 +374,17 @@ impl Sink<Bytes> for WriteHalf {
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        let flushed = this.poll_drain(cx);
-        if flushed.is_pending() {
+        let closed = match this.poll_drain(cx) {
+            Poll::Ready(Ok(())) => this.poll_half_close(cx),
+            flushed => flushed,
+        };
+        if closed.is_pending() {
             let error = ready!(this.closing.poll(Limit::CloseTimeout, &this.shared.config, 0, cx));
             this.lose(Reason::Stopped, None);
             return Poll::Ready(Err(error));
         }
         this.closing.clear();
-        ready!(flushed)?;
-        if let WriteState::Open(open) = &mut this.state {
-            ready!(open.writer.poll_shutdown(cx))?;
-            this.shared.socket().half_closed = true;
-        }
+        ready!(closed)?;
         this.state = WriteState::Closed;
         Poll::Ready(Ok(()))
     }

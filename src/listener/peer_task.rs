@@ -272,12 +272,19 @@ impl PeerTask {
         if self.half_closed {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_drive(cx))?;
-        self.member.outbox.close();
-        if self.stream.poll_half_close(cx).is_pending() {
+        // One limit for both: whoever takes all replies, and then not the end, has no more time.
+        let is_closed = match self.member.outbox.poll_drive(cx)? {
+            Poll::Ready(()) => {
+                self.member.outbox.close();
+                // A peer that is gone has no use for it.
+                self.stream.poll_half_close(cx).is_ready()
+            }
+            Poll::Pending => false,
+        };
+        if !is_closed {
             return self.poll_stalled(cx).map(Err);
         }
-        // A peer that is gone has no use for it.
+        self.stalled.clear();
         self.half_closed = true;
         Poll::Ready(Ok(()))
     }

@@ -26,6 +26,12 @@ impl Wake for Forward {
 }
 
 impl Forward {
+    /// Wakes nobody until somebody waits again.
+    pub(crate) fn forget(&self) {
+        let waiting = self.0.lock().take();
+        let _ = foreign::dispose(waiting);
+    }
+
     /// Wakes `waker` from now on. Who waited before is woken, to look again.
     pub(crate) fn set(&self, waker: &Waker) {
         let replaced = {

@@ -94,6 +94,10 @@ pub(super) async fn connect<R: Reactor>(
         })
     })
     .await?;
+    // Or whoever writes first would wake it, perhaps under a lock.
+    if let Some(dialing) = socket.writing.get() {
+        dialing.forget();
+    }
     Ok(Arc::new(socket))
 }
 

@@ -80,6 +80,8 @@ pub struct Tls(Arc<Lock<State>>);
 struct State {
     settings: Settings,
     built: Built,
+    /// How often they were replaced.
+    version: u64,
 }
 
 #[derive(Clone)]
@@ -257,14 +259,18 @@ impl Tls {
             server: if has_server { Some(new.build_server()?) } else { None },
             client: if has_client { Some(new.build_client()?) } else { None },
         };
-        let old = std::mem::replace(&mut *self.0.lock(), State { settings: new, built });
+        let old = {
+            let mut state = self.0.lock();
+            let version = state.version + 1;
+            std::mem::replace(&mut *state, State { settings: new, built, version })
+        };
         // Without the lock: what the program gave to `from_rustls` may come back here when it is dropped.
         drop(old);
         Ok(())
     }
 
     fn with(settings: Settings) -> Self {
-        Self(Arc::new(Lock::new(State { settings, built: Built::default() })))
+        Self(Arc::new(Lock::new(State { settings, built: Built::default(), version: 0 })))
     }
 
     /// Others may have these settings as well.
@@ -286,6 +292,11 @@ impl Tls {
         self.server_config().map(drop)
     }
 
+    /// Whether it can dial.
+    pub(crate) fn check_client(&self) -> Result<(), ConfigError> {
+        self.client_config().map(drop)
+    }
+
     /// A session with somebody who has connected.
     pub(crate) fn accept(&self) -> Result<Session, ConfigError> {
         let tls = ServerConnection::new(self.server_config()?).map_err(broken)?;
@@ -302,19 +313,33 @@ impl Tls {
     }
 
     fn server_config(&self) -> Result<Arc<ServerConfig>, ConfigError> {
-        let State { settings, built } = &mut *self.0.lock();
-        if built.server.is_none() {
-            built.server = Some(settings.build_server()?);
-        }
-        built.server.clone().ok_or(ConfigError::NoTlsServer)
+        self.built(|built| &mut built.server, Settings::build_server)
     }
 
     fn client_config(&self) -> Result<Arc<ClientConfig>, ConfigError> {
-        let State { settings, built } = &mut *self.0.lock();
-        if built.client.is_none() {
-            built.client = Some(settings.build_client()?);
+        self.built(|built| &mut built.client, Settings::build_client)
+    }
+
+    /// One side of what was made of the settings, which is made now if nobody has asked for it. That is done without the lock:
+    /// what the system trusts is read from files, which may be logged, and the logger is the program's.
+    fn built<C>(
+        &self,
+        side: impl Fn(&mut Built) -> &mut Option<Arc<C>>,
+        build: impl FnOnce(&Settings) -> Result<Arc<C>, ConfigError>,
+    ) -> Result<Arc<C>, ConfigError> {
+        let (settings, version) = {
+            let state = &mut *self.0.lock();
+            if let Some(built) = side(&mut state.built) {
+                return Ok(built.clone());
+            }
+            (state.settings.clone(), state.version)
+        };
+        let built = build(&settings)?;
+        let state = &mut *self.0.lock();
+        if state.version == version {
+            *side(&mut state.built) = Some(built.clone());
         }
-        built.client.clone().ok_or(ConfigError::NoTlsClient)
+        Ok(built)
     }
 }
 

@@ -71,6 +71,8 @@ impl Acceptor {
 
     /// Goes on with a socket that listens already.
     pub(crate) fn adopt(socket: OwnedSocket, config: &Config) -> Result<(Self, Endpoint), Error> {
+        #[cfg(feature = "tls")]
+        config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
         let adopted = runtime_of(config)?.adopt(socket, options(config));
         adopted.and_then(Self::named).map_err(|source| Error::Bind { address: TAKEN_OVER.into(), source })
     }
@@ -142,6 +144,8 @@ fn is_missing(error: &io::Error) -> bool {
 /// Connects to the first address of the name that answers. Each gets an equal share of the time that is left.
 pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, Error> {
     let runtime = runtime_of(config)?;
+    #[cfg(feature = "tls")]
+    config.tls.as_ref().map_or(Ok(()), Tls::check_client)?;
     let start = runtime.now();
     let timed_out = |after| Error::DialTimeout { address: address.clone(), after };
     let failed = |source| Error::Dial { address: address.clone(), source };

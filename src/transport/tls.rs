@@ -28,9 +28,11 @@ const READS_PER_POLL: usize = 16;
 
 /// Does the handshake, for whichever side the session is of. `codec` helps to tell a peer that speaks no TLS.
 pub(super) async fn secure(raw: Stream, session: Session, codec: Codec) -> Result<Stream, TlsError> {
-    let mut handshake = Handshake { raw: raw.0, session, sending: Sending::default(), codec };
+    let writing = Arc::<Waiting>::default();
+    let waker = writing.clone().into();
+    let mut handshake = Handshake { raw: raw.0, session, sending: Sending::default(), writing, waker, codec };
     poll_fn(|cx| handshake.poll(cx)).await?;
-    let Handshake { raw, session, sending, .. } = handshake;
+    let Handshake { raw, session, writing, waker, .. } = handshake;
     let identity = match session.certificates() {
         None => raw.identity(),
         Some(certificates) => {
@@ -38,8 +40,8 @@ pub(super) async fn secure(raw: Stream, session: Session, codec: Codec) -> Resul
             Some(Arc::new(raw.with_certificates(certificates)))
         }
     };
-    let (session, sending, writing) = (Lock::new(session), Lock::new(sending), Arc::<Waiting>::default());
-    let waker = writing.clone().into();
+    // All of the handshake is sent.
+    let (session, sending) = (Lock::new(session), Lock::default());
     Ok(Stream::new(Arc::new(TlsSocket { raw, session, sending, writing, waker, identity })))
 }
 
@@ -47,21 +49,26 @@ struct Handshake {
     raw: Arc<dyn Socket>,
     session: Session,
     sending: Sending,
+    /// As those of the socket that comes of it, which has no other waker from the start.
+    writing: Arc<Waiting>,
+    waker: Waker,
     codec: Codec,
 }
 
 impl Handshake {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
         let mut buf = [0; 4096];
+        self.writing.forward.set(cx.waker());
         loop {
             self.session.take_wire(&mut self.sending.wire).map_err(TlsError::Io)?;
-            ready!(self.sending.poll_send(&*self.raw, cx)).map_err(TlsError::Io)?;
+            let sent = self.sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
+            ready!(sent).map_err(TlsError::Io)?;
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
             let received = ready!(self.raw.poll_read(cx, &mut buf)).map_err(TlsError::Io)?;
             if let Err(error) = self.session.feed(&buf[..received]) {
-                self.tell(cx);
+                self.tell();
                 return Poll::Ready(Err(match error {
                     TlsError::NotTls { .. } => {
                         TlsError::NotTls { looks_like: Start::without_tls(self.codec, self.session.start()) }
@@ -73,9 +80,9 @@ impl Handshake {
     }
 
     /// Tells the other end why it failed, if the socket takes that at once.
-    fn tell(&mut self, cx: &mut Context<'_>) {
+    fn tell(&mut self) {
         if self.session.take_wire(&mut self.sending.wire).is_ok() {
-            let _ = self.sending.poll_send(&*self.raw, cx);
+            let _ = self.sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
         }
     }
 }
@@ -247,6 +254,11 @@ impl TlsSocket {
     }
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
+}
+
 impl Drop for TlsSocket {
     fn drop(&mut self) {
         self.close_at_once();
@@ -264,7 +276,8 @@ impl Socket for TlsSocket {
                 Err(error) => {
                     // There may be an alert to send.
                     let mut sending = self.sending.lock();
-                    if self.take_wire(&mut sending).is_ok() {
+                    // Not behind a part of a record: the whole of it would be read, and yet be sent again on another connection.
+                    if sending.is_sent() && self.take_wire(&mut sending).is_ok() {
                         let _ = sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
                     }
                     return Poll::Ready(Err(error));
@@ -287,7 +300,7 @@ impl Socket for TlsSocket {
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_sending(cx, |sending, cx| {
-            self.take_wire(sending)?;
+            // What the session has to say by itself goes with what is written next: it is nothing to wait for.
             ready!(sending.poll_send(&*self.raw, cx))?;
             if sending.begin_anew() {
                 // An idle connection keeps no buffer.
@@ -299,8 +312,16 @@ impl Socket for TlsSocket {
 
     fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let told = self.poll_sending(cx, |sending, cx| {
+            if sending.ahead > 0 {
+                // Whoever writes has not been told of it, and goes on first.
+                return Poll::Pending;
+            }
             self.close(sending)?;
-            sending.poll_send(&*self.raw, cx)
+            match ready!(sending.poll_send(&*self.raw, cx)) {
+                // The other end was quicker, as without TLS.
+                Err(error) if is_gone(&error) => Poll::Ready(Ok(())),
+                sent => Poll::Ready(sent),
+            }
         });
         ready!(told)?;
         self.raw.poll_half_close(cx)

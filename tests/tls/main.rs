@@ -4,6 +4,7 @@ mod certificates;
 mod cuts;
 mod foreign;
 mod hostile;
+mod limits;
 #[path = "../it/net.rs"]
 #[allow(dead_code)] // Not all of it is needed here.
 mod net;
