@@ -190,7 +190,8 @@ impl Config {
 
     /// How long a dial may take, resolving the name and trying each of its addresses included. Default: 10 s.
     ///
-    /// Bounds a black hole, which answers nothing. Each address gets an equal share of what is left.
+    /// Bounds a black hole, which answers nothing. Each address gets an equal share of what is left. The handshake of TLS is a part
+    /// of it; at a listener, it is how long that may take.
     #[must_use]
     pub fn dial_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.dial_timeout = limit.into();
@@ -199,7 +200,8 @@ impl Config {
 
     /// How long a peer may take nothing of what is written to it. Default: 30 s.
     ///
-    /// Bounds a peer that stops reading: its connection is closed. It starts over with every byte that is taken.
+    /// Bounds a peer that stops reading: its connection is closed. It starts over with every byte that is taken; over TLS with
+    /// every record, of 16 KiB at the most.
     #[must_use]
     pub fn write_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.write_timeout = limit.into();

@@ -59,7 +59,8 @@ pub use write_half::WriteHalf;
 /// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an
 /// [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end may arrive
 /// too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it. On other
-/// systems than Linux and Android, any reply that was not read hides it.
+/// systems than Linux and Android, any reply that was not read hides it. Over TLS it is the end of the socket that counts, with
+/// which an end of this crate follows the end of its session at once.
 ///
 /// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
 /// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
@@ -95,7 +96,7 @@ impl Connection {
     /// Connects to `address`: `host:port`, a `SocketAddr`, Go's `:port` for this machine, or `unix:/path`.
     ///
     /// A name is resolved, and each of its addresses tried, within `dial_timeout`. The errors are [`Error::Config`],
-    /// [`Error::Dial`] and [`Error::DialTimeout`]. Dropping the future gives the attempt up.
+    /// [`Error::Dial`], [`Error::DialTimeout`] and, with TLS, `Error::Tls`. Dropping the future gives the attempt up.
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let stream = transport::dial(&address, &config).await?;

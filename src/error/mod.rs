@@ -58,7 +58,8 @@ pub enum ConfigError {
     #[cfg(feature = "tls")]
     #[error("no certificate to listen with: give one to Tls::server")]
     NoTlsServer,
-    /// TLS was asked for, and not for what is dialed: see [`Tls::client`](crate::Tls::client).
+    /// TLS was asked for, and not for what is dialed: see [`Tls::client`](crate::Tls::client). `roots`, `identity` and
+    /// `server_name` ask for that as well.
     #[cfg(feature = "tls")]
     #[error("nothing to verify who is dialed with: call Tls::client or Tls::roots")]
     NoTlsClient,

@@ -97,7 +97,8 @@ impl Listener {
     /// `AlreadyExists`, and stays. Of two listeners of this library that begin at the same time at the same path, one has it, and
     /// neither takes it from one that lives. Other programs do not know the lock that this takes on the folder, which must be
     /// readable: one of them that has bound the path and does not listen yet looks dead, and one that keeps the folder locked for five
-    /// seconds makes this an error of the kind `TimedOut`.
+    /// seconds makes this an error of the kind `TimedOut`. On other systems than Linux and Android, a listener whose queue is full
+    /// may look dead as well.
     ///
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
@@ -110,7 +111,8 @@ impl Listener {
     /// the process was started with, as by systemd: see the example `systemd`. What waits in its queue is accepted, and the
     /// file of a Unix socket stays when the listener is gone.
     ///
-    /// The error is [`Error::Bind`] where it is no stream socket that listens, or the runtime is the simulator.
+    /// The errors are [`Error::Config`], and [`Error::Bind`] where it is no stream socket that listens, or the runtime is the
+    /// simulator.
     ///
     /// ```
     /// # use buffstreams::{Config, Listener};

@@ -64,7 +64,7 @@ pub struct LinkStats {
     pub held: u64,
     /// How many bytes they have on the wire, headers included.
     pub held_bytes: usize,
-    /// How many bytes the kernel has taken, headers included.
+    /// How many bytes the kernel has taken, headers included, and what TLS adds to them not.
     pub bytes: u64,
     /// How often the connection was opened again.
     pub reconnects: u64,

@@ -41,7 +41,8 @@ const MAX_HANDSHAKES: usize = 1024;
 /// # Ok(()) }
 /// ```
 ///
-/// Nothing here waits, or reads a file. The certificates and keys that are given are kept in memory.
+/// The certificates and keys that are given are kept in memory. What the system trusts is read from its files once, when the first
+/// connection is dialed that needs it, and again by [`replace`](Self::replace).
 ///
 /// # The handshake
 ///
@@ -236,7 +237,8 @@ impl Tls {
     ///
     /// Bounds those who connect and say nothing, or little; each of them costs some 20 KiB. When there are so many, the oldest gives
     /// way to whoever comes, with an [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). 0 is an error of `bind`,
-    /// [`ConfigError::Zero`].
+    /// [`ConfigError::Zero`]. It should be less than [`max_connections`](crate::Config::max_connections), among which they count:
+    /// when all of those are taken, whoever comes is refused, and nobody gives way.
     #[must_use]
     pub fn max_handshakes(self, handshakes: usize) -> Self {
         self.change(|settings| settings.max_handshakes = handshakes)

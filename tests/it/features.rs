@@ -28,6 +28,8 @@ fn a_program_has_the_runtime_that_it_chose_and_no_other() {
         ("tokio", &["tokio"], &["async-std", "async-io", "async-executor"]),
         ("async-std", &["async-std"], &["tokio"]),
         ("sim", &["futures"], &["async-std", "async-io", "tokio"]),
+        ("smol,tls-ring", &["rustls", "ring"], &["aws-lc-rs", "async-std", "tokio"]),
+        ("smol,tls-aws-lc-rs", &["rustls", "aws-lc-rs"], &["ring", "async-std", "tokio"]),
     ] {
         for name in there {
             assert!(has(features, name), "{features} needs {name}");
@@ -73,5 +75,20 @@ fn without_a_runtime_nothing_is_opened() {
         assert!(missing(Connection::dial("127.0.0.1:1", Config::new()).await.map(drop)));
         assert!(missing(Manager::new(Config::new()).dial("127.0.0.1:1").await));
         assert!(missing(Manager::new(Config::new()).listen("127.0.0.1:0").await.map(drop)));
+    });
+}
+
+/// With the feature `tls` alone, nothing does the cryptography.
+#[cfg(all(feature = "tls", not(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))))]
+#[test]
+fn without_a_provider_tls_is_an_error() {
+    use buffstreams::{Config, ConfigError, Error, Tls};
+    async_std::task::block_on(async {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let tls = Tls::new().server(own.cert.pem(), own.signing_key.serialize_pem()).unwrap().client();
+        let missing = |result: Result<(), Error>| matches!(result, Err(Error::Config(ConfigError::NoTlsProvider)));
+        let config = Config::new().tls(tls);
+        assert!(missing(buffstreams::Listener::bind("127.0.0.1:0", config.clone()).await.map(drop)));
+        assert!(missing(buffstreams::Connection::dial("127.0.0.1:1", config).await.map(drop)));
     });
 }

@@ -10,6 +10,7 @@ mod limits;
 mod net;
 mod pressure;
 mod program;
+mod providers;
 mod raw;
 mod sessions;
 mod settings;
