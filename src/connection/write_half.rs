@@ -208,6 +208,15 @@ impl WriteHalf {
         self.poll_write(cx, Writer::poll_drain)
     }
 
+    /// Ends the direction of an open socket, to which nothing is left to write.
+    fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let WriteState::Open(open) = &mut self.state {
+            ready!(open.writer.poll_shutdown(cx))?;
+            self.shared.socket().half_closed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// What is pending or held, unless it is closed.
     fn output(&self) -> Option<&Output> {
         match &self.state {
@@ -324,17 +333,6 @@ fn take_over(shared: &Shared, stream: transport::Stream) -> Result<transport::St
     }
     stream.shut_down();
     Err(why_closed(&stream))
-}
-
-impl WriteHalf {
-    /// Ends the direction of an open socket, to which nothing is left to write.
-    fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let WriteState::Open(open) = &mut self.state {
-            ready!(open.writer.poll_shutdown(cx))?;
-            self.shared.socket().half_closed = true;
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 /// What there is to say of a peer that has closed before it took what is to be written.

@@ -27,7 +27,8 @@ impl Wake for Forward {
 
 impl Forward {
     /// Wakes nobody until somebody waits again.
-    pub(crate) fn forget(&self) {
+    #[cfg(any(feature = "async-std", feature = "smol", all(feature = "tokio", unix)))]
+    pub(super) fn forget(&self) {
         let waiting = self.0.lock().take();
         let _ = foreign::dispose(waiting);
     }
