@@ -312,10 +312,6 @@ impl Socket for TlsSocket {
 
     fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let told = self.poll_sending(cx, |sending, cx| {
-            if sending.ahead > 0 {
-                // Whoever writes has not been told of it, and goes on first.
-                return Poll::Pending;
-            }
             self.close(sending)?;
             match ready!(sending.poll_send(&*self.raw, cx)) {
                 // The other end was quicker, as without TLS.
