@@ -54,9 +54,7 @@ impl Acceptor {
     /// Listens on the first address of the name that the system has. It is an error if that is taken: to listen on another
     /// one instead would look like success to whoever binds, and like a listener that is missing to whoever dials.
     pub(crate) async fn bind(address: &Address, config: &Config) -> Result<(Self, Endpoint), Error> {
-        let runtime = runtime_of(config)?;
-        #[cfg(feature = "tls")]
-        config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
+        let runtime = runtime_to_listen(config)?;
         let failed = |source| Error::Bind { address: address.clone(), source };
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for at in resolve(runtime, address, Purpose::Listen).await.map_err(failed)? {
@@ -71,9 +69,7 @@ impl Acceptor {
 
     /// Goes on with a socket that listens already.
     pub(crate) fn adopt(socket: OwnedSocket, config: &Config) -> Result<(Self, Endpoint), Error> {
-        #[cfg(feature = "tls")]
-        config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
-        let adopted = runtime_of(config)?.adopt(socket, options(config));
+        let adopted = runtime_to_listen(config)?.adopt(socket, options(config));
         adopted.and_then(Self::named).map_err(|source| Error::Bind { address: TAKEN_OVER.into(), source })
     }
 
@@ -128,6 +124,22 @@ fn runtime_of(config: &Config) -> Result<&Handle, ConfigError> {
     if config.runtime.is_missing() { Err(ConfigError::NoRuntime) } else { Ok(&config.runtime) }
 }
 
+/// The runtime, if the settings of TLS, where there are some, can work as well.
+fn runtime_to_listen(config: &Config) -> Result<&Handle, ConfigError> {
+    let runtime = runtime_of(config)?;
+    #[cfg(feature = "tls")]
+    config.tls.as_ref().map_or(Ok(()), Tls::check_server)?;
+    Ok(runtime)
+}
+
+/// The same, for the other side.
+fn runtime_to_dial(config: &Config) -> Result<&Handle, ConfigError> {
+    let runtime = runtime_of(config)?;
+    #[cfg(feature = "tls")]
+    config.tls.as_ref().map_or(Ok(()), Tls::check_client)?;
+    Ok(runtime)
+}
+
 fn options(config: &Config) -> SocketOptions {
     SocketOptions { keepalive: config.keepalive, user_timeout: config.user_timeout, unix_mode: config.unix_mode }
 }
@@ -143,9 +155,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// Connects to the first address of the name that answers. Each gets an equal share of the time that is left.
 pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, Error> {
-    let runtime = runtime_of(config)?;
-    #[cfg(feature = "tls")]
-    config.tls.as_ref().map_or(Ok(()), Tls::check_client)?;
+    let runtime = runtime_to_dial(config)?;
     let start = runtime.now();
     let timed_out = |after| Error::DialTimeout { address: address.clone(), after };
     let failed = |source| Error::Dial { address: address.clone(), source };

@@ -57,7 +57,7 @@ struct Handshake {
 
 impl Handshake {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
-        let mut buf = [0; 4096];
+        let mut buf = [0; FEW];
         self.writing.forward.set(cx.waker());
         loop {
             self.session.take_wire(&mut self.sending.wire).map_err(TlsError::Io)?;
@@ -244,11 +244,12 @@ impl TlsSocket {
         self.take_wire(sending)
     }
 
-    /// The same, if the socket takes it at once. It cannot be told behind a part of a record: the other end takes that for what
-    /// it is, a connection that was cut short.
-    fn close_at_once(&self) {
+    /// Tells the other end something, if the socket takes it at once. It cannot be told behind a part of a record: the whole of
+    /// that would be read, and yet be sent again on another connection. The other end takes it for what it is, a connection that
+    /// was cut short.
+    fn tell_at_once(&self, tell: fn(&Self, &mut Sending) -> io::Result<()>) {
         let mut sending = self.sending.lock();
-        if sending.is_sent() && self.close(&mut sending).is_ok() {
+        if sending.is_sent() && tell(self, &mut sending).is_ok() {
             let _ = sending.poll_send(&*self.raw, &mut Context::from_waker(Waker::noop()));
         }
     }
@@ -261,7 +262,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 impl Drop for TlsSocket {
     fn drop(&mut self) {
-        self.close_at_once();
+        self.tell_at_once(Self::close);
     }
 }
 
@@ -275,11 +276,7 @@ impl Socket for TlsSocket {
                 Ok(Some(read)) => return Poll::Ready(Ok(read)),
                 Err(error) => {
                     // There may be an alert to send.
-                    let mut sending = self.sending.lock();
-                    // Not behind a part of a record: the whole of it would be read, and yet be sent again on another connection.
-                    if sending.is_sent() && self.take_wire(&mut sending).is_ok() {
-                        let _ = sending.poll_send(&*self.raw, &mut Context::from_waker(&self.waker));
-                    }
+                    self.tell_at_once(Self::take_wire);
                     return Poll::Ready(Err(error));
                 }
             }
@@ -324,7 +321,7 @@ impl Socket for TlsSocket {
     }
 
     fn shut_down(&self) {
-        self.close_at_once();
+        self.tell_at_once(Self::close);
         self.raw.shut_down();
     }
 

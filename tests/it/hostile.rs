@@ -11,7 +11,7 @@ use buffstreams::{Bytes, Config, Connection, Event, FrameErrorKind, Limit, Liste
 use futures::{SinkExt, StreamExt};
 
 use crate::net::{
-    ProcessorTime, SOON, alone, config, connected, data, defaults, disconnected, event, frame, next, put, raw,
+    ProcessorTime, SOON, alone, config, connected, data, defaults, disconnected, event, frame, next, put, raw, refused,
     resident, rest, run, start, unread, until,
 };
 
@@ -296,11 +296,7 @@ fn connections_over_the_limit_are_refused_and_the_others_go_on() {
         }
         for _ in 0..50 {
             let mut extra = raw(addr);
-            let refused = event(&mut events, |event| match event {
-                Event::Refused { addr, max_connections } => Some((addr, max_connections)),
-                _ => None,
-            });
-            assert_eq!(refused.await, (extra.local_addr().unwrap().into(), 3));
+            assert_eq!(refused(&mut events).await, (extra.local_addr().unwrap().into(), 3));
             assert_eq!(rest(&mut extra), b"");
         }
         for peer in &mut peers {

@@ -10,7 +10,7 @@ use std::panic::Location;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use buffstreams::{Bytes, Config, Event, Events, Listener, Peer, Reason, WireFormat};
+use buffstreams::{Bytes, Config, Endpoint, Event, Events, Listener, Peer, Reason, WireFormat};
 use futures::stream::Stream;
 use futures::{FutureExt, StreamExt};
 use socket2::SockRef;
@@ -173,6 +173,15 @@ pub(crate) fn event<T>(
 pub(crate) fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer> {
     event(events, |event| match event {
         Event::Connected { peer, .. } => Some(peer),
+        _ => None,
+    })
+}
+
+/// Who is refused next, and the limit in force.
+#[track_caller]
+pub(crate) fn refused(events: &mut Events<Event>) -> impl Future<Output = (Endpoint, usize)> {
+    event(events, |event| match event {
+        Event::Refused { addr, max_connections } => Some((addr, max_connections)),
         _ => None,
     })
 }

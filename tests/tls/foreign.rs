@@ -1,16 +1,24 @@
 //! TLS that is not ours, by futures-rustls: a `Reader` and a `Writer` inside it, with one of our ends at the other side.
 
+use async_std::net::{TcpListener, TcpStream};
 use buffstreams::{Bytes, Connection, Error, Listener, Reader, Tls, Writer};
 use futures::io::AsyncReadExt;
 use futures::{SinkExt, StreamExt};
+use futures_rustls::server::TlsStream;
 use futures_rustls::{TlsAcceptor, TlsConnector};
 
-use super::certificates::Authority;
+use super::certificates::{Authority, Pair};
 use super::net::{SOON, config, next, run, within};
 use super::raw::{PROTOCOL, client, name, server};
 
 fn messages() -> Vec<Bytes> {
     [0, 1, 110, 4096, 16_383, 16_384, 16_385, 65_536, 1 << 20].map(|len| vec![len as u8; len].into()).into()
+}
+
+/// The other end of what one of our connections dials.
+async fn accept(socket: TcpListener, own: &Pair) -> TlsStream<TcpStream> {
+    let (socket, _) = socket.accept().await.unwrap();
+    TlsAcceptor::from(server(own, None, &[PROTOCOL])).accept(socket).await.unwrap()
 }
 
 #[test]
@@ -25,7 +33,7 @@ fn a_foreign_client_writes_to_our_listener_and_reads_its_replies() {
         let echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
 
         let connector = TlsConnector::from(client(&authority.pem(), None, &[PROTOCOL]));
-        let socket = async_std::net::TcpStream::connect(addr).await.unwrap();
+        let socket = TcpStream::connect(addr).await.unwrap();
         let (reading, writing) = connector.connect(name(), socket).await.unwrap().split();
         let mut reader = Reader::new(reading, &config()).unwrap();
         let mut writer = Writer::new(writing, &config()).unwrap();
@@ -45,12 +53,10 @@ fn our_connection_writes_to_a_foreign_server_and_reads_its_replies() {
     run(async {
         let authority = Authority::new("the authority");
         let own = authority.issue("localhost");
-        let socket = async_std::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = socket.local_addr().unwrap();
         let serving = async_std::task::spawn(async move {
-            let acceptor = TlsAcceptor::from(server(&own, None, &[PROTOCOL]));
-            let (socket, _) = socket.accept().await.unwrap();
-            let (reading, writing) = acceptor.accept(socket).await.unwrap().split();
+            let (reading, writing) = accept(socket, &own).await.split();
             let reader = Reader::new(reading, &config()).unwrap();
             let mut writer = Writer::new(writing, &config()).unwrap();
             reader.forward(&mut writer).await?;
@@ -74,16 +80,14 @@ fn a_foreign_session_that_is_cut_is_truncated() {
     run(async {
         let authority = Authority::new("the authority");
         let own = authority.issue("localhost");
-        let socket = async_std::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = socket.local_addr().unwrap();
         let serving = async_std::task::spawn(async move {
-            let acceptor = TlsAcceptor::from(server(&own, None, &[PROTOCOL]));
-            let (socket, _) = socket.accept().await.unwrap();
-            let mut reader = Reader::new(acceptor.accept(socket).await.unwrap(), &config()).unwrap();
+            let mut reader = Reader::new(accept(socket, &own).await, &config()).unwrap();
             let first = reader.next().await;
             (first, reader.next().await)
         });
-        let socket = async_std::net::TcpStream::connect(addr).await.unwrap();
+        let socket = TcpStream::connect(addr).await.unwrap();
         let connector = TlsConnector::from(client(&authority.pem(), None, &[PROTOCOL]));
         let mut writer = Writer::new(connector.connect(name(), socket.clone()).await.unwrap(), &config()).unwrap();
         writer.send(b"whole"[..].into()).await.unwrap();

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 
 use super::certificates::Authority;
-use super::net::{SOON, alone, config, connected, descriptors, event, next, raw, rest, run, until, within};
+use super::net::{SOON, alone, config, connected, descriptors, event, next, raw, refused, rest, run, until, within};
 
 const STUCK: usize = 1000;
 
@@ -107,11 +107,7 @@ fn who_is_in_a_handshake_has_a_place_and_leaves_it() {
         let mut stuck: Vec<TcpStream> = (0..3).map(|_| raw(addr)).collect();
         for _ in 0..5 {
             let mut extra = raw(addr);
-            let refused = event(&mut events, |event| match event {
-                Event::Refused { addr, max_connections } => Some((addr, max_connections)),
-                _ => None,
-            });
-            assert_eq!(refused.await, (extra.local_addr().unwrap().into(), 3));
+            assert_eq!(refused(&mut events).await, (extra.local_addr().unwrap().into(), 3));
             assert_eq!(rest(&mut extra), b"");
             let local = stuck.remove(0).local_addr().unwrap();
             let (from, error) = failed(&mut events).await;
