@@ -179,7 +179,9 @@ pub use connection::{Connection, ReadHalf, WriteHalf};
 pub use endpoint::Endpoint;
 #[cfg(feature = "tls")]
 pub use error::TlsError;
-pub use error::{BoxError, ConfigError, Error, FrameError, FrameErrorKind, Limit, LooksLike, Unsent};
+pub use error::{
+    BoxError, ConfigError, Error, FrameError, FrameErrorKind, Limit, LooksLike, ParseWireFormatError, Unsent,
+};
 pub use foreign::PanicSource;
 pub use framed::{Reader, Writer};
 pub use identity::{Credentials, Identity};

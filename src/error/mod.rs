@@ -5,6 +5,7 @@
 
 mod frame;
 mod limit;
+mod parse;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -20,6 +21,7 @@ use crate::peer::Address;
 use frame::Hint;
 pub use frame::{FrameError, FrameErrorKind, LooksLike};
 pub use limit::Limit;
+pub use parse::ParseWireFormatError;
 #[cfg(feature = "tls")]
 pub use tls::TlsError;
 

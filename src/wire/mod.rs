@@ -22,8 +22,7 @@ mod decoder;
 mod encoder;
 mod guess;
 mod names;
-
-use std::fmt;
+mod text;
 
 pub(crate) use decoder::Frames;
 pub(crate) use encoder::Output;
@@ -55,6 +54,9 @@ const MAX_BUFFSTREAMS: u64 = (1 << 55) - 1;
 ///
 /// A format that cannot write a length as large as `max_message_size` lowers that limit to what it can: with
 /// [`u8`](Self::u8) a message has at most 255 bytes, whatever the configuration says.
+///
+/// As text, in a file of settings or on a command line, it is the name of its preset, or as `fixed(3,le,offset=2,includes)`: it
+/// has `FromStr` and `Display`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WireFormat(Kind);
 
@@ -131,26 +133,6 @@ impl WireFormat {
     /// ```
     pub const fn fixed(width: u8) -> FixedFormat {
         FixedFormat { width, offset: 0, little_endian: false, includes_header: false }
-    }
-}
-
-impl fmt::Display for WireFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Kind::Buffstreams => f.write_str("buffstreams"),
-            Kind::Varint => f.write_str("varint"),
-            Kind::Fixed(fixed) => {
-                let order = if fixed.little_endian { "little" } else { "big" };
-                write!(f, "fixed {} bytes, {order} endian", fixed.width)?;
-                if fixed.offset > 0 {
-                    write!(f, ", at offset {}", fixed.offset)?;
-                }
-                if fixed.includes_header {
-                    f.write_str(", length includes the header")?;
-                }
-                Ok(())
-            }
-        }
     }
 }
 

@@ -233,15 +233,56 @@ fn a_setting_that_cannot_work_is_named_with_its_figures() {
 }
 
 #[test]
-fn a_format_prints_what_it_is() {
+fn a_format_prints_what_it_is_and_is_read_again() {
     let full = WireFormat::fixed(3).little_endian().offset(2).length_includes_header();
-    assert_eq!(
-        WireFormat::from(full).to_string(),
-        "fixed 3 bytes, little endian, at offset 2, length includes the header"
-    );
-    assert_eq!(WireFormat::u32_be().to_string(), "fixed 4 bytes, big endian");
-    assert_eq!(WireFormat::buffstreams().to_string(), "buffstreams");
-    assert_eq!(WireFormat::varint().to_string(), "varint");
+    let texts = ["buffstreams", "varint", "u8", "u16_be", "u16_le", "u24_be", "u32_be", "u32_le", "u64_be"];
+    let presets = presets().into_iter().zip(texts);
+    let others = [
+        (full.into(), "fixed(3,le,offset=2,includes)"),
+        (WireFormat::fixed(1).little_endian().into(), "fixed(1,le)"),
+        (WireFormat::fixed(8).offset(8).into(), "fixed(8,be,offset=8)"),
+    ];
+    for (format, text) in presets.chain(others) {
+        assert_eq!(format.to_string(), text);
+        assert_eq!(text.parse(), Ok(format));
+    }
+    for (text, is) in [
+        ("fixed(4)", WireFormat::u32_be()),
+        ("fixed(4, offset=0)", WireFormat::u32_be()),
+        ("fixed( 3 ,includes, offset=2 , le )", full.into()),
+    ] {
+        assert_eq!(text.parse(), Ok(is), "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_format_says_what_is_wrong_with_it() {
+    for (text, error) in [
+        ("", "\"\" is no wire format: it is"),
+        ("u32", "\"u32\" is no wire format: it is"),
+        ("U8", "\"U8\" is no wire format: it is"),
+        (" u8", "\" u8\" is no wire format: it is"),
+        ("fixed", "\"fixed\" is no wire format: it is"),
+        ("fixed(3", "fixed(… is not closed"),
+        ("fixed(3)x", "fixed(… is not closed"),
+        ("fixed()", "\"\" is no width"),
+        ("fixed(0)", "\"0\" is no width"),
+        ("fixed(9)", "\"9\" is no width"),
+        ("fixed(+3)", "\"+3\" is no width"),
+        ("fixed(le,3)", "\"le\" is no width"),
+        ("fixed(3,offset=9)", "\"9\" is no offset of a length: it is from 0 to 8"),
+        ("fixed(3,offset=)", "\"\" is no offset"),
+        ("fixed(3,offset=257)", "\"257\" is no offset"),
+        ("fixed(3,offset=-1)", "\"-1\" is no offset"),
+        ("fixed(3,)", "\"\" is no part"),
+        ("fixed(3,little)", "\"little\" is no part"),
+        ("fixed(3,be,le)", "\"le\" has been said before"),
+        ("fixed(3,includes,includes)", "\"includes\" has been said before"),
+        ("fixed(3,offset=1,offset=2)", "\"offset=2\" has been said before"),
+    ] {
+        let told = text.parse::<WireFormat>().unwrap_err().to_string();
+        assert!(told.starts_with(error), "{text}: {told}");
+    }
 }
 
 /// Some format, some messages that it can carry, and piece lengths.
@@ -262,6 +303,24 @@ fn traffic() -> impl Strategy<Value = (WireFormat, Vec<Bytes>, Vec<usize>)> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_format_is_read_from_what_it_prints(
+        (width, offset) in (1..=8u8, 0..=8u8), (little, includes) in any::<(bool, bool)>(),
+    ) {
+        let fixed = WireFormat::fixed(width).offset(offset);
+        let fixed = if little { fixed.little_endian() } else { fixed };
+        let format = WireFormat::from(if includes { fixed.length_includes_header() } else { fixed });
+        prop_assert_eq!(format.to_string().parse(), Ok(format));
+    }
+
+    #[test]
+    fn no_text_is_a_format_that_prints_another(text in "(fixed\\()?[a-z0-9_=, ]{0,12}\\)?") {
+        if let Ok(format) = text.parse::<WireFormat>() {
+            prop_assert_eq!(format.to_string().parse(), Ok(format));
+            prop_assert!(Encoder::new(format, 1).is_ok());
+        }
+    }
 
     #[test]
     fn any_messages_come_back_whatever_the_format_and_the_split((format, messages, pieces) in traffic()) {
