@@ -188,7 +188,7 @@ pub use identity::{Credentials, Identity};
 pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats, Outgoing, Serving};
 pub use manager::{DeadLetter, DeadLetters, Ending, LinkStats, Manager, ManagerSink, ManagerStats};
 pub use observe::{Event, Events, ManagerEvent, Reason};
-pub use peer::{Address, Peer};
+pub use peer::{Address, ParseAddressError, Peer};
 pub use queue::Outcome;
 #[cfg(feature = "async-std")]
 pub use runtime::AsyncStd;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
@@ -71,6 +72,21 @@ impl fmt::Display for Peer {
 /// the process is, `unix:app.sock`. It has 107 bytes at the most, on some systems 103. `unix:@name` is a name without a file, in
 /// the abstract namespace of Linux and Android, which anybody may listen on or dial; a file of such a name is `unix:./@name`.
 /// See [`Listener::bind`](crate::Listener::bind) for what becomes of the file.
+///
+/// To find out at once whether a text can be an address, as when settings are read, parse it: `text.parse::<Address>()`. From a
+/// host and a port, `Address::from(("::1", 5031))` puts the brackets where they are needed.
+///
+/// ```
+/// use buffstreams::{Address, ParseAddressError};
+///
+/// let address: Address = "db.example:5031".parse()?;
+/// assert_eq!((address.host(), address.port()), (Some("db.example"), Some(5031)));
+/// assert_eq!("db.example".parse::<Address>(), Err(ParseAddressError::NoPort));
+/// // Nothing is said until it is used.
+/// let invalid = Address::from("db.example");
+/// assert_eq!((invalid.host(), invalid.port()), (None, None));
+/// # Ok::<(), ParseAddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(Arc<str>);
 
@@ -80,9 +96,38 @@ impl Address {
         &self.0
     }
 
-    /// The host that it names; this machine where it names none.
+    /// The host that it names: a name, or an IP address without brackets. `None` where it names none, as `:port` and a Unix
+    /// socket, and where it cannot be an address.
+    pub fn host(&self) -> Option<&str> {
+        match self.target() {
+            Ok(Target::Addr(_) | Target::Name(..)) => {
+                let (host, _) = self.0.rsplit_once(':')?;
+                Some(host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host))
+            }
+            Ok(Target::Port(_) | Target::Unix(_)) | Err(_) => None,
+        }
+    }
+
+    /// The port. `None` for a Unix socket, and where it cannot be an address.
+    pub fn port(&self) -> Option<u16> {
+        match self.target() {
+            Ok(Target::Addr(addr)) => Some(addr.port()),
+            Ok(Target::Name(_, port) | Target::Port(port)) => Some(port),
+            Ok(Target::Unix(_)) | Err(_) => None,
+        }
+    }
+
+    /// The path, if it is that of a Unix socket.
+    pub fn path(&self) -> Option<&Path> {
+        match self.target() {
+            Ok(Target::Unix(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// What the other end must have a certificate for: the host; this machine where it names none.
     #[cfg(feature = "tls")]
-    pub(crate) fn host(&self) -> String {
+    pub(crate) fn server_name(&self) -> String {
         match self.target() {
             Ok(Target::Addr(addr)) => addr.ip().to_string(),
             Ok(Target::Name(host, _)) => host.to_owned(),
@@ -91,28 +136,31 @@ impl Address {
     }
 
     /// What it says.
-    pub(crate) fn target(&self) -> Result<Target<'_>, InvalidAddress> {
+    pub(crate) fn target(&self) -> Result<Target<'_>, ParseAddressError> {
         if let Ok(addr) = self.0.parse() {
             return Ok(Target::Addr(addr));
         }
         if let Some(path) = self.0.strip_prefix("unix:") {
             return match path.len() {
-                0 => Err(InvalidAddress::NoPath),
-                _ if path == "@" => Err(InvalidAddress::NoPath),
-                _ if path.contains('\0') => Err(InvalidAddress::ZeroInPath),
-                len if len > LONGEST_PATH => Err(InvalidAddress::PathTooLong { len, max: LONGEST_PATH }),
+                0 => Err(ParseAddressError::NoPath),
+                _ if path == "@" => Err(ParseAddressError::NoPath),
+                _ if path.contains('\0') => Err(ParseAddressError::ZeroInPath),
+                len if len > LONGEST_PATH => Err(ParseAddressError::PathTooLong { len, max: LONGEST_PATH }),
                 _ => Ok(Target::Unix(Path::new(path))),
             };
         }
         if self.0.contains(char::is_whitespace) {
-            return Err(InvalidAddress::WhiteSpace);
+            return Err(ParseAddressError::WhiteSpace);
         }
-        let (host, port) = self.0.rsplit_once(':').ok_or(InvalidAddress::NoPort)?;
+        let (host, port) = self.0.rsplit_once(':').ok_or(ParseAddressError::NoPort)?;
         if host.starts_with('[') {
             let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-            inner.and_then(|inner| inner.parse::<Ipv6Addr>().ok()).ok_or(InvalidAddress::InBrackets)?;
+            let (ip, scope) = inner.map(|inner| inner.split_once('%').unwrap_or((inner, "0"))).unwrap_or_default();
+            ip.parse::<Ipv6Addr>().map_err(|_| ParseAddressError::InBrackets)?;
+            // As the standard library reads it.
+            scope.parse::<u32>().map_err(|_| ParseAddressError::ScopeIsNoNumber)?;
         } else if host.contains(':') {
-            return Err(InvalidAddress::NoBrackets);
+            return Err(ParseAddressError::NoBrackets);
         }
         let port = port_of(port)?;
         // In brackets it is an address with a port that is none, or it would have been read above.
@@ -130,38 +178,58 @@ pub(crate) enum Target<'a> {
     Port(u16),
 }
 
-/// An address that cannot be one, whatever the network knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidAddress {
+/// A text that cannot be an [`Address`], whatever the network knows. Where the address is used without being parsed before, it is
+/// inside the `io::Error` of [`Error::Bind`](crate::Error::Bind) or [`Error::Dial`](crate::Error::Dial).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseAddressError {
+    /// There is no port.
     #[error("there is no port: an address is host:port, or :port")]
     NoPort,
+    /// The port is no number. Names of services are not looked up.
     #[error("the port is no number")]
     PortIsNoNumber,
+    /// The port is over 65535.
     #[error("the port is out of range: it is 65535 at the most")]
     PortOutOfRange,
+    /// An IPv6 address without brackets: its port cannot be told from the rest.
     #[error("an IPv6 address needs brackets: [::1]:5031")]
     NoBrackets,
+    /// What is in brackets is no IPv6 address.
     #[error("what is in brackets is no IPv6 address")]
     InBrackets,
+    /// What is behind the `%` of an IPv6 address is no number. Names of interfaces are not looked up.
+    #[error("the scope of an IPv6 address is no number: it is as in [fe80::1%2]:5031")]
+    ScopeIsNoNumber,
+    /// There is white space in it.
     #[error("there is white space in it")]
     WhiteSpace,
+    /// There is nothing behind `unix:` or `unix:@`.
     #[error("there is no path: an address of a Unix socket is unix:/path, or unix:@name")]
     NoPath,
+    /// There is a zero byte in the path.
     #[error("there is a zero byte in the path")]
     ZeroInPath,
+    /// The path is longer than the system has room for.
     #[error("a path of {len} bytes: that of a Unix socket has at most {max}")]
-    PathTooLong { len: usize, max: usize },
+    #[non_exhaustive]
+    PathTooLong {
+        /// How long it is, in bytes.
+        len: usize,
+        /// The longest, in bytes.
+        max: usize,
+    },
 }
 
-fn port_of(text: &str) -> Result<u16, InvalidAddress> {
+fn port_of(text: &str) -> Result<u16, ParseAddressError> {
     if text.is_empty() {
-        return Err(InvalidAddress::NoPort);
+        return Err(ParseAddressError::NoPort);
     }
     // `parse` would take a sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(InvalidAddress::PortIsNoNumber);
+        return Err(ParseAddressError::PortIsNoNumber);
     }
-    text.parse().map_err(|_| InvalidAddress::PortOutOfRange)
+    text.parse().map_err(|_| ParseAddressError::PortOutOfRange)
 }
 
 impl fmt::Display for Address {
@@ -170,6 +238,18 @@ impl fmt::Display for Address {
     }
 }
 
+/// Takes only what can be an address: a host or none, and a port, or the path of a Unix socket. Names are not resolved.
+impl FromStr for Address {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        let address = Self::from(text);
+        address.target()?;
+        Ok(address)
+    }
+}
+
+/// Whatever it is; what cannot be an address is an error when it is used.
 impl From<&str> for Address {
     fn from(text: &str) -> Self {
         Self(text.into())
@@ -185,6 +265,20 @@ impl From<String> for Address {
 impl From<&String> for Address {
     fn from(text: &String) -> Self {
         Self(text.as_str().into())
+    }
+}
+
+/// A host, be it a name or an IP address with brackets or without, and a port. What cannot be a host is an error when it is used.
+impl From<(&str, u16)> for Address {
+    fn from((host, port): (&str, u16)) -> Self {
+        // Alone it would begin the path of a Unix socket.
+        let dot = if host == "unix" { "." } else { "" };
+        let text = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}{dot}:{port}")
+        };
+        Self(text.into())
     }
 }
 
@@ -244,7 +338,7 @@ mod tests {
     /// Kept here because a name that is resolved differs from one machine to the next.
     #[test]
     fn an_address_that_cannot_be_one_says_why() {
-        use InvalidAddress::*;
+        use ParseAddressError::*;
         for (text, invalid) in [
             ("", NoPort),
             (":", NoPort),
@@ -263,6 +357,10 @@ mod tests {
             ("::1:5031", NoBrackets),
             ("fe80::1:5031", NoBrackets),
             ("[host]:80", InBrackets),
+            ("[]:80", InBrackets),
+            ("[fe80::1%eth0]:80", ScopeIsNoNumber),
+            ("[fe80::1%]:80", ScopeIsNoNumber),
+            ("[fe80::1%2]:65536", PortOutOfRange),
             ("[::1:80", InBrackets),
             (" :80", WhiteSpace),
             ("host :80", WhiteSpace),
@@ -272,7 +370,10 @@ mod tests {
             ("unix:/run/a\0b", ZeroInPath),
             (&format!("unix:/{}", "x".repeat(LONGEST_PATH)), PathTooLong { len: LONGEST_PATH + 1, max: LONGEST_PATH }),
         ] {
-            assert_eq!(Address::from(text).target(), Err(invalid), "{text:?}");
+            let address = Address::from(text);
+            assert_eq!((address.host(), address.port(), address.path()), (None, None, None), "{text:?}");
+            assert_eq!(address.target(), Err(invalid.clone()), "{text:?}");
+            assert_eq!(text.parse::<Address>(), Err(invalid));
         }
         assert_eq!(Address::from(":0").target(), Ok(Target::Port(0)));
         assert_eq!(Address::from(":65535").target(), Ok(Target::Port(65_535)));
@@ -282,6 +383,30 @@ mod tests {
             let address = Address::from(format!("unix:{path}"));
             assert_eq!(address.target(), Ok(Target::Unix(Path::new(path))));
             assert_eq!(Address::from(Endpoint::Unix(path.into())), address, "and back");
+            assert_eq!((address.host(), address.port(), address.path()), (None, None, Some(Path::new(path))));
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port_and_is_made_of_them() {
+        for (text, host, port) in [
+            ("db.example:80", "db.example", 80),
+            ("127.0.0.1:0", "127.0.0.1", 0),
+            ("[::1]:65535", "::1", 65_535),
+            ("[fe80::1%2]:80", "fe80::1%2", 80),
+            ("unix.:5031", "unix.", 5031),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.host(), address.port()), (Some(host), Some(port)), "{text}");
+            assert_eq!(Address::from((host, port)), address);
+        }
+        let any = Address::from(("", 5031));
+        assert_eq!((any.as_str(), any.host(), any.port()), (":5031", None, Some(5031)));
+        assert_eq!(Address::from(("[::1]", 80)).as_str(), "[::1]:80");
+        assert_eq!(Address::from(("unix", 80)).target(), Ok(Target::Name("unix.", 80)));
+        for host in ["unix:/run/app.sock", "host:80", "with space"] {
+            let address = Address::from((host, 80));
+            assert!(address.target().is_err(), "{address} is an error where it is used");
         }
     }
 

@@ -191,7 +191,7 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
 #[cfg(feature = "tls")]
 async fn secure_dialed(stream: Stream, address: &Address, config: &Config) -> Result<Stream, Error> {
     let Some(tls) = &config.tls else { return Ok(stream) };
-    let session = tls.dial(&address.host())?;
+    let session = tls.dial(&address.server_name())?;
     // In a box: a session is large, and all dials would be.
     let secured = Box::pin(tls::secure(stream, session, config.codec()?)).await;
     secured.map_err(|source| Error::Tls { address: address.clone(), source })
