@@ -2,6 +2,7 @@
 
 mod events;
 mod reporter;
+mod text;
 
 pub use events::{Event, ManagerEvent, Reason};
 pub use reporter::Events;

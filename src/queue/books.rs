@@ -3,6 +3,7 @@
 //! Messages are numbered from 1 as they are accepted, and leave in that order. Numbers only; the bytes are in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,18 @@ pub enum Outcome {
     Closed,
     /// Its sink was dropped while [`Config::queue_bytes`](crate::Config::queue_bytes) were held: there was no room for it.
     QueueFull,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSent => "the connection broke and could not be opened again",
+            Self::Expired => "it was too old before it could be sent",
+            Self::GaveUp => "all attempts to open the connection again were in vain",
+            Self::Closed => "its address was closed before it could be sent",
+            Self::QueueFull => "there was no room for it when its sink was dropped",
+        })
+    }
 }
 
 /// Why messages were given back.
@@ -301,6 +314,14 @@ mod tests {
     const TTL: Duration = Duration::from_millis(6_400);
     const MARK: Duration = Duration::from_millis(100);
     const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn each_outcome_has_words_of_its_own() {
+        let all = [Outcome::NotSent, Outcome::Expired, Outcome::GaveUp, Outcome::Closed, Outcome::QueueFull];
+        let words: std::collections::BTreeSet<_> = all.iter().map(Outcome::to_string).collect();
+        assert_eq!(words.len(), all.len());
+        assert_eq!(Outcome::Expired.to_string(), "it was too old before it could be sent");
+    }
 
     /// Kept here because nothing else sees when, to the moment, a message is too old that shares a mark with older ones: it
     /// must not come back early, and no message much too late.

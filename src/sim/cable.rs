@@ -5,6 +5,7 @@
 //! against what really went over the wire.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::task::{Context, Poll, Waker};
@@ -22,6 +23,16 @@ pub enum Fault {
     Stall,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fin => "closed on the way",
+            Self::Rst => "reset on the way",
+            Self::Stall => "stalled on the way",
+        })
+    }
+}
+
 /// An end of a connection, and the lane that it writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -29,6 +40,15 @@ pub enum Side {
     Dialer,
     /// The end that was accepted.
     Acceptor,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dialer => "the dialer",
+            Self::Acceptor => "the acceptor",
+        })
+    }
 }
 
 impl Side {

@@ -1,5 +1,6 @@
 //! The settings of TLS, and its sessions. Only this folder names rustls.
 
+mod provider;
 mod session;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use crate::error::ConfigError;
 use crate::sync::Lock;
 
+pub use provider::Provider;
 #[cfg(all(test, feature = "tls-ring"))]
 pub(crate) use session::ends;
 pub(crate) use session::{RECORD, Session};
@@ -121,18 +123,6 @@ struct KeyPair {
 struct Built {
     server: Option<Arc<ServerConfig>>,
     client: Option<Arc<ClientConfig>>,
-}
-
-/// What does the cryptography.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Provider {
-    /// ring, with the feature `tls-ring`.
-    #[cfg(feature = "tls-ring")]
-    Ring,
-    /// AWS-LC, with the feature `tls-aws-lc-rs`.
-    #[cfg(feature = "tls-aws-lc-rs")]
-    AwsLcRs,
 }
 
 impl Default for Tls {

@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sim", &["endpoint", "foreign", "runtime", "sync"]),
     ("tls", &["error", "sync"]),
     ("config", &["backoff", "error", "runtime", "tls", "wire"]),
-    ("observe", &["endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
+    ("observe", &["chain", "endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
     ("deadline", &["config", "error", "runtime"]),
     ("transport", &["config", "endpoint", "error", "identity", "peer", "runtime", "sync", "tls", "wire"]),
     ("framed", &["config", "error", "sync", "wire"]),
