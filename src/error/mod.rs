@@ -4,6 +4,7 @@
 //! what an operation of this crate returns. A clean end is never an error: it is the end of a stream.
 
 mod frame;
+mod into_io;
 mod limit;
 mod parse;
 #[cfg(feature = "tls")]
@@ -125,6 +126,9 @@ pub enum ConfigError {
 }
 
 /// What an operation of this crate can fail with.
+///
+/// It says what happened at one layer, and has the rest as its source: [`chain`](crate::chain) prints all of it. It converts into an
+/// `io::Error` of the kind that fits.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
