@@ -97,6 +97,20 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         config.codec().map(|codec| Self::with(io, Decoder::with(codec)))
     }
 
+    /// Takes it apart: the transport, and what was read from it and not yielded, from the header of the next message on. To go on
+    /// in another protocol, as after a message that says so, those bytes come first, and then the rest of the transport.
+    ///
+    /// After its end, or an error, it has neither: the transport is `None`, and there are no bytes.
+    pub fn into_parts(self) -> (Option<R>, Bytes) {
+        let io = match self.source {
+            Source::Open(io) => Some(io),
+            Source::Ended => None,
+        };
+        let whole = self.frames.into_bytes();
+        let part = self.buffer.received();
+        (io, if part.is_empty() { whole } else { [&whole, part].concat().into() })
+    }
+
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let frames = Frames::new(decoder, Bytes::new());
         let source = Source::Open(io);
@@ -110,11 +124,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// How many bytes have been received and not been taken: while a frame comes, this grows.
     pub(crate) fn received(&self) -> usize {
-        match &self.buffer {
-            Buffer::Empty => 0,
-            Buffer::Glimpsed { len, .. } => (*len).into(),
-            Buffer::Lent { filled, .. } => *filled,
-        }
+        self.buffer.received().len()
     }
 
     /// Whether it is the peer that the last poll waits for.
@@ -210,6 +220,14 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 impl Buffer {
     fn of(buf: Lent, filled: usize) -> Self {
         if filled == 0 { Self::Empty } else { Self::Lent { buf, filled } }
+    }
+
+    fn received(&self) -> &[u8] {
+        match self {
+            Self::Empty => &[],
+            Self::Glimpsed { bytes, len } => &bytes[..(*len).into()],
+            Self::Lent { buf, filled } => &buf[..*filled],
+        }
     }
 
     fn replace(&mut self) -> Self {

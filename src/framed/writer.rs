@@ -51,6 +51,15 @@ enum State<W> {
     Closed,
 }
 
+impl<W> State<W> {
+    fn into_io(self) -> Option<W> {
+        match self {
+            Self::Open(io) => Some(io),
+            Self::Closed => None,
+        }
+    }
+}
+
 impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Writes frames of `config`'s format and limit to `io`.
     pub fn new(io: W, config: &Config) -> Result<Self, ConfigError> {
@@ -67,6 +76,16 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.output.take_messages()
     }
 
+    /// Takes it apart: the transport, and what was accepted and it has not taken, as it is on the wire. If it has taken a part of a
+    /// frame, that is where these bytes go on, so nothing else may be written before them.
+    ///
+    /// After an error, and when it was closed, the transport is `None`. What is left over after an error is of no use to another
+    /// transport, which needs whole frames: see [`into_unsent`](Self::into_unsent).
+    pub fn into_parts(self) -> (Option<W>, Bytes) {
+        let unwritten = self.output.chunks().collect::<Vec<_>>().concat().into();
+        (self.state.into_io(), unwritten)
+    }
+
     pub(crate) fn output(&self) -> &Output {
         &self.output
     }
@@ -77,17 +96,13 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     /// What is pending, for a new transport to go on with.
     pub(crate) fn into_output(self) -> Output {
-        self.into_parts().1
+        self.into_io_and_output().1
     }
 
     /// The same, and the transport, if it is open.
-    pub(crate) fn into_parts(mut self) -> (Option<W>, Output) {
+    pub(crate) fn into_io_and_output(mut self) -> (Option<W>, Output) {
         self.output.rewind();
-        let io = match self.state {
-            State::Open(io) => Some(io),
-            State::Closed => None,
-        };
-        (io, self.output)
+        (self.state.into_io(), self.output)
     }
 
     /// The transport, while it is open.

@@ -310,7 +310,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// The transport is gone. What is returned is to be dropped without the lock.
     #[must_use]
     pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
-        let (io, output) = writer.into_parts();
+        let (io, output) = writer.into_io_and_output();
         self.transport = Transport::Gone(output);
         // There may be more room while it is down than there was.
         self.let_in();

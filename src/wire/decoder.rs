@@ -184,6 +184,11 @@ impl Frames {
         self.bytes.is_empty()
     }
 
+    /// Those that were not taken, with their headers.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
     /// Goes on to the next message, and tells how long it is.
     // A call, which keeps `poll_next` of the streams so small that it becomes part of the consumer.
     #[inline(never)]

@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 
 use buffstreams::{Bytes, Error, Reader, WireFormat};
-use futures::StreamExt;
 use futures::stream::FusedStream;
+use futures::{AsyncReadExt, StreamExt};
 
 use crate::samples::{bodies, body, config, encode, formats, read_all, read_clean};
 use crate::script::{Read, Source, drive, poll_times};
@@ -200,6 +200,39 @@ fn a_dropped_next_loses_nothing_and_doubles_nothing() {
         }
         assert!(read == messages, "dropped after {polls} polls");
         assert!(dropped > 0, "nothing was dropped after {polls} polls");
+    }
+}
+
+#[test]
+fn a_reader_that_is_taken_apart_gives_back_all_that_it_has_not_yielded() {
+    let messages = bodies(&[30, 0, 5, 70_000, 1, 9000]);
+    let wire = encode(WireFormat::buffstreams(), 1 << 17, &messages);
+    for pieces in [vec![1, 70], vec![33, 2], vec![70_100], vec![1 << 20]] {
+        for yielded in 0..=messages.len() {
+            // One that was polled once more has perhaps begun the next frame.
+            for more in [0, 1] {
+                let source = Source::pieces(&wire, &pieces);
+                let mut reader = Reader::new(source, &config(WireFormat::buffstreams(), 1 << 17)).unwrap();
+                let mut rest = &wire[..];
+                for message in &messages[..yielded] {
+                    assert!(drive(reader.next()).unwrap().unwrap() == message);
+                    rest = &rest[4 + message.len()..];
+                }
+                match poll_times(reader.next(), more) {
+                    None => {}
+                    Some(Some(message)) => rest = &rest[4 + message.unwrap().len()..],
+                    Some(None) => {
+                        let (io, bytes) = reader.into_parts();
+                        assert!(io.is_none() && bytes.is_empty() && rest.is_empty(), "the end was seen");
+                        continue;
+                    }
+                }
+                let (io, bytes) = reader.into_parts();
+                let mut given_back = bytes.to_vec();
+                drive(io.unwrap().read_to_end(&mut given_back)).unwrap();
+                assert!(given_back == rest, "{pieces:?}, {yielded} yielded, polled {more} times more");
+            }
+        }
     }
 }
 

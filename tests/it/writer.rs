@@ -220,3 +220,28 @@ fn what_a_writer_writes_a_reader_forwards() {
     assert!(target.log().taken == wire);
     assert_eq!(target.log().closes, 1);
 }
+
+#[test]
+fn a_writer_that_is_taken_apart_gives_back_all_that_was_not_written() {
+    let messages = bodies(&[10, 5000, 0, 4096, 12]);
+    let wire = wire(&messages);
+    for taken in [0, 1, 4, 13, 14, 17, 18, 5017, 5021, 5025, wire.len() - 1, wire.len()] {
+        let target = Target::new([Write::Take(taken), Write::Pending].into_iter().skip(usize::from(taken == 0)));
+        let mut writer = writer(&target);
+        for message in &messages {
+            drive(writer.feed(message.clone())).unwrap();
+        }
+        let flushed = poll_times(writer.flush(), 1);
+        assert_eq!(flushed.is_some(), taken == wire.len());
+        let (io, unwritten) = writer.into_parts();
+        assert!(io.is_some());
+        assert!(target.log().taken[..] == wire[..taken] && unwritten == wire[taken..], "{taken}");
+    }
+    // After an error there is no transport, and the bytes are those behind what it took.
+    let target = Target::new([Write::Take(5), Write::Error(ErrorKind::BrokenPipe)]);
+    let mut writer = writer(&target);
+    drive(writer.send(body(10))).unwrap_err();
+    let (io, unwritten) = writer.into_parts();
+    assert!(io.is_none());
+    assert_eq!(unwritten, wire[5..14]);
+}
