@@ -120,18 +120,18 @@ impl Connection {
 
     /// The remote end of the socket. The error is the system's, when the connection is gone.
     pub fn peer_addr(&self) -> std::io::Result<Endpoint> {
-        self.write.stream().peer_addr()
+        self.write.peer_addr()
     }
 
     /// This end of the socket. The error is the system's, when the connection is gone.
     pub fn local_addr(&self) -> std::io::Result<Endpoint> {
-        self.write.stream().local_addr()
+        self.write.local_addr()
     }
 
     /// Who the other end is, as the transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP. After
     /// it was opened again, it may be another.
     pub fn identity(&self) -> Option<Arc<Identity>> {
-        self.write.stream().identity()
+        self.write.identity()
     }
 
     /// Takes it apart, for a task that receives and one that sends. They share no lock on the way of the messages. The

@@ -1,6 +1,7 @@
 //! The receiving half of a connection.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,9 +11,12 @@ use futures::stream::Stream;
 
 use super::socket::Shared;
 use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Limit};
 use crate::framed::Reader;
+use crate::identity::Identity;
 use crate::observe::Reason;
+use crate::peer::Peer;
 use crate::transport;
 use crate::wire::Decoder;
 
@@ -32,6 +36,26 @@ impl ReadHalf {
         let (stream, generation) = (shared.socket().stream.clone(), 0);
         let reader = Reader::with(stream, Decoder::with(shared.codec));
         Self { reader, generation, ended: false, slow: Deadline::new(&shared.config.runtime), shared }
+    }
+
+    /// See [`Connection::peer`](crate::Connection::peer).
+    pub fn peer(&self) -> Option<Peer> {
+        self.shared.peer()
+    }
+
+    /// See [`Connection::peer_addr`](crate::Connection::peer_addr).
+    pub fn peer_addr(&self) -> io::Result<Endpoint> {
+        self.shared.stream().peer_addr()
+    }
+
+    /// See [`Connection::local_addr`](crate::Connection::local_addr).
+    pub fn local_addr(&self) -> io::Result<Endpoint> {
+        self.shared.stream().local_addr()
+    }
+
+    /// See [`Connection::identity`](crate::Connection::identity).
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.shared.stream().identity()
     }
 
     /// Waits for more frames; `false` at the end. It comes once for each batch.

@@ -86,6 +86,19 @@ impl Shared {
         }
     }
 
+    /// Who has connected, if somebody has.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        match self.origin {
+            Origin::Accepted { peer, .. } => Some(peer),
+            Origin::Dialed { .. } => None,
+        }
+    }
+
+    /// The socket.
+    pub(crate) fn stream(&self) -> transport::Stream {
+        self.socket().stream.clone()
+    }
+
     pub(crate) fn is_dialed(&self) -> bool {
         matches!(self.origin, Origin::Dialed { .. })
     }

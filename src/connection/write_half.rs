@@ -13,9 +13,11 @@ use futures::sink::{Sink, SinkExt};
 
 use super::socket::{Origin, Shared};
 use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
+use crate::identity::Identity;
 use crate::link::{Down, Progress, Retries};
 use crate::observe::Reason;
 use crate::peer::Peer;
@@ -98,17 +100,24 @@ impl WriteHalf {
         poll_fn(|cx| self.poll_close_unpin(cx))
     }
 
-    /// Who has connected, if somebody has.
-    pub(crate) fn peer(&self) -> Option<Peer> {
-        match self.shared.origin {
-            Origin::Accepted { peer, .. } => Some(peer),
-            Origin::Dialed { .. } => None,
-        }
+    /// See [`Connection::peer`](crate::Connection::peer).
+    pub fn peer(&self) -> Option<Peer> {
+        self.shared.peer()
     }
 
-    /// The socket.
-    pub(crate) fn stream(&self) -> transport::Stream {
-        self.shared.socket().stream.clone()
+    /// See [`Connection::peer_addr`](crate::Connection::peer_addr).
+    pub fn peer_addr(&self) -> io::Result<Endpoint> {
+        self.shared.stream().peer_addr()
+    }
+
+    /// See [`Connection::local_addr`](crate::Connection::local_addr).
+    pub fn local_addr(&self) -> io::Result<Endpoint> {
+        self.shared.stream().local_addr()
+    }
+
+    /// See [`Connection::identity`](crate::Connection::identity).
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.shared.stream().identity()
     }
 
     /// Waits until there is a socket to write to.
@@ -157,7 +166,7 @@ impl WriteHalf {
         let late = self.poll_patience(cx);
         let error = match late {
             Poll::Ready(error) => error,
-            Poll::Pending => why_closed(&self.stream()),
+            Poll::Pending => why_closed(&self.shared.stream()),
         };
         self.fail(error)
     }

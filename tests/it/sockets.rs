@@ -98,6 +98,31 @@ fn an_ipv4_peer_of_a_listener_of_both_is_given_as_what_it_is() {
 }
 
 #[test]
+fn each_half_knows_both_ends() {
+    run(async {
+        let mut connections = Listener::bind("127.0.0.1:0", config()).await.unwrap().connections();
+        let there = connections.closer().local_addr();
+        let dialed = Connection::dial(&there, config()).await.unwrap();
+        let accepted = next(&mut connections).await.unwrap();
+        let (here, peer) = (dialed.local_addr().unwrap(), accepted.peer());
+        let ((dialed_read, dialed_write), (read, write)) = (dialed.split(), accepted.split());
+        for (peer_addr, local_addr) in [
+            (dialed_read.peer_addr(), dialed_read.local_addr()),
+            (dialed_write.peer_addr(), dialed_write.local_addr()),
+            (read.local_addr(), read.peer_addr()),
+            (write.local_addr(), write.peer_addr()),
+        ] {
+            assert_eq!((peer_addr.unwrap(), local_addr.unwrap()), (there.clone(), here.clone()));
+        }
+        assert!(peer.is_some());
+        assert_eq!((read.peer(), write.peer()), (peer, peer));
+        assert_eq!((dialed_read.peer(), dialed_write.peer()), (None, None));
+        // Plain TCP knows nobody.
+        assert_eq!((read.identity(), write.identity()), (None, None));
+    });
+}
+
+#[test]
 fn a_time_that_cannot_be_a_limit_is_an_error() {
     const ZERO: Duration = Duration::ZERO;
     let most = Duration::from_millis(i32::MAX as u64);
