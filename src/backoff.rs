@@ -40,9 +40,11 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// // Any delays will do: three attempts, a second apart.
 /// let config = Config::new().reconnect(Backoff::from_fn(|| [Duration::from_secs(1); 2]));
 /// ```
-#[derive(Clone)]
+///
+/// Two are equal if they have the same figures, or closures of which one is a clone of the other.
+#[derive(Clone, PartialEq)]
 pub struct Backoff {
-    delays: Maker,
+    delays: Source,
     pub(crate) max_elapsed: Option<Duration>,
     pub(crate) stable_after: Duration,
 }
@@ -50,9 +52,23 @@ pub struct Backoff {
 /// The delays of one outage.
 pub(crate) type Delays = Box<dyn Iterator<Item = Duration> + Send>;
 
+/// Where the delays come from.
+#[derive(Clone, PartialEq)]
+enum Source {
+    Exponential { first: Duration, longest: Duration },
+    Program(Maker),
+}
+
 /// What makes the delays. It is the program's, and may panic when its last clone is dropped, which may be in a drop of ours.
 #[derive(Clone)]
-struct Maker(Option<Arc<dyn Fn(u64) -> Delays + Send + Sync>>);
+struct Maker(Option<Arc<dyn Fn() -> Delays + Send + Sync>>);
+
+impl PartialEq for Maker {
+    fn eq(&self, other: &Self) -> bool {
+        let pointer = |maker: &Self| maker.0.as_ref().map(|make| Arc::as_ptr(make).cast::<()>());
+        pointer(self) == pointer(other)
+    }
+}
 
 impl Drop for Maker {
     fn drop(&mut self) {
@@ -65,12 +81,7 @@ impl Backoff {
     /// Delays that double from `first` to `longest`, without an end. Each is jittered: drawn from the upper half, so that
     /// clients that lost the same peer at the same moment do not come back at the same moment.
     pub fn exponential(first: Duration, longest: Duration) -> Self {
-        Self::from_seed(move |seed| {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let doubled =
-                iter::successors(Some(first.min(longest)), move |delay| Some(delay.saturating_mul(2).min(longest)));
-            Box::new(doubled.map(move |delay| jittered(delay, rng.f64())))
-        })
+        Self::of(Source::Exponential { first, longest })
     }
 
     /// The delays of whatever iterator `delays` makes, anew for each outage whose first attempt fails; it gives up at their
@@ -82,11 +93,12 @@ impl Backoff {
         I::IntoIter: Send + 'static,
     {
         // It is asked again after its end.
-        Self::from_seed(move |_| Box::new(delays().into_iter().fuse()))
+        let make = move || -> Delays { Box::new(delays().into_iter().fuse()) };
+        Self::of(Source::Program(Maker(Some(Arc::new(make)))))
     }
 
-    fn from_seed(delays: impl Fn(u64) -> Delays + Send + Sync + 'static) -> Self {
-        Self { delays: Maker(Some(Arc::new(delays))), max_elapsed: None, stable_after: STABLE_AFTER }
+    fn of(delays: Source) -> Self {
+        Self { delays, max_elapsed: None, stable_after: STABLE_AFTER }
     }
 
     /// Gives up rather than make an attempt when the outage has lasted for longer than this. Default: no limit.
@@ -106,15 +118,34 @@ impl Backoff {
         self
     }
 
-    /// Calls the program. What is drawn comes from `seed`.
+    /// What [`max_elapsed`](Self::max_elapsed) is set to; `None` is no limit.
+    pub fn get_max_elapsed(&self) -> Option<Duration> {
+        self.max_elapsed
+    }
+
+    /// What [`stable_after`](Self::stable_after) is set to.
+    pub fn get_stable_after(&self) -> Duration {
+        self.stable_after
+    }
+
+    /// May call the program. What is drawn comes from `seed`.
     pub(crate) fn delays(&self, seed: u64) -> Delays {
-        self.delays.0.as_ref().map_or_else(Self::none, |make| make(seed))
+        match &self.delays {
+            Source::Exponential { first, longest } => exponential(*first, *longest, seed),
+            Source::Program(maker) => maker.0.as_ref().map_or_else(Self::none, |make| make()),
+        }
     }
 
     /// No delays at all.
     pub(crate) fn none() -> Delays {
         Box::new(iter::empty())
     }
+}
+
+fn exponential(first: Duration, longest: Duration, seed: u64) -> Delays {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let doubled = iter::successors(Some(first.min(longest)), move |delay| Some(delay.saturating_mul(2).min(longest)));
+    Box::new(doubled.map(move |delay| jittered(delay, rng.f64())))
 }
 
 /// A delay from the upper half: `drawn` is from 0 to 1. The product of the longest delay and 1.0 would not fit into one.
@@ -124,10 +155,11 @@ fn jittered(delay: Duration, drawn: f64) -> Duration {
 
 impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backoff")
-            .field("max_elapsed", &self.max_elapsed)
-            .field("stable_after", &self.stable_after)
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("Backoff");
+        if let Source::Exponential { first, longest } = &self.delays {
+            debug.field("first", first).field("longest", longest);
+        }
+        debug.field("max_elapsed", &self.max_elapsed).field("stable_after", &self.stable_after).finish_non_exhaustive()
     }
 }
 

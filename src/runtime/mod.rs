@@ -245,6 +245,18 @@ impl Handle {
     }
 }
 
+/// The same runtime.
+impl PartialEq for Handle {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            // Without what they say of their types, which may differ for one and the same.
+            (Some(one), Some(other)) => std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other)),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with(|runtime| runtime.fmt(f))

@@ -125,6 +125,13 @@ struct Built {
     client: Option<Arc<ClientConfig>>,
 }
 
+/// The same settings: those of a clone, also when they were [replaced](Self::replace).
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Default for Tls {
     fn default() -> Self {
         Self::new()

@@ -40,6 +40,7 @@ mod reconnect_limits;
 mod reopen;
 mod samples;
 mod script;
+mod settings;
 mod sigpipe;
 mod sockets;
 mod starts;

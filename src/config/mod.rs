@@ -1,5 +1,7 @@
 //! Every limit: its default, what it is for, and the attack or the cost that it bounds.
 
+mod get;
+
 use std::time::Duration;
 
 use crate::backoff::Backoff;
@@ -27,8 +29,12 @@ const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 ///     .wire_format(WireFormat::u32_be())
 ///     .idle_timeout(Duration::from_secs(300))
 ///     .keepalive(None);
+/// assert_eq!(config.get_max_message_size(), 1 << 20);
+/// assert_eq!(config, config.clone());
 /// ```
-#[derive(Clone, Debug)]
+///
+/// Two are equal if each setting is. A runtime, a [`Tls`](Self::tls) and a closure of a [`Backoff`] equal their clones alone.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub(crate) wire_format: WireFormat,
     pub(crate) max_message_size: usize,
