@@ -42,6 +42,9 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// ```
 ///
 /// Two are equal if they have the same figures, or closures of which one is a clone of the other.
+///
+/// With the feature `serde`, an exponential one is its figures: `{ first = "100ms", longest = "30s" }`, and where they are not the
+/// default, `max_elapsed = "5m"` and `stable_after = "5s"`. One of a closure is an error to serialize.
 #[derive(Clone, PartialEq)]
 pub struct Backoff {
     delays: Source,
@@ -160,6 +163,47 @@ impl fmt::Debug for Backoff {
             debug.field("first", first).field("longest", longest);
         }
         debug.field("max_elapsed", &self.max_elapsed).field("stable_after", &self.stable_after).finish_non_exhaustive()
+    }
+}
+
+/// The figures of an exponential one.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename = "Backoff", deny_unknown_fields)]
+struct Figures {
+    #[serde(with = "crate::duration::always")]
+    first: Duration,
+    #[serde(with = "crate::duration::always")]
+    longest: Duration,
+    #[serde(with = "crate::duration::limit", default)]
+    max_elapsed: Option<Duration>,
+    #[serde(with = "crate::duration::always", default = "Figures::stable_after")]
+    stable_after: Duration,
+}
+
+#[cfg(feature = "serde")]
+impl Figures {
+    fn stable_after() -> Duration {
+        STABLE_AFTER
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Backoff {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Source::Exponential { first, longest } = self.delays else {
+            return Err(serde::ser::Error::custom("a backoff made of a closure cannot be serialized"));
+        };
+        let Self { max_elapsed, stable_after, .. } = *self;
+        Figures { first, longest, max_elapsed, stable_after }.serialize(serializer)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Backoff {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Figures { first, longest, max_elapsed, stable_after } = Figures::deserialize(deserializer)?;
+        Ok(Self::exponential(first, longest).max_elapsed(max_elapsed).stable_after(stable_after))
     }
 }
 

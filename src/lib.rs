@@ -116,6 +116,7 @@
 //! | `async-std` (default), `smol`, `tokio` | a runtime each, for [`Config::runtime`]; `tokio` adds nothing on Windows |
 //! | `tls-ring`, `tls-aws-lc-rs` | `Config::tls`, with the cryptography of ring or AWS-LC; ring where both are on |
 //! | `tls` | the same without cryptography, for a library that leaves the choice to the program |
+//! | `serde` | [`Config`], [`Backoff`] and [`WireFormat`] in files of settings: see [`Config`] |
 //! | `sim` | a network and a clock in memory, for tests: `Sim` |
 //!
 //! # Runtime
@@ -131,6 +132,9 @@ mod chain;
 mod foreign;
 
 mod sync;
+
+#[cfg(feature = "serde")]
+mod duration;
 
 mod backoff;
 mod endpoint;

@@ -1,6 +1,8 @@
 //! Every limit: its default, what it is for, and the attack or the cost that it bounds.
 
 mod get;
+#[cfg(feature = "serde")]
+mod in_code;
 
 use std::time::Duration;
 
@@ -33,27 +35,64 @@ const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 /// assert_eq!(config, config.clone());
 /// ```
 ///
-/// Two are equal if each setting is. A runtime, a [`Tls`](Self::tls) and a closure of a [`Backoff`] equal their clones alone.
+/// Two are equal if each setting is. A runtime, a `Tls` and a closure of a [`Backoff`] equal their clones alone.
+///
+/// # In a file
+///
+/// With the feature `serde` it can be read from a file of settings, and written to one. Each setting has the name of its method; one
+/// that is left out has its default, one that is not known is an error with its name. A time is a text like `"5s"`, `"250ms"` or
+/// `"1m 30s"`, or `"none"` for no limit; a size is a number, in bytes; a [`WireFormat`] is its text, and a [`Backoff`] its figures.
+///
+/// ```toml
+/// wire_format = "u32_be"
+/// max_message_size = 1048576
+/// idle_timeout = "5m"
+/// keepalive = "none"
+/// reconnect = { first = "100ms", longest = "30s" }
+/// ```
+///
+/// What a file cannot say is set in the program: the runtime, TLS, and a backoff made of a closure. A configuration that has one of
+/// them is an error to serialize. The example `config_file` reads one.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Config {
     pub(crate) wire_format: WireFormat,
     pub(crate) max_message_size: usize,
     pub(crate) inbox_bytes: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) max_connections: usize,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub(crate) reconnect: Option<Backoff>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) message_ttl: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) dial_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) write_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) frame_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) idle_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) close_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) drain_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) keepalive: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) user_timeout: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub(crate) unix_mode: Option<u32>,
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_deserializing, serialize_with = "in_code::runtime", skip_serializing_if = "in_code::is_default")
+    )]
     pub(crate) runtime: Handle,
     #[cfg(feature = "tls")]
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_deserializing, serialize_with = "in_code::tls", skip_serializing_if = "Option::is_none")
+    )]
     pub(crate) tls: Option<Tls>,
 }
 

@@ -67,6 +67,35 @@ impl FromStr for WireFormat {
     }
 }
 
+/// As its text.
+#[cfg(feature = "serde")]
+impl serde::Serialize for WireFormat {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for WireFormat {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl serde::de::Visitor<'_> for Text {
+            type Value = WireFormat;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a wire format like \"u32_be\" or \"fixed(3,le,offset=2)\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<WireFormat, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
 fn parse_fixed(parts: &str) -> Result<FixedFormat, ParseWireFormatError> {
     let mut parts = parts.split(',').map(str::trim);
     let width = parts.next().unwrap_or_default();

@@ -104,3 +104,113 @@ fn a_closure_and_a_runtime_equal_their_clones_alone() {
         assert_ne!(one, Config::new().tls(buffstreams::Tls::new()));
     }
 }
+
+#[cfg(feature = "serde")]
+mod in_a_file {
+    use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::samples::formats;
+
+    /// What is read of this text, or what the error says.
+    fn read(text: &str) -> Result<Config, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_configuration_is_read_from_what_was_written() {
+        for config in [Config::new(), everything_set(), everything_set().reconnect(None).message_ttl(None)] {
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(read(&text), Ok(config), "{text}");
+        }
+        let text = toml::to_string(&everything_set()).unwrap();
+        for line in [
+            "wire_format = \"fixed(3,le,offset=2)\"",
+            "max_connections = 4",
+            "message_ttl = \"5s\"",
+            "keepalive = \"none\"",
+            "user_timeout = \"1s 500ms\"",
+            "first = \"1s\"",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        assert_eq!(read(""), Ok(Config::new()));
+        let config =
+            read("idle_timeout = '1h 30m'\nunix_mode = 0o660\nreconnect = { first = '100ms', longest = '1m' }");
+        let backoff = Backoff::exponential(SECOND / 10, 60 * SECOND);
+        assert_eq!(config, Ok(Config::new().idle_timeout(90 * 60 * SECOND).unix_mode(0o660).reconnect(backoff)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (text, named) in [
+            (
+                "max_mesage_size = 1",
+                "unknown field `max_mesage_size`, expected one of `wire_format`, `max_message_size`",
+            ),
+            ("tls = 1", "unknown field `tls`"),
+            ("runtime = 'tokio'", "unknown field `runtime`"),
+            ("reconnect = { first = '1s', longest = '1s', last = '1s' }", "unknown field `last`"),
+            ("reconnect = { first = '1s' }", "missing field `longest`"),
+            ("reconnect = { first = 'none', longest = '1s' }", "\"none\" is no duration"),
+            ("idle_timeout = '5'", "\"5\" is no duration: time unit needed"),
+            ("idle_timeout = 'never'", "\"never\" is no duration"),
+            ("idle_timeout = 5", "expected a duration like \"5s\", \"250ms\" or \"1m 30s\", or \"none\" for no limit"),
+            ("reconnect = { first = 1 }", "expected a duration like \"5s\", \"250ms\" or \"1m 30s\""),
+            ("wire_format = 'u32'", "\"u32\" is no wire format"),
+            ("wire_format = 4", "expected a wire format like \"u32_be\""),
+            ("inbox_bytes = -1", "expected usize"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+            let line = text.split(',').next().unwrap_or_default();
+            assert!(error.contains(line), "{error} shows where it is");
+        }
+    }
+
+    #[test]
+    fn what_only_a_program_can_set_is_not_written() {
+        let refused = |config: Config| toml::to_string(&config).unwrap_err().to_string();
+        let error = refused(Config::new().reconnect(Backoff::from_fn(|| [SECOND])));
+        assert!(error.contains("a backoff made of a closure cannot be serialized"), "{error}");
+        #[cfg(feature = "async-std")]
+        {
+            let error = refused(Config::new().runtime(buffstreams::AsyncStd::new()));
+            assert!(error.contains("a runtime cannot be serialized: AsyncStd"), "{error}");
+        }
+        #[cfg(feature = "tls")]
+        {
+            let error = refused(Config::new().tls(buffstreams::Tls::new()));
+            assert!(error.contains("TLS cannot be serialized"), "{error}");
+        }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Parts {
+        format: WireFormat,
+        backoff: Backoff,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn each_duration_and_format_comes_back(
+            nanos in prop::array::uniform5(any::<u64>()),
+            format in prop::sample::select(formats()),
+            limited in any::<bool>(),
+        ) {
+            let [first, longest, max, stable, idle] = nanos.map(Duration::from_nanos);
+            let backoff = Backoff::exponential(first, longest).max_elapsed(limited.then_some(max)).stable_after(stable);
+            let parts = Parts { format, backoff };
+            prop_assert_eq!(toml::from_str(&toml::to_string(&parts).unwrap()), Ok(parts));
+            let config = Config::new().idle_timeout(idle);
+            prop_assert_eq!(read(&toml::to_string(&config).unwrap()), Ok(config));
+        }
+    }
+}
