@@ -150,6 +150,7 @@ pub mod wire;
 #[cfg_attr(fuzzing, allow(dead_code))]
 mod session;
 
+#[allow(unnameable_types)] // What a runtime consists of: the trait `Runtime` is sealed.
 mod runtime;
 #[cfg(feature = "tls")]
 mod tls;
