@@ -40,6 +40,21 @@ impl Listener {
     /// future, with what the stream yields from here on.
     ///
     /// Dropping the future ends the listener and its tasks.
+    ///
+    /// A closure that is in a variable first has to name the types of what it is called with. Without them the compiler takes it for
+    /// one that borrows all its messages from the same place, and says that it is "not general enough".
+    ///
+    /// ```no_run
+    /// use buffstreams::{Config, Error, Listener, Peer};
+    ///
+    /// # async fn serve() -> Result<(), Error> {
+    /// let callback = |peer: Peer, message: &[u8]| {
+    ///     println!("{peer} sent {} bytes", message.len());
+    ///     Ok(())
+    /// };
+    /// Listener::bind(":5031", Config::new()).await?.serve(callback).await
+    /// # }
+    /// ```
     pub fn serve<F>(self, callback: F) -> impl Future<Output = Result<(), Error>> + Send
     where
         F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
