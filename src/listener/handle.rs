@@ -11,6 +11,8 @@ use crate::identity::Identity;
 use crate::peer::Peer;
 
 /// Closes a [`Listener`](crate::Listener) from elsewhere. Cheap to clone.
+///
+/// The example `signals` closes with one on Ctrl-C and SIGTERM.
 #[derive(Clone)]
 pub struct Closer {
     shared: Arc<Shared>,
