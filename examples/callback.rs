@@ -31,7 +31,7 @@ async fn main() -> Result<(), BoxError> {
     // The events end with their listener, so they can be read to the end here.
     let failures = events.filter_map(|event| async move {
         match event {
-            Event::CallbackFailed { peer, error } => Some(format!("peer {}: failed: {error}", peer.id())),
+            Event::CallbackFailed { peer, error, .. } => Some(format!("peer {}: failed: {error}", peer.id())),
             _ => None,
         }
     });

@@ -318,7 +318,7 @@ async fn ends(mut events: Events<Event>) -> Ends {
                 Reason::Rejected => ends.rejected += 1,
                 _ => ends.failed += 1,
             },
-            Event::Missed { events } => ends.missed += events,
+            Event::Missed { events, .. } => ends.missed += events,
             _ => {}
         }
     }

@@ -138,6 +138,7 @@ pub enum Error {
 
     /// The address could not be listened on.
     #[error("cannot listen on {address}")]
+    #[non_exhaustive]
     Bind {
         /// The address, as it was given.
         address: Address,
@@ -147,6 +148,7 @@ pub enum Error {
 
     /// The name could not be resolved, or none of its addresses accepted the connection.
     #[error("cannot connect to {address}")]
+    #[non_exhaustive]
     Dial {
         /// The address, as it was given.
         address: Address,
@@ -156,6 +158,7 @@ pub enum Error {
 
     /// No address of the name had accepted the connection in time.
     #[error("no connection to {address} within {after:?}")]
+    #[non_exhaustive]
     DialTimeout {
         /// The address, as it was given.
         address: Address,
@@ -165,6 +168,7 @@ pub enum Error {
 
     /// The manager has, or is making or closing, a connection to this address.
     #[error("{address} is open already")]
+    #[non_exhaustive]
     AlreadyOpen {
         /// The address, as it was given.
         address: Address,
@@ -172,6 +176,7 @@ pub enum Error {
 
     /// The manager has no connection or listener of this address: it was never dialed, or has been closed.
     #[error("{address} is not open")]
+    #[non_exhaustive]
     NotOpen {
         /// The address, as it was given.
         address: Address,
@@ -181,6 +186,7 @@ pub enum Error {
 
     /// The message is over `max_message_size`. It was not sent; the sink works on.
     #[error("a message of {len} bytes: at most {max} are allowed")]
+    #[non_exhaustive]
     MessageTooLarge {
         /// The message's length, in bytes.
         len: usize,
@@ -193,6 +199,7 @@ pub enum Error {
     /// There is no TLS session with whoever was dialed. That the handshake takes too long is a [`DialTimeout`](Self::DialTimeout).
     #[cfg(feature = "tls")]
     #[error("no TLS session with {address}")]
+    #[non_exhaustive]
     Tls {
         /// The address, as it was given.
         address: Address,
@@ -230,6 +237,7 @@ pub enum Error {
     /// Writing failed while the message waited for room in a [`Writer`](crate::Writer), which did not accept it: it comes
     /// back. What was accepted before is in [`Writer::into_unsent`](crate::Writer::into_unsent).
     #[error("cannot write")]
+    #[non_exhaustive]
     NotWritten {
         /// The message that was not written.
         message: Unsent,
@@ -240,6 +248,7 @@ pub enum Error {
     /// A connection broke while the message waited for room in it; or a manager's, and it could not be opened again, or
     /// broke again and again. The message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
     #[error("not sent to {address}")]
+    #[non_exhaustive]
     NotSent {
         /// The address, as it was given.
         address: Address,
@@ -251,6 +260,7 @@ pub enum Error {
 
     /// A peer took longer than a limit allows.
     #[error("{what} is over: {after:?}")]
+    #[non_exhaustive]
     Timeout {
         /// The limit that ran out.
         what: Limit,
@@ -260,6 +270,7 @@ pub enum Error {
 
     /// A queue holds as much as it may, and whoever had messages for it could not wait: why they became dead letters.
     #[error("the queue is full: {max} bytes or more are held")]
+    #[non_exhaustive]
     QueueFull {
         /// The `queue_bytes` in force.
         max: usize,
@@ -268,6 +279,7 @@ pub enum Error {
     /// Something panicked, and was caught: why a manager's messages came back, or its connection broke or could not be kept. A
     /// [`ManagerEvent::Panicked`](crate::ManagerEvent::Panicked) has what it said.
     #[error("{what} panicked")]
+    #[non_exhaustive]
     Panicked {
         /// What panicked.
         what: PanicSource,
@@ -275,6 +287,7 @@ pub enum Error {
 
     /// The sink, the connection or the listener was closed. A message given to it comes back.
     #[error("it is closed")]
+    #[non_exhaustive]
     Closed {
         /// The message that was not sent, where the operation had one.
         message: Option<Unsent>,

@@ -31,6 +31,7 @@ pub enum Event {
         identity: Option<Arc<Identity>>,
     },
     /// A peer is gone. Of this peer, only [`Undelivered`](Self::Undelivered) replies can still be told.
+    #[non_exhaustive]
     Disconnected {
         /// Who.
         peer: Peer,
@@ -38,6 +39,7 @@ pub enum Event {
         reason: Reason,
     },
     /// A peer sent a header that makes no sense, and is being disconnected.
+    #[non_exhaustive]
     Rejected {
         /// Who.
         peer: Peer,
@@ -45,6 +47,7 @@ pub enum Event {
         error: FrameError,
     },
     /// A connection was closed at once, because there are `max_connections` of them.
+    #[non_exhaustive]
     Refused {
         /// The remote end of the socket.
         addr: Endpoint,
@@ -53,6 +56,7 @@ pub enum Event {
     },
     /// Somebody has connected, and there is no TLS session with them: the connection was closed. They were no peer yet.
     #[cfg(feature = "tls")]
+    #[non_exhaustive]
     HandshakeFailed {
         /// The remote end of the socket.
         from: Endpoint,
@@ -60,6 +64,7 @@ pub enum Event {
         error: Arc<TlsError>,
     },
     /// A callback returned an error. The peer goes on.
+    #[non_exhaustive]
     CallbackFailed {
         /// Whose message it was.
         peer: Peer,
@@ -67,6 +72,7 @@ pub enum Event {
         error: Arc<BoxError>,
     },
     /// A callback panicked. The peer is being disconnected; the others go on.
+    #[non_exhaustive]
     CallbackPanicked {
         /// Whose message it was.
         peer: Peer,
@@ -74,6 +80,7 @@ pub enum Event {
         message: String,
     },
     /// Something else panicked, and was caught. Where it belongs to a peer, that is being disconnected; nobody else is.
+    #[non_exhaustive]
     Panicked {
         /// Whose task it was, if it was in one.
         peer: Option<Peer>,
@@ -83,6 +90,7 @@ pub enum Event {
         message: String,
     },
     /// Connections cannot be accepted, mostly because the process has no descriptor left. It is tried again.
+    #[non_exhaustive]
     AcceptFailed {
         /// What the system said.
         error: Arc<io::Error>,
@@ -90,6 +98,7 @@ pub enum Event {
         retry_in: Duration,
     },
     /// Replies that were accepted could not be written, because their peer is gone.
+    #[non_exhaustive]
     Undelivered {
         /// Who would have received them.
         peer: Peer,
@@ -97,6 +106,7 @@ pub enum Event {
         messages: usize,
     },
     /// This subscriber was too slow: so many events were dropped here.
+    #[non_exhaustive]
     Missed {
         /// How many.
         events: u64,
@@ -124,6 +134,7 @@ pub enum Reason {
     /// Reading or writing failed.
     Failed(Arc<io::Error>),
     /// It took longer than a limit allows.
+    #[non_exhaustive]
     Timeout {
         /// The setting that ran out.
         what: Limit,
@@ -180,11 +191,13 @@ fn same(error: &io::Error) -> io::Error {
 #[non_exhaustive]
 pub enum ManagerEvent {
     /// A connection was opened, or opened again.
+    #[non_exhaustive]
     Opened {
         /// Where to.
         address: Address,
     },
     /// A connection broke. It is opened again when there is something to write.
+    #[non_exhaustive]
     Broken {
         /// Where to.
         address: Address,
@@ -192,6 +205,7 @@ pub enum ManagerEvent {
         error: Option<Arc<Error>>,
     },
     /// A connection could not be opened again.
+    #[non_exhaustive]
     DialFailed {
         /// Where to.
         address: Address,
@@ -199,6 +213,7 @@ pub enum ManagerEvent {
         error: Arc<Error>,
     },
     /// Accepted messages were not sent, and nobody took the dead letters, or there was no room for them: they are gone.
+    #[non_exhaustive]
     Lost {
         /// Where to.
         address: Address,
@@ -206,6 +221,7 @@ pub enum ManagerEvent {
         messages: usize,
     },
     /// Something panicked, and was caught. Where it belongs to an address, all that is held for that comes back.
+    #[non_exhaustive]
     Panicked {
         /// Whose task it was, if it was in one.
         address: Option<Address>,
@@ -215,6 +231,7 @@ pub enum ManagerEvent {
         message: String,
     },
     /// This subscriber was too slow: so many events were dropped here.
+    #[non_exhaustive]
     Missed {
         /// How many.
         events: u64,

@@ -155,7 +155,7 @@ fn an_error_of_the_callback_is_told_and_the_peer_goes_on() {
         put_numbered(&mut client, 0, 0..6);
         for odd in [1, 3, 5] {
             let failed = |event| match event {
-                Event::CallbackFailed { peer, error } => Some((peer, error.to_string())),
+                Event::CallbackFailed { peer, error, .. } => Some((peer, error.to_string())),
                 _ => None,
             };
             let (peer, error) = event(&mut events, failed).await;
@@ -179,7 +179,7 @@ async fn a_panic_ends_only_its_peer(addr: std::net::SocketAddr, mut events: Even
     put_numbered(&mut a, 1, 1..6);
     let local = a.local_addr().unwrap();
     let panicked = |event| match event {
-        Event::CallbackPanicked { peer, message } => Some((peer, message)),
+        Event::CallbackPanicked { peer, message, .. } => Some((peer, message)),
         _ => None,
     };
     let (peer, message): (Peer, _) = event(&mut events, panicked).await;

@@ -151,7 +151,7 @@ fn a_silent_peer_ends_at_close_timeout_when_the_others_have_been_received() {
         assert!(start.elapsed() >= limit, "{:?}", start.elapsed());
         for _ in 0..2 {
             let late = |event| match event {
-                Event::Disconnected { peer, reason: Reason::Timeout { what, after } } => {
+                Event::Disconnected { peer, reason: Reason::Timeout { what, after, .. }, .. } => {
                     Some((peer.addr().unwrap(), what, after))
                 }
                 _ => None,

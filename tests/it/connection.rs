@@ -71,7 +71,7 @@ fn a_refused_dial_says_so() {
     run(async {
         let refusing = Refusing::new();
         let error = Connection::dial(refusing.addr, config()).await.expect_err("nobody listens");
-        let Error::Dial { address, source } = error else { panic!("{error:?}") };
+        let Error::Dial { address, source, .. } = error else { panic!("{error:?}") };
         assert_eq!(address.as_str(), refusing.addr.to_string());
         assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
         for nonsense in ["127.0.0.1", "127.0.0.1:x", ":x", "", ":", "no.such.host.invalid:1"] {
@@ -204,7 +204,10 @@ fn a_reply_that_never_ends_has_a_deadline() {
         assert_eq!(connection.next().await.unwrap().unwrap(), "whole");
         far.write(&frame(b"half")[..6]).await;
         let error = within(SOON, "the frame timeout", connection.next()).await.unwrap().expect_err("half a frame");
-        assert!(matches!(error, Error::Timeout { what: Limit::FrameTimeout, after } if after == limit), "{error:?}");
+        assert!(
+            matches!(error, Error::Timeout { what: Limit::FrameTimeout, after, .. } if after == limit),
+            "{error:?}"
+        );
         assert!(connection.next().await.is_none());
         assert!(far.rest().await.is_empty());
     });
@@ -263,7 +266,10 @@ fn a_peer_that_stops_reading_makes_the_sink_wait_and_then_fail() {
         let accepted = overfill(&mut connection);
         let start = Instant::now();
         let error = within(SOON, "the write timeout", connection.flush()).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: Limit::WriteTimeout, after } if after == limit), "{error:?}");
+        assert!(
+            matches!(error, Error::Timeout { what: Limit::WriteTimeout, after, .. } if after == limit),
+            "{error:?}"
+        );
         assert!(start.elapsed() >= limit / 2, "{:?}", start.elapsed());
         // Every message is either whole at the peer or comes back; none is both.
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();
@@ -312,7 +318,10 @@ fn a_close_has_a_deadline() {
         let (mut connection, mut far) = connected(config().close_timeout(limit), &site).await;
         let accepted = overfill(&mut connection);
         let error = within(SOON, "the close timeout", connection.close()).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after } if after == limit), "{error:?}");
+        assert!(
+            matches!(error, Error::Timeout { what: Limit::CloseTimeout, after, .. } if after == limit),
+            "{error:?}"
+        );
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message)).collect();
         let received = numbers(&far.rest().await);
         assert_eq!(received.into_iter().chain(unsent).collect::<Vec<_>>(), (0..accepted).collect::<Vec<_>>());
@@ -386,7 +395,7 @@ fn an_accepted_connection_is_not_opened_again() {
         assert!(matches!(error, Error::Closed { .. }), "{error:?}");
         assert_eq!(error.into_unsent(), Some(numbered(2, 8)));
         let error = connection.close().await.expect_err("what is held cannot be delivered");
-        assert!(matches!(error, Error::Closed { message: None }), "{error:?}");
+        assert!(matches!(error, Error::Closed { message: None, .. }), "{error:?}");
         assert_eq!(connection.take_unsent(), [numbered(1, 8)]);
         let error = connection.feed(numbered(3, 100_000)).await.expect_err("it is over, with nothing held, too");
         assert_eq!(error.into_unsent(), Some(numbered(3, 100_000)));

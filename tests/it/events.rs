@@ -19,7 +19,7 @@ async fn down() -> (Manager, String) {
     drop((site, far));
     let event = within(SOON, "the break", events.next()).await;
     assert!(
-        matches!(&event, Some(ManagerEvent::Broken { address: a, error: None }) if a.as_str() == address),
+        matches!(&event, Some(ManagerEvent::Broken { address: a, error: None, .. }) if a.as_str() == address),
         "{event:?}"
     );
     (manager, address)
@@ -42,7 +42,9 @@ fn a_subscription_sees_what_happens_from_then_on() {
         made.unwrap();
         let mut late = manager.events();
         let opened = early.next().now_or_never().flatten();
-        assert!(matches!(&opened, Some(ManagerEvent::Opened { address }) if address.as_str() == site.addr.to_string()));
+        assert!(
+            matches!(&opened, Some(ManagerEvent::Opened { address, .. }) if address.as_str() == site.addr.to_string())
+        );
         assert!(late.next().now_or_never().is_none(), "it was before");
         drop(far);
         for events in [&mut early, &mut late] {
@@ -130,7 +132,7 @@ fn a_slow_subscriber_is_told_how_many_it_missed() {
         }
         until("the last event", || counted.load(Ordering::Acquire) == 2 * LOST).await;
         let missed = slow.next().now_or_never().flatten();
-        assert!(matches!(missed, Some(ManagerEvent::Missed { events }) if events == 2 * LOST - 1024), "{missed:?}");
+        assert!(matches!(missed, Some(ManagerEvent::Missed { events, .. }) if events == 2 * LOST - 1024), "{missed:?}");
         drop(manager);
         let rest = within(SOON, "the end of the events", slow.collect::<Vec<_>>()).await;
         assert_eq!(rest.len(), 1024);
@@ -176,7 +178,10 @@ fn the_events_of_a_listener_end_when_it_is_gone_although_there_are_handles_to_it
         drop(incoming);
         let told: Vec<_> = within(SOON, "the end of the events", events.collect()).await;
         assert!(matches!(told[0], Event::Connected { peer: p, .. } if p == peer), "{told:?}");
-        assert!(matches!(told[1], Event::Disconnected { peer: p, reason: Reason::Stopped } if p == peer), "{told:?}");
+        assert!(
+            matches!(told[1], Event::Disconnected { peer: p, reason: Reason::Stopped, .. } if p == peer),
+            "{told:?}"
+        );
         assert_eq!(told.len(), 2);
         // Whoever is late misses nothing.
         outgoing.send((peer, numbered(2, 8))).await.unwrap();
@@ -220,7 +225,7 @@ fn a_listener_tells_who_comes_and_goes() {
         let draining = task::spawn(listener.for_each(|_| async {}));
         let event = within(SOON, "the end of the peer", events.next()).await;
         assert!(
-            matches!(event, Some(Event::Disconnected { peer: p, reason: Reason::Closed }) if p == peer),
+            matches!(event, Some(Event::Disconnected { peer: p, reason: Reason::Closed, .. }) if p == peer),
             "{event:?}"
         );
         draining.cancel().await;

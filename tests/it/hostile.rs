@@ -27,7 +27,7 @@ fn rejected(config: Config, good: &[u8], header: &[u8]) -> FrameErrorKind {
         bad.write_all(&[good, header, good, good].concat()).unwrap();
         assert_eq!(next(&mut listener).await.unwrap().0.addr().unwrap(), local, "what came before is received");
         let error = event(&mut events, |event| match event {
-            Event::Rejected { peer, error } if peer.addr().unwrap() == local => Some(error),
+            Event::Rejected { peer, error, .. } if peer.addr().unwrap() == local => Some(error),
             _ => None,
         })
         .await;
@@ -192,7 +192,10 @@ fn a_frame_that_trickles_in_is_ended_at_its_deadline() {
             }
         });
         let reason = disconnected(&mut events, local).await;
-        assert!(matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after } if after == limit), "{reason:?}");
+        assert!(
+            matches!(reason, Reason::Timeout { what: Limit::FrameTimeout, after, .. } if after == limit),
+            "{reason:?}"
+        );
         assert!(begun.elapsed() >= limit);
         trickling.join().unwrap();
         // One that was quick, and is silent between two frames, stays.
@@ -331,7 +334,7 @@ fn a_process_without_descriptors_waits_and_accepts_again() {
             let mut waits = Vec::new();
             while waits.len() < 10 {
                 let failed = event(&mut events, |event| match event {
-                    Event::AcceptFailed { error, retry_in } => Some((error, retry_in)),
+                    Event::AcceptFailed { error, retry_in, .. } => Some((error, retry_in)),
                     _ => None,
                 });
                 let (error, retry_in) = failed.await;

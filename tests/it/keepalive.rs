@@ -166,7 +166,7 @@ fn a_receiver_whose_host_vanished_is_gone_in_the_configured_time() {
             events.next().await.unwrap()
         };
         let event = in_time("the break", LIMIT, breaking).await;
-        let ManagerEvent::Broken { address, error: Some(error) } = &event else { panic!("{event:?}") };
+        let ManagerEvent::Broken { address, error: Some(error), .. } = &event else { panic!("{event:?}") };
         assert_eq!(address.as_str(), site.addr.to_string());
         assert!(timed_out(error), "{error:?}");
         // Its place is free for the next message, which reaches the host that has come back.

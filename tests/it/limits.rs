@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use buffstreams::wire::Decoder;
+use buffstreams::wire::{Decoder, Encoder};
 use buffstreams::{Bytes, Error, FrameError, FrameErrorKind, WireFormat};
 
 use crate::samples::{body, config, encode, formats, presets, read_all};
@@ -277,7 +277,7 @@ fn each_error_says_its_figures_in_lower_case() {
     let wire = encode(WireFormat::u16_be(), 4096, &[body(11)]);
     let truncated = read_all(Source::whole(&wire[..2]), &config(WireFormat::u16_be(), 4096)).1.unwrap();
     assert_eq!(truncated.to_string(), "the stream ended inside a frame: 2 of 13 bytes received");
-    let large = Error::MessageTooLarge { len: 11, max: 10, message: body(11).into() };
+    let large = Encoder::new(WireFormat::u16_be(), 10).unwrap().encode(&body(11), &mut Vec::new()).unwrap_err();
     assert_eq!(large.to_string(), "a message of 11 bytes: at most 10 are allowed");
     assert_eq!(format!("{large:?}"), "MessageTooLarge { len: 11, max: 10, message: Unsent(11 bytes) }");
 }

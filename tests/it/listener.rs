@@ -111,7 +111,7 @@ fn what_cannot_be_bound_says_which_address_and_why() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap();
         match Listener::bind(addr, config()).await {
-            Err(Error::Bind { address, source }) => {
+            Err(Error::Bind { address, source, .. }) => {
                 assert_eq!(address.as_str(), addr.to_string());
                 assert_eq!(source.kind(), ErrorKind::AddrInUse);
             }
@@ -192,7 +192,7 @@ fn replies_to_a_peer_that_is_gone_are_told_and_the_sink_goes_on() {
         }
         within(SOON, outgoing.send((here, Bytes::from_static(b"in time")))).await.unwrap();
         let undelivered = |event| match event {
-            Event::Undelivered { peer, messages } => Some((peer, messages)),
+            Event::Undelivered { peer, messages, .. } => Some((peer, messages)),
             _ => None,
         };
         for _ in 0..3 {

@@ -16,7 +16,7 @@ fn an_address_is_dialed_once() {
         let site = Site::new();
         let (manager, mut far) = dialed(config().close_timeout(Duration::from_millis(100)), &site).await;
         let address = Address::from(site.addr);
-        let is_open = |error: Error| matches!(error, Error::AlreadyOpen { address: a } if a == address);
+        let is_open = |error: Error| matches!(error, Error::AlreadyOpen { address: a, .. } if a == address);
         assert!(is_open(manager.dial(site.addr).await.expect_err("it is open")));
         assert_eq!(manager.addresses(), std::slice::from_ref(&address));
         manager.write(site.addr, "one".into()).await.unwrap();
@@ -296,7 +296,10 @@ fn a_close_that_cannot_deliver_has_a_deadline_and_dead_letters() {
         }
         drop(sink);
         let error = within(SOON, "the close", manager.close(site.addr)).await.expect_err("nobody reads");
-        assert!(matches!(error, Error::Timeout { what: Limit::CloseTimeout, after } if after == limit), "{error:?}");
+        assert!(
+            matches!(error, Error::Timeout { what: Limit::CloseTimeout, after, .. } if after == limit),
+            "{error:?}"
+        );
         let total = balanced(&manager);
         assert_eq!((total.accepted, total.held), (accepted, 0));
         let mut letters = Vec::new();

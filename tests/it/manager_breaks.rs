@@ -173,7 +173,7 @@ fn letters_that_nobody_takes_are_counted() {
             }
             sink.close().await.expect_err("nobody listens");
             let lost = event(&mut events, "the loss", |event| match event {
-                ManagerEvent::Lost { address, messages } if address.as_str() == addr.to_string() => Some(messages),
+                ManagerEvent::Lost { address, messages, .. } if address.as_str() == addr.to_string() => Some(messages),
                 _ => None,
             });
             assert_eq!(lost.await as u64, round * 7);

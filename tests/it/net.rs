@@ -181,7 +181,7 @@ pub(crate) fn connected(events: &mut Events<Event>) -> impl Future<Output = Peer
 #[track_caller]
 pub(crate) fn refused(events: &mut Events<Event>) -> impl Future<Output = (Endpoint, usize)> {
     event(events, |event| match event {
-        Event::Refused { addr, max_connections } => Some((addr, max_connections)),
+        Event::Refused { addr, max_connections, .. } => Some((addr, max_connections)),
         _ => None,
     })
 }
@@ -190,7 +190,7 @@ pub(crate) fn refused(events: &mut Events<Event>) -> impl Future<Output = (Endpo
 #[track_caller]
 pub(crate) fn disconnected(events: &mut Events<Event>, addr: SocketAddr) -> impl Future<Output = Reason> {
     event(events, move |event| match event {
-        Event::Disconnected { peer, reason } if peer.addr().unwrap() == addr => Some(reason),
+        Event::Disconnected { peer, reason, .. } if peer.addr().unwrap() == addr => Some(reason),
         _ => None,
     })
 }

@@ -106,7 +106,7 @@ fn alone_with_panics<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> 
 #[track_caller]
 fn panicked(events: &mut Events<Event>, from: PanicSource, payload: Payload) -> impl Future<Output = Option<Peer>> {
     event(events, move |event| match event {
-        Event::Panicked { peer, source, message } => {
+        Event::Panicked { peer, source, message, .. } => {
             assert_eq!((source, message.as_str()), (from, payload.text()));
             Some(peer)
         }

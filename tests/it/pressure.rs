@@ -248,14 +248,17 @@ fn a_peer_that_takes_no_replies_costs_queue_bytes_and_is_ended_at_write_timeout(
         }
         assert!(accepted >= QUEUE);
         let messages = event(&mut events, |event| match event {
-            Event::Undelivered { peer: whose, messages } if whose == peer => Some(messages),
+            Event::Undelivered { peer: whose, messages, .. } if whose == peer => Some(messages),
             _ => None,
         });
         let messages = messages.await;
         // It may have taken more since then.
         assert!(((QUEUE - KERNEL) / 100_000..=accepted / 100_000).contains(&messages), "{messages}");
         let reason = disconnected(&mut events, peer.addr().unwrap()).await;
-        assert!(matches!(reason, Reason::Timeout { what: Limit::WriteTimeout, after } if after == limit), "{reason:?}");
+        assert!(
+            matches!(reason, Reason::Timeout { what: Limit::WriteTimeout, after, .. } if after == limit),
+            "{reason:?}"
+        );
         // The sink waits no longer, and serves the next.
         let mut good = raw(addr);
         put(&mut good, b"?");

@@ -101,7 +101,7 @@ fn a_message_that_is_too_old_becomes_a_dead_letter_and_a_newer_one_is_sent() {
         assert!(start.elapsed() >= ttl, "{:?}", start.elapsed());
         assert!(matches!(flushed, Err(Error::NotSent { .. })), "{flushed:?}");
         let Err(Error::NotSent { source, message: Some(_), .. }) = written else { panic!("{written:?}") };
-        assert!(matches!(*source, Error::Timeout { what: Limit::MessageTtl, after } if after == ttl), "{source:?}");
+        assert!(matches!(*source, Error::Timeout { what: Limit::MessageTtl, after, .. } if after == ttl), "{source:?}");
         for n in 0..20 {
             let letter = within(SOON, "a dead letter", dead.next()).await.unwrap();
             assert_eq!((number(&letter.message), letter.outcome), (n, Outcome::Expired));
@@ -163,7 +163,7 @@ fn a_close_ends_the_attempts_at_its_deadline() {
         assert!(sink.flush().now_or_never().is_none());
         let closed = within(SOON, "the close", manager.close(site.addr)).await;
         assert!(
-            matches!(closed, Err(Error::Timeout { what: Limit::CloseTimeout, after }) if after == limit),
+            matches!(closed, Err(Error::Timeout { what: Limit::CloseTimeout, after, .. }) if after == limit),
             "{closed:?}"
         );
         let letter = within(SOON, "a dead letter", dead.next()).await.unwrap();

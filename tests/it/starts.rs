@@ -101,7 +101,7 @@ fn a_logger_that_panics_when_an_address_is_opened_is_an_error_of_the_dial() {
         Logger::set(Some(Then::Panic));
         let dialed = executor::block_on(manager.dial(addr));
         Logger::set(None);
-        assert!(matches!(dialed, Err(Error::Panicked { what: PanicSource::Logger })), "{dialed:?}");
+        assert!(matches!(dialed, Err(Error::Panicked { what: PanicSource::Logger, .. })), "{dialed:?}");
         assert!(is_told(block_on(events.next())));
         block_on(manager.dial(addr)).expect("it is free");
     });

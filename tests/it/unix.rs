@@ -185,7 +185,7 @@ fn a_peer_of_one_unix_listener_is_not_taken_for_one_of_another() {
         assert_eq!(closer.identity(peer), None);
         outgoing.send((peer, Bytes::from_static(b"for another"))).await.unwrap();
         let undelivered = event(&mut others, |event| match event {
-            Event::Undelivered { peer, messages } => Some((peer, messages)),
+            Event::Undelivered { peer, messages, .. } => Some((peer, messages)),
             _ => None,
         });
         assert_eq!(undelivered.await, (peer, 1));
@@ -250,14 +250,14 @@ fn a_header_that_makes_no_sense_ends_one_peer_of_a_unix_socket() {
         good.write_all(&frame(b"good")).unwrap();
         assert_eq!(next(&mut listener).await.unwrap().1, "good");
         let (rejected, error) = event(&mut events, |event| match event {
-            Event::Rejected { peer, error } => Some((peer, error)),
+            Event::Rejected { peer, error, .. } => Some((peer, error)),
             _ => None,
         })
         .await;
         assert_eq!(rejected, peer);
         assert!(matches!(error.kind, FrameErrorKind::TooLarge { .. }), "{error:?}");
         let gone = event(&mut events, |event| match event {
-            Event::Disconnected { peer, reason } => Some((peer, reason)),
+            Event::Disconnected { peer, reason, .. } => Some((peer, reason)),
             _ => None,
         });
         assert!(matches!(gone.await, (gone, Reason::Rejected) if gone == peer));

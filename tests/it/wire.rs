@@ -164,7 +164,9 @@ fn a_message_over_the_limit_is_refused_and_nothing_is_written() {
         let encoder = Encoder::new(format, 200).unwrap();
         let mut out = vec![9];
         match encoder.encode(&body(201), &mut out) {
-            Err(Error::MessageTooLarge { len: 201, max: 200, message }) => assert_eq!(message.into_inner(), body(201)),
+            Err(Error::MessageTooLarge { len: 201, max: 200, message, .. }) => {
+                assert_eq!(message.into_inner(), body(201))
+            }
             other => panic!("{format}: {other:?}"),
         }
         assert_eq!(out, [9], "{format}");

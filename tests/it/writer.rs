@@ -196,7 +196,7 @@ fn a_closed_sink_gives_the_message_back() {
     let mut writer = writer(&target);
     drive(writer.close()).unwrap();
     let error = drive(writer.send(body(9))).unwrap_err();
-    assert!(matches!(error, Error::Closed { message: Some(_) }), "{error:?}");
+    assert!(matches!(error, Error::Closed { message: Some(_), .. }), "{error:?}");
     assert_eq!(error.into_unsent(), Some(body(9)));
     assert!(target.log().taken.is_empty());
 }

@@ -98,7 +98,7 @@ fn after_a_break_the_sink_is_closed_and_says_so() {
     let again = drive(writer.send(body(4))).unwrap_err();
     assert!(matches!(again, Error::Closed { .. }), "{again:?}");
     let closing = drive(writer.close()).unwrap_err();
-    assert!(matches!(closing, Error::Closed { message: None }), "it did not write everything: {closing:?}");
+    assert!(matches!(closing, Error::Closed { message: None, .. }), "it did not write everything: {closing:?}");
     assert_eq!(target.log().calls.len(), 2, "it wrote to a broken transport");
     assert_eq!(writer.into_unsent(), [body(3)]);
 }
@@ -129,7 +129,7 @@ fn a_message_that_waited_for_room_when_it_broke_comes_back_with_the_cause() {
         assert!(matches!(error, Error::Closed { .. }), "{error:?}");
         assert_eq!(error.into_unsent(), Some(body(8)));
         let closing = drive(writer.close()).unwrap_err();
-        assert!(matches!(closing, Error::Closed { message: None }), "{closing:?}");
+        assert!(matches!(closing, Error::Closed { message: None, .. }), "{closing:?}");
         assert_eq!(writer.into_unsent(), held);
     }
 }
@@ -144,7 +144,7 @@ fn a_break_that_nobody_had_a_message_for_is_told_by_the_flush() {
         let error = if closes { drive(writer.close()) } else { drive(writer.flush()) }.unwrap_err();
         assert!(matches!(&error, Error::Write(error) if error.kind() == ErrorKind::ConnectionReset), "{error:?}");
         let again = drive(writer.flush()).unwrap_err();
-        assert!(matches!(again, Error::Closed { message: None }), "{again:?}");
+        assert!(matches!(again, Error::Closed { message: None, .. }), "{again:?}");
         assert_eq!(writer.into_unsent(), held);
     }
 }

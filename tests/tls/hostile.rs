@@ -549,7 +549,7 @@ fn who_comes_to_no_session_is_told_of_and_hurts_nobody() {
             let end = std::thread::spawn(move || hostile(&kit, tcp));
             good.goes_on(name).await;
             let error = event(&mut events, |event| match event {
-                Event::HandshakeFailed { from, error } if from == local => Some(error),
+                Event::HandshakeFailed { from, error, .. } if from == local => Some(error),
                 Event::Connected { peer, .. } if peer.addr() == Some(local) => panic!("{name}: it is a peer"),
                 _ => None,
             })
@@ -580,7 +580,7 @@ fn who_breaks_a_session_is_disconnected_and_hurts_nobody() {
             while connected(&mut events).await.addr() != Some(local) {}
             let end = std::thread::spawn(move || hostile(session));
             let reason = event(&mut events, |event| match event {
-                Event::Disconnected { peer, reason } if peer.addr() == Some(local) => Some(reason),
+                Event::Disconnected { peer, reason, .. } if peer.addr() == Some(local) => Some(reason),
                 _ => None,
             })
             .await;

@@ -77,7 +77,10 @@ fn stalled(len: usize) {
         assert!(waited, "the sink was pending");
         assert!(accepted < 1 << 20, "no more is taken than there is room for");
         let Error::NotSent { source, message: Some(last), .. } = error else { panic!("{error:?}") };
-        assert!(matches!(*source, Error::Timeout { what: Limit::WriteTimeout, after } if after == limit), "{source:?}");
+        assert!(
+            matches!(*source, Error::Timeout { what: Limit::WriteTimeout, after, .. } if after == limit),
+            "{source:?}"
+        );
         assert_eq!(number(&last.into_inner()), (0, accepted), "the one there was no room for");
         let unsent: Vec<u64> = connection.take_unsent().iter().map(|message| number(message).1).collect();
         drop(connection);

@@ -45,7 +45,7 @@ fn a_panic_in_a_handshake_is_told_and_ends_only_that() {
             let hello = hostile.records();
             hostile.put(&hello);
             let panicked = event(&mut events, |event| match event {
-                Event::Panicked { peer: None, source: PanicSource::Task, message } => Some(message),
+                Event::Panicked { peer: None, source: PanicSource::Task, message, .. } => Some(message),
                 Event::Refused { .. } => panic!("there is room"),
                 _ => None,
             });

@@ -23,7 +23,7 @@ fn sides() -> (Tls, Config) {
 #[track_caller]
 fn failed(events: &mut Events<Event>) -> impl Future<Output = (Endpoint, std::sync::Arc<TlsError>)> {
     event(events, |event| match event {
-        Event::HandshakeFailed { from, error } => Some((from, error)),
+        Event::HandshakeFailed { from, error, .. } => Some((from, error)),
         Event::Refused { .. } => panic!("there is room"),
         _ => None,
     })
