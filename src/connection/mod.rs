@@ -146,6 +146,38 @@ impl Connection {
         self.write.close()
     }
 
+    /// Accepts a message that stays with the program, without waiting: see [`WriteHalf::try_feed`].
+    ///
+    /// ```
+    /// # use buffstreams::{Config, Connection, Listener};
+    /// # use futures::{SinkExt, StreamExt};
+    /// # async_std::task::block_on(async {
+    /// # let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+    /// # let address = listener.local_addr();
+    /// let mut connection = Connection::dial(address, Config::new()).await?;
+    /// let mut line = String::new();
+    /// for n in 0..100 {
+    ///     use std::fmt::Write;
+    ///     line.clear();
+    ///     write!(line, "number {n}").unwrap();
+    ///     while !connection.try_feed(line.as_bytes())? {
+    ///         connection.ready().await?;
+    ///     }
+    /// }
+    /// connection.flush().await?;
+    /// # assert_eq!(listener.next().await.unwrap().1, "number 0");
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    #[inline]
+    pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        self.write.try_feed(message)
+    }
+
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell: see [`WriteHalf::ready`].
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.write.ready()
+    }
+
     /// See [`WriteHalf::take_unsent`].
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
         self.write.take_unsent()

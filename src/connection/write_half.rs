@@ -100,6 +100,27 @@ impl WriteHalf {
         poll_fn(|cx| self.poll_close_unpin(cx))
     }
 
+    /// Accepts a message that stays with the program, without waiting: it is copied behind the others, where `feed` needs a
+    /// [`Bytes`] for each. `Ok(false)` where `feed` would wait: then it was not accepted, and [`ready`](Self::ready) waits.
+    ///
+    /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
+    /// with a copy of the message. What was accepted is sent by a flush, or by `ready` when 60 KiB are pending.
+    #[inline]
+    pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        match &mut self.state {
+            WriteState::Open(open) if open.writer.has_room() => {
+                open.writer.output_mut().push_copy(message).map(|()| true)
+            }
+            _ => self.try_hold(message),
+        }
+    }
+
+    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell: like `poll_ready`
+    /// it leaves that to the next call, which has the message. Dropping the future loses nothing.
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        poll_fn(|cx| self.poll_ready_unpin(cx))
+    }
+
     /// See [`Connection::peer`](crate::Connection::peer).
     pub fn peer(&self) -> Option<Peer> {
         self.shared.peer()
@@ -240,6 +261,25 @@ impl WriteHalf {
         matches!(&self.state, WriteState::Down(output, _) if self.shared.is_dialed() && output.len() < mark)
     }
 
+    /// As [`hold`](Self::hold), of a copy, where no poll is needed before.
+    #[cold]
+    fn try_hold(&mut self, message: &[u8]) -> Result<bool, Error> {
+        if self.must_wait() {
+            return Ok(false);
+        }
+        self.hold(Bytes::copy_from_slice(message)).map(|()| true)
+    }
+
+    /// Whether only a poll can say what becomes of a message.
+    fn must_wait(&self) -> bool {
+        match &self.state {
+            WriteState::Open(open) => !open.writer.has_room(),
+            WriteState::Down(_, Then::Reopen(_)) => self.shared.is_dialed() && !self.has_room_while_down(),
+            // It is accepted nowhere, or there is something to tell first.
+            WriteState::Down(_, Then::Tell(_)) | WriteState::Closed => false,
+        }
+    }
+
     /// What is to be told before anything else.
     fn take_untold(&mut self) -> Option<Error> {
         let WriteState::Down(_, then @ Then::Tell(_)) = &mut self.state else { return None };
@@ -356,9 +396,7 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         match &this.state {
-            WriteState::Open(Open { writer, .. }) if writer.output().len() < HIGH_WATER && writer.io().is_some() => {
-                Poll::Ready(Ok(()))
-            }
+            WriteState::Open(open) if open.writer.has_room() => Poll::Ready(Ok(())),
             _ => this.poll_room(cx),
         }
     }

@@ -1,13 +1,14 @@
 //! Drives the encoder over any `AsyncWrite`. The rules of the `Sink` live here.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
-use futures::sink::Sink;
+use futures::sink::{Sink, SinkExt};
 
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
@@ -71,6 +72,42 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         Self { state: State::Open(io), output, untold: None }
     }
 
+    /// Accepts a message that stays with the program, without waiting: it is copied behind the others, where `feed` needs a
+    /// [`Bytes`] for each. `Ok(false)` where `feed` would wait: then it was not accepted, and [`ready`](Self::ready) waits.
+    ///
+    /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
+    /// with a copy of the message.
+    ///
+    /// ```
+    /// use buffstreams::{Config, Writer};
+    /// use futures::SinkExt;
+    ///
+    /// # futures::executor::block_on(async {
+    /// let mut wire = Vec::new();
+    /// let mut writer = Writer::new(&mut wire, &Config::new())?;
+    /// while !writer.try_feed(b"one")? {
+    ///     writer.ready().await?;
+    /// }
+    /// writer.flush().await?;
+    /// assert_eq!(wire, [6, 0, 0, b'o', b'n', b'e']);
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        if self.has_room() {
+            return self.output.push_copy(message).map(|()| true);
+        }
+        match self.state {
+            State::Open(_) => Ok(false),
+            State::Closed => self.refuse(Bytes::copy_from_slice(message)).map(|()| true),
+        }
+    }
+
+    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell. Dropping the future
+    /// loses nothing.
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Unpin {
+        poll_fn(|cx| self.poll_ready_unpin(cx))
+    }
+
     /// The messages that were accepted and that the transport has not taken whole, the oldest first.
     pub fn into_unsent(mut self) -> Vec<Bytes> {
         self.output.take_messages()
@@ -111,6 +148,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             State::Open(io) => Some(io),
             State::Closed => None,
         }
+    }
+
+    /// Whether a message would be accepted at once.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.output.len() < HIGH_WATER && self.io().is_some()
     }
 
     /// Waits until less than the high-water mark is pending.

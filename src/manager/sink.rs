@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::sink::Sink;
+use futures::sink::{Sink, SinkExt};
 
 use super::addresses::Addresses;
 use super::link::Link;
@@ -76,6 +77,37 @@ impl ManagerSink {
         let batch = addresses.common.config.room_while_down().map_or(HIGH_WATER, |room| room.min(HIGH_WATER));
         let (producers, by_address) = (Vec::new(), HashMap::new());
         Self { addresses, batch, producers, by_address, last: 0, batches: 0, prune_at: PRUNE_FROM, closed: false }
+    }
+
+    /// Accepts a message that stays with the program, without waiting: it is copied behind the others to `address`, where `feed`
+    /// needs a [`Bytes`] for each. `Ok(false)` where `feed` would wait, whatever address it waits for: then it was not
+    /// accepted, and [`ready`](Self::ready) waits.
+    ///
+    /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
+    /// with a copy of the message.
+    pub fn try_feed(&mut self, address: &Address, message: &[u8]) -> Result<bool, Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) });
+        }
+        if self.is_full() {
+            return Ok(false);
+        }
+        let Some(producer) = self.producer(address) else {
+            let message = Some(Bytes::copy_from_slice(message).into());
+            return Err(Error::NotOpen { address: address.clone(), message });
+        };
+        producer.local.push_copy(message).map(|()| true)
+    }
+
+    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell. Dropping the future
+    /// loses nothing.
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        poll_fn(|cx| self.poll_ready_unpin(cx))
+    }
+
+    /// Whether as much as a hand-over is collected. No address but the last can be: it was the last when its last message came.
+    fn is_full(&self) -> bool {
+        self.producers.get(self.last).is_some_and(|last| last.local.output.len() >= self.batch)
     }
 
     /// The address's producer, if the address is open.
@@ -205,22 +237,18 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        match this.producers.get_mut(this.last) {
-            // `start_send` gives the message back.
-            _ if this.closed => Poll::Ready(Ok(())),
-            // No other can be full: it was the last when its last message came.
-            Some(producer) if producer.local.output.len() >= this.batch => {
-                if ready!(producer.poll_hand_over(&this.addresses, cx)) {
-                    this.batches = this.batches.wrapping_add(1);
-                    if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                Poll::Ready(Ok(()))
-            }
-            _ => Poll::Ready(Ok(())),
+        // When it is closed, `start_send` gives the message back.
+        if this.closed || !this.is_full() {
+            return Poll::Ready(Ok(()));
         }
+        if ready!(this.producers[this.last].poll_hand_over(&this.addresses, cx)) {
+            this.batches = this.batches.wrapping_add(1);
+            if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, (address, message): (Address, Bytes)) -> Result<(), Error> {

@@ -49,6 +49,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Accepts a copy of a message. Where it is over the limit, the copy is in the error.
+    #[inline]
+    pub(crate) fn push_copy(&mut self, message: &[u8]) -> Result<(), Error> {
+        self.output.push_copy(message)?;
+        self.messages += 1;
+        Ok(())
+    }
+
     /// Puts another in front of this one.
     pub(crate) fn prepend(&mut self, mut earlier: Self) {
         earlier.output.append(&mut self.output);

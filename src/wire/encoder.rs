@@ -165,6 +165,17 @@ impl Output {
         self.push(mem::take(message))
     }
 
+    /// Accepts a copy of a message. Where it is over the limit, the copy is in the error, and nothing else changes.
+    #[inline]
+    pub(crate) fn push_copy(&mut self, message: &[u8]) -> Result<(), Error> {
+        if message.len() < SEAL_FROM && message.len() <= self.codec.max() {
+            self.copy(message);
+            return Ok(());
+        }
+        // Memory of its own, which goes when it has been written: the buffers are kept, and would have grown for good.
+        self.push(Bytes::copy_from_slice(message))
+    }
+
     /// Gives a message back that is over the limit.
     pub(crate) fn check(&self, message: Bytes) -> Result<Bytes, Error> {
         if message.len() > self.codec.max() { Err(too_large(self.codec, message)) } else { Ok(message) }

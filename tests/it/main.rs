@@ -19,6 +19,7 @@ mod guess;
 mod guess_rates;
 mod handles;
 mod hostile;
+mod in_place;
 mod interop;
 mod joins;
 mod keepalive;
