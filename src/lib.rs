@@ -188,9 +188,9 @@ pub use error::{
     BoxError, ConfigError, Error, FrameError, FrameErrorKind, Limit, LooksLike, ParseWireFormatError, Unsent,
 };
 pub use foreign::PanicSource;
-pub use framed::{Reader, Writer};
+pub use framed::{Messages, MessagesIter, Reader, Writer};
 pub use identity::{Credentials, Identity};
-pub use listener::{Closer, Connections, Incoming, Listener, ListenerStats, Outgoing, Serving};
+pub use listener::{Batch, Batches, Closer, Connections, Incoming, Listener, ListenerStats, Outgoing, Serving};
 pub use manager::{DeadLetter, DeadLetters, Ending, LinkStats, Manager, ManagerSink, ManagerStats};
 pub use observe::{Event, Events, ManagerEvent, Reason};
 pub use peer::{Address, ParseAddressError, Peer};

@@ -18,6 +18,7 @@ use futures::stream::Stream;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::framed::Messages;
 use crate::identity::Identity;
 use crate::peer::{Address, Peer};
 use crate::transport;
@@ -176,6 +177,11 @@ impl Connection {
     /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell: see [`WriteHalf::ready`].
     pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.write.ready()
+    }
+
+    /// Waits for the next messages, all of one read together: see [`ReadHalf::next_batch`].
+    pub fn next_batch(&mut self) -> impl Future<Output = Option<Result<Messages, Error>>> + Send + Unpin {
+        self.read.next_batch()
     }
 
     /// See [`WriteHalf::take_unsent`].

@@ -1,6 +1,7 @@
 //! The receiving half of a connection.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::socket::Shared;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Limit};
-use crate::framed::Reader;
+use crate::framed::{Messages, Reader};
 use crate::identity::Identity;
 use crate::observe::Reason;
 use crate::peer::Peer;
@@ -56,6 +57,19 @@ impl ReadHalf {
     /// See [`Connection::identity`](crate::Connection::identity).
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.shared.stream().identity()
+    }
+
+    /// Waits for the next messages, all of one read together: see [`Messages`]. `None` at the end.
+    ///
+    /// It goes together with the stream, in turn: what that has not yielded of a read is what comes first. The errors and the
+    /// end are those of the stream. Dropping the future loses nothing.
+    pub fn next_batch(&mut self) -> impl Future<Output = Option<Result<Messages, Error>>> + Send + Unpin {
+        poll_fn(|cx| {
+            if self.reader.frames().is_empty() && !ready!(self.poll_frames(cx))? {
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Ok(Messages::new(self.reader.take_frames()))))
+        })
     }
 
     /// Waits for more frames; `false` at the end. It comes once for each batch.

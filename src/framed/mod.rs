@@ -1,10 +1,12 @@
 //! Messages on any transport: a stream of those that come, a sink for those that go.
 
 mod buffers;
+mod messages;
 mod reader;
 mod writer;
 
 pub(crate) use buffers::CHUNK;
+pub use messages::{Messages, MessagesIter};
 pub(crate) use reader::Batch;
 pub use reader::Reader;
 pub(crate) use writer::HIGH_WATER;

@@ -1,6 +1,7 @@
 //! Drives the decoder over any `AsyncRead`: reads of 64 KiB into a lent buffer, whole frames out of it in batches.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -9,6 +10,7 @@ use futures::io::AsyncRead;
 use futures::stream::{FusedStream, Stream};
 
 use super::buffers::{CHUNK, Lent};
+use super::messages::Messages;
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
 use crate::wire::{Decoder, Frames, Start};
@@ -111,6 +113,35 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         (io, if part.is_empty() { whole } else { [&whole, part].concat().into() })
     }
 
+    /// Waits for the next messages, all of one read together: see [`Messages`]. `None` at the end.
+    ///
+    /// It goes together with the stream, in turn: what that has not yielded of a read is what comes first. The errors and the
+    /// end are those of the stream. Dropping the future loses nothing.
+    ///
+    /// ```
+    /// use buffstreams::{Config, Reader};
+    ///
+    /// # futures::executor::block_on(async {
+    /// let wire: &[u8] = &[6, 0, 0, b'o', b'n', b'e', 6, 0, 0, b't', b'w', b'o'];
+    /// let mut reader = Reader::new(wire, &Config::new())?;
+    /// let mut letters = 0;
+    /// while let Some(messages) = reader.next_batch().await {
+    ///     for message in &messages? {
+    ///         letters += message.len();
+    ///     }
+    /// }
+    /// assert_eq!(letters, 6);
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub fn next_batch(&mut self) -> impl Future<Output = Option<Result<Messages, Error>>> + Unpin {
+        poll_fn(|cx| {
+            if self.frames.is_empty() && !ready!(self.poll_frames(cx))? {
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Ok(Messages::new(self.take_frames()))))
+        })
+    }
+
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let frames = Frames::new(decoder, Bytes::new());
         let source = Source::Open(io);
@@ -141,6 +172,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     #[inline]
     pub(crate) fn frames(&mut self) -> &mut Frames {
         &mut self.frames
+    }
+
+    /// Takes what was received.
+    pub(crate) fn take_frames(&mut self) -> Frames {
+        let none = Frames::new(self.frames.decoder(), Bytes::new());
+        std::mem::replace(&mut self.frames, none)
     }
 
     /// Waits for more frames; `false` at a clean end. It comes once for each batch.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures::stream::{FusedStream, Stream};
 
+use super::batch::Batch;
 use super::handle::{Closer, ListenerStats, debug, stats};
 use super::member::{Arrival, Member, Received};
 use super::peers::Running;
@@ -24,6 +25,7 @@ use crate::runtime::Task;
 /// The receiving half of a [`Listener`](crate::Listener): a `Stream` of `(Peer, Bytes)`. Dropping it ends the listener.
 pub struct Incoming {
     pub(crate) arrivals: Arrivals,
+    /// The one that is being taken apart.
     batch: Option<Batch>,
     borrowed: Option<Borrowed>,
 }
@@ -43,14 +45,6 @@ struct Borrowed {
     bytes_left: usize,
 }
 
-/// A batch that is being taken apart.
-struct Batch {
-    peer: Peer,
-    received: Received,
-    /// Its share of the inbox, free again when the batch is taken.
-    _share: Share,
-}
-
 impl Stream for Incoming {
     type Item = (Peer, Bytes);
 
@@ -60,9 +54,9 @@ impl Stream for Incoming {
         loop {
             // The way of most messages, which is short enough to become part of the consumer.
             if let Some(batch) = &mut this.batch
-                && let Some(len) = batch.received.frames.find()
+                && let Some(len) = batch.frames().find()
             {
-                return Poll::Ready(Some((batch.peer, batch.received.frames.cut(len))));
+                return Poll::Ready(Some((batch.peer(), batch.frames().cut(len))));
             }
             if !ready!(this.poll_batch(cx)) {
                 return Poll::Ready(None);
@@ -129,6 +123,14 @@ impl Incoming {
         Poll::Ready(true)
     }
 
+    /// Waits for the next batch, or what is left of one.
+    pub(crate) fn poll_next_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
+        if self.batch.as_mut().is_none_or(|batch| batch.frames().is_empty()) {
+            ready!(self.poll_batch(cx));
+        }
+        Poll::Ready(self.batch.take())
+    }
+
     /// A batch out of the inbox, and with it perhaps the reader of its peer.
     fn batch_of(&mut self, received: Received, share: Share) -> Batch {
         self.borrowed = received.lent.map(|lent| Borrowed {
@@ -137,7 +139,7 @@ impl Incoming {
             // This batch counts as well.
             bytes_left: self.arrivals.shared.config.inbox_bytes.saturating_sub(share.bytes()),
         });
-        Batch { peer: received.member.peer, received, _share: share }
+        Batch::new(received, share)
     }
 
     /// Takes the next batch of the peer whose reader is lent to this end, if there is one at once and others are not kept
@@ -162,8 +164,7 @@ impl Incoming {
                 shared.count(taken.messages, taken.bytes);
                 share.shrink(taken.memory + ITEM);
                 *bytes_left = bytes_left.saturating_sub(share.bytes());
-                *batch =
-                    Some(Batch { peer: member.peer, received: Received::new(member, taken.frames), _share: share });
+                *batch = Some(Batch::new(Received::new(member, taken.frames), share));
             };
             if let Poll::Pending | Poll::Ready(Loaned::Batch) =
                 member.loan.poll_batch(*lent, &shared.config.runtime, cx, take)

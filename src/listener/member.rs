@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::read_on::{Lent, Loan};
 use crate::connection::Connection;
 use crate::foreign;
-use crate::framed::HIGH_WATER;
+use crate::framed::{HIGH_WATER, Messages};
 use crate::peer::{ById, Peer};
 use crate::queue::{Outbox, Rules};
 use crate::runtime::Task;
@@ -22,7 +22,7 @@ pub(crate) enum Arrival {
 /// A batch, and whose it is.
 pub(crate) struct Received {
     pub(crate) member: Arc<Member>,
-    pub(crate) frames: Frames,
+    pub(crate) messages: Messages,
     /// With these, the reader was lent.
     pub(crate) lent: Option<Lent>,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Received {
 impl Received {
     pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
         member.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { member: member.clone(), frames, lent: None }
+        Self { member: member.clone(), messages: Messages::new(frames), lent: None }
     }
 }
 

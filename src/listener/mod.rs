@@ -1,6 +1,8 @@
 //! A listener: the messages of all peers as one `Stream`, a callback for each, or a connection for each peer.
 
 mod accept;
+mod batch;
+mod batches;
 mod callback;
 mod handle;
 #[cfg(feature = "tls")]
@@ -40,6 +42,8 @@ use member::Arrival;
 use peers::Running;
 use shared::{Delivery, Shared};
 
+pub use batch::Batch;
+pub use batches::Batches;
 pub use callback::Serving;
 pub use handle::{Closer, ListenerStats};
 pub use incoming::Incoming;
@@ -55,6 +59,7 @@ pub use replies::Outgoing;
 ///   from which the stream takes them. Each peer's messages come in order; peers take turns. A stream that finds the
 ///   inbox empty reads on from the peer that it served last, as much as the inbox would hold. Errors are not items: a
 ///   peer that fails ends alone, and [`events`](Self::events) tells.
+/// - [`batches`](Self::batches): the same, a read at a time, to look at the messages where they lie.
 /// - [`serve`](Self::serve), [`serve_async`](Self::serve_async): a callback per message, in the connection's own task.
 /// - [`connections`](Self::connections): a [`Connection`] per peer.
 ///
@@ -174,6 +179,38 @@ impl Listener {
         let outgoing = Outgoing::new(self.shared().shared().clone());
         self.shared().choose(Delivery::Inbox);
         (self.incoming, outgoing)
+    }
+
+    /// The messages of all peers, a read at a time, to be looked at where they lie: see [`Batches`].
+    ///
+    /// For replies, [`split`](Self::split) it first, and take [`Incoming::batches`].
+    ///
+    /// ```
+    /// use buffstreams::{Config, Connection, Listener};
+    /// use futures::{SinkExt, StreamExt};
+    ///
+    /// # async_std::task::block_on(async {
+    /// let listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+    /// let mut connection = Connection::dial(listener.local_addr(), Config::new()).await?;
+    /// for word in ["one", "two", "three"] {
+    ///     connection.feed(word.into()).await?;
+    /// }
+    /// connection.close().await?;
+    ///
+    /// let mut batches = listener.batches();
+    /// let mut letters = 0;
+    /// while letters < 11
+    ///     && let Some((_peer, batch)) = batches.next().await
+    /// {
+    ///     for message in &batch {
+    ///         letters += message.len();
+    ///     }
+    /// }
+    /// # assert_eq!(letters, 11);
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub fn batches(self) -> Batches {
+        self.incoming.batches()
     }
 
     /// One [`Connection`] for each peer, instead of the merged stream.

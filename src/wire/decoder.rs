@@ -164,7 +164,7 @@ pub(crate) enum Rest {
 /// It is an iterator, and its `next` in two steps, for the streams: they construct what they yield around [`Frames::cut`]
 /// itself, in one place, so that a message gets from there to its consumer in registers. Moved through memory on the way,
 /// it costs several times as much: it is written in words and read in pairs of them, which a processor cannot forward.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Frames {
     decoder: Decoder,
     bytes: Bytes,
@@ -207,6 +207,17 @@ impl Frames {
     pub(crate) fn cut(&mut self, len: usize) -> Bytes {
         self.bytes.split_to(len)
     }
+
+    /// The messages where they lie.
+    #[inline]
+    pub(crate) fn slices(&self) -> Slices<'_> {
+        Slices { decoder: self.decoder, last: Last::default(), rest: &self.bytes }
+    }
+
+    /// A message of [`slices`](Self::slices) on its own.
+    pub(crate) fn slice_ref(&self, message: &[u8]) -> Bytes {
+        self.bytes.slice_ref(message)
+    }
 }
 
 impl Iterator for Frames {
@@ -216,5 +227,31 @@ impl Iterator for Frames {
     fn next(&mut self) -> Option<Bytes> {
         let len = self.find()?;
         Some(self.cut(len))
+    }
+}
+
+/// The messages of whole frames, where they lie.
+pub(crate) struct Slices<'a> {
+    decoder: Decoder,
+    last: Last,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        // As in `Frames::find`, there is no error to lose.
+        let header = self.decoder.codec.read_after(&mut self.last, self.rest).ok()??;
+        let (frame, rest) = self.rest.split_at_checked(header.frame())?;
+        self.rest = rest;
+        Some(&frame[header.width..])
+    }
+}
+
+impl Clone for Slices<'_> {
+    fn clone(&self) -> Self {
+        Self { decoder: self.decoder, last: Last::default(), rest: self.rest }
     }
 }

@@ -24,7 +24,7 @@ mod guess;
 mod names;
 mod text;
 
-pub(crate) use decoder::Frames;
+pub(crate) use decoder::{Frames, Slices};
 pub(crate) use encoder::Output;
 pub(crate) use guess::Start;
 

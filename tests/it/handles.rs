@@ -1,10 +1,10 @@
 //! What can be shared between threads, and sent to another: all that is public.
 
 use buffstreams::{
-    Address, Backoff, BoxError, Closer, Config, ConfigError, Connection, Connections, DeadLetter, DeadLetters, Ending,
-    Error, Event, Events, FixedFormat, FrameError, FrameErrorKind, Incoming, LinkStats, Listener, ListenerStats,
-    LooksLike, Manager, ManagerEvent, ManagerSink, ManagerStats, Outcome, Outgoing, Peer, ReadHalf, Reader, Reason,
-    Serving, Unsent, WireFormat, WriteHalf, Writer, wire,
+    Address, Backoff, Batch, Batches, BoxError, Closer, Config, ConfigError, Connection, Connections, DeadLetter,
+    DeadLetters, Ending, Error, Event, Events, FixedFormat, FrameError, FrameErrorKind, Incoming, LinkStats, Listener,
+    ListenerStats, LooksLike, Manager, ManagerEvent, ManagerSink, ManagerStats, Messages, MessagesIter, Outcome,
+    Outgoing, Peer, ReadHalf, Reader, Reason, Serving, Unsent, WireFormat, WriteHalf, Writer, wire,
 };
 
 /// Checked when this is compiled. A future that is only `Send` makes what holds it no longer `Sync`, and a program that keeps
@@ -16,7 +16,8 @@ const _: fn() = || {
         shared::<Writer<T>>();
     }
 
-    shared::<(Listener, Incoming, Outgoing, Connections, Closer, Serving)>();
+    shared::<(Listener, Incoming, Outgoing, Batches, Connections, Closer, Serving)>();
+    shared::<(Batch, Messages, MessagesIter<'static>)>();
     shared::<(Connection, ReadHalf, WriteHalf)>();
     shared::<(Manager, ManagerSink, DeadLetters, DeadLetter)>();
     shared::<(Events<Event>, Events<ManagerEvent>, Event, ManagerEvent, Reason)>();

@@ -1,6 +1,7 @@
 //! Every integration test, in one binary: it links once.
 
 mod alloc;
+mod batches;
 mod blocked;
 mod blocked_callbacks;
 mod callback;
