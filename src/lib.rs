@@ -49,6 +49,8 @@
 //! | send, and receive the replies | [`Connection`], [`ReadHalf`], [`WriteHalf`] |
 //! | send to many addresses, from many tasks | [`Manager`], [`ManagerSink`], [`DeadLetters`] |
 //! | go on when a peer goes away and comes back | [`Config::reconnect`], [`Backoff`] |
+//! | send and receive types instead of bytes | [`typed`] |
+//! | look at messages where they lie | [`Listener::batches`], [`Connection::try_feed`] |
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
 //! | name an end of a connection, and know who is there | [`Address`], [`Endpoint`], [`Peer`], [`Identity`] |
 //! | know what happens | [`Events`] of [`Event`] and [`ManagerEvent`]; the `log` facade, target `buffstreams` |
@@ -118,6 +120,7 @@
 //! | `tls` | the same without cryptography, for a library that leaves the choice to the program |
 //! | `serde` | [`Config`], [`Backoff`] and [`WireFormat`] in files of settings: see [`Config`] |
 //! | `sim` | a network and a clock in memory, for tests: `Sim` |
+//! | `prost`, `postcard`, `json` | a codec each for [typed] messages: `Prost`, `Postcard`, `Json` |
 //!
 //! # Runtime
 //!
@@ -174,6 +177,8 @@ mod connection;
 mod listener;
 
 mod manager;
+
+pub mod typed;
 
 pub use bytes::Bytes;
 

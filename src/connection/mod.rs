@@ -190,6 +190,12 @@ impl Connection {
     }
 }
 
+impl Connection {
+    pub(crate) fn halves(&mut self) -> (&mut ReadHalf, &mut WriteHalf) {
+        (&mut self.read, &mut self.write)
+    }
+}
+
 impl Sink<Bytes> for Connection {
     type Error = Error;
 

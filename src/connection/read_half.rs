@@ -19,7 +19,7 @@ use crate::identity::Identity;
 use crate::observe::Reason;
 use crate::peer::Peer;
 use crate::transport;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, Frames};
 
 /// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
 pub struct ReadHalf {
@@ -72,9 +72,14 @@ impl ReadHalf {
         })
     }
 
+    #[inline]
+    pub(crate) fn frames(&mut self) -> &mut Frames {
+        self.reader.frames()
+    }
+
     /// Waits for more frames; `false` at the end. It comes once for each batch.
     #[inline(never)]
-    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+    pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         loop {
             if self.ended && !self.follow() {
                 return Poll::Ready(Ok(false));

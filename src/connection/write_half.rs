@@ -261,6 +261,18 @@ impl WriteHalf {
         matches!(&self.state, WriteState::Down(output, _) if self.shared.is_dialed() && output.len() < mark)
     }
 
+    /// Accepts the message that `push` puts behind the others.
+    #[inline]
+    pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
+        match &mut self.state {
+            WriteState::Open(open) if open.writer.io().is_some() => push(open.writer.output_mut()),
+            _ => {
+                let message = Output::new(self.shared.codec).message_of(push)?;
+                self.hold(message)
+            }
+        }
+    }
+
     /// As [`hold`](Self::hold), of a copy, where no poll is needed before.
     #[cold]
     fn try_hold(&mut self, message: &[u8]) -> Result<bool, Error> {
@@ -271,7 +283,7 @@ impl WriteHalf {
     }
 
     /// Whether only a poll can say what becomes of a message.
-    fn must_wait(&self) -> bool {
+    pub(crate) fn must_wait(&self) -> bool {
         match &self.state {
             WriteState::Open(open) => !open.writer.has_room(),
             WriteState::Down(_, Then::Reopen(_)) => self.shared.is_dialed() && !self.has_room_while_down(),

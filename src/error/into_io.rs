@@ -11,7 +11,7 @@ use super::TlsError;
 ///
 /// The kind is that of the system's error, where it comes of one, be it inside [`Error::NotSent`]. Otherwise it is `InvalidInput` for
 /// a setting that cannot work and a message that is too long, `TimedOut`, `UnexpectedEof` for what was cut short, `InvalidData`
-/// for what makes no sense, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed, `QuotaExceeded` for a queue that is
+/// for what makes no sense or cannot be encoded or decoded, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed, `QuotaExceeded` for a queue that is
 /// full, and `Other` for a panic.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
@@ -32,7 +32,7 @@ fn kind(error: &Error) -> ErrorKind {
         Error::NotOpen { .. } => ErrorKind::NotConnected,
         #[cfg(feature = "tls")]
         Error::Tls { source, .. } => kind_of_tls(source),
-        Error::Frame(_) => ErrorKind::InvalidData,
+        Error::Frame(_) | Error::Encode { .. } | Error::Decode { .. } => ErrorKind::InvalidData,
         Error::Truncated { .. } => ErrorKind::UnexpectedEof,
         Error::NotSent { source, .. } => kind(source),
         Error::QueueFull { .. } => ErrorKind::QuotaExceeded,
@@ -83,6 +83,8 @@ mod tests {
             (frame.unwrap_err().into(), ErrorKind::InvalidData),
             (Error::Truncated { got: 1, want: 2, looks_like: None }, ErrorKind::UnexpectedEof),
             (not_sent(Error::Write(refused())), ErrorKind::ConnectionRefused),
+            (Error::Encode { source: "no".into() }, ErrorKind::InvalidData),
+            (Error::Decode { source: "no".into() }, ErrorKind::InvalidData),
             (Error::QueueFull { max: 1 }, ErrorKind::QuotaExceeded),
             (Error::Panicked { what: PanicSource::Task }, ErrorKind::Other),
             (Error::Closed { message: None }, ErrorKind::BrokenPipe),

@@ -207,6 +207,23 @@ pub enum Error {
         source: TlsError,
     },
 
+    /// A typed message could not be encoded, and was not sent; the sink works on. The source is the codec's error, or
+    /// [`BufferFull`](crate::typed::BufferFull) where the message is over `max_message_size`.
+    #[error("cannot encode a message")]
+    #[non_exhaustive]
+    Encode {
+        /// Why not.
+        source: BoxError,
+    },
+
+    /// A message could not be decoded, and was left out; the stream goes on with the next.
+    #[error("cannot decode a message")]
+    #[non_exhaustive]
+    Decode {
+        /// What the codec said.
+        source: BoxError,
+    },
+
     /// The peer sent a header that makes no sense.
     #[error(transparent)]
     Frame(#[from] FrameError),

@@ -165,6 +165,22 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.poll_write_below(HIGH_WATER, cx)
     }
 
+    /// Whether only a poll can say what becomes of a message.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.io().is_some() && !self.has_room()
+    }
+
+    /// Accepts the message that `push` puts behind the others, as the sink.
+    pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
+        match self.state {
+            State::Open(_) => push(&mut self.output),
+            State::Closed => {
+                let message = self.output.another().message_of(push)?;
+                self.refuse(message)
+            }
+        }
+    }
+
     /// Accepts a message.
     #[inline]
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {

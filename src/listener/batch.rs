@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use super::member::Received;
+use super::member::{Member, Received};
 use crate::framed::{Messages, MessagesIter};
 use crate::peer::Peer;
 use crate::queue::Share;
@@ -30,6 +30,10 @@ impl Batch {
     #[inline]
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    pub(crate) fn member(&self) -> &Member {
+        &self.received.member
     }
 
     /// What is left of it, for the stream of messages to take apart.

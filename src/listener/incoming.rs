@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use super::peers::Running;
 use super::read_on::{Lent, Loaned};
 use super::shared::Delivery;
 use crate::endpoint::Endpoint;
+use crate::error::BoxError;
 use crate::framed::{self, CHUNK};
 use crate::identity::Identity;
-use crate::observe::{Event, Events};
+use crate::observe::{Event, Events, Reason};
 use crate::peer::Peer;
 use crate::queue::{ITEM, Parcel, Receiver, Share};
 use crate::runtime::Task;
@@ -114,13 +116,47 @@ impl Incoming {
         while self.batch.is_none() {
             match ready!(self.arrivals.poll_next(cx)) {
                 Some(Parcel { item: Arrival::Batch(received), share }) => {
-                    self.batch = Some(self.batch_of(received, share))
+                    if !received.member.is_expelled.load(Ordering::Relaxed) {
+                        self.batch = Some(self.batch_of(received, share));
+                    }
                 }
                 Some(Parcel { item: Arrival::Connection(_), .. }) => {}
                 None => return Poll::Ready(false),
             }
         }
         Poll::Ready(true)
+    }
+
+    /// Waits for the next message, and shows it.
+    #[inline]
+    pub(crate) fn poll_shown<T>(
+        &mut self,
+        to: impl FnOnce(&[u8]) -> T,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(Peer, T)>> {
+        loop {
+            if let Some(batch) = &mut self.batch
+                && let Some(len) = batch.frames().find()
+            {
+                return Poll::Ready(Some((batch.peer(), batch.frames().show(len, to))));
+            }
+            if !ready!(self.poll_batch(cx)) {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// The message of this peer that was shown last did not decode. If the peer is to end, so are the messages behind it.
+    #[cold]
+    pub(crate) fn decode_failed(&mut self, peer: Peer, error: BoxError, ends: bool) {
+        let shared = &self.arrivals.shared;
+        shared.decode_failed(peer, error);
+        if ends {
+            if let Some(batch) = self.batch.take() {
+                batch.member().is_expelled.store(true, Ordering::Relaxed);
+            }
+            shared.expel(peer, Reason::DecodeFailed);
+        }
     }
 
     /// Waits for the next batch, or what is left of one.

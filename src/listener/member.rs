@@ -56,6 +56,8 @@ pub(crate) struct Member {
     pub(crate) half_closes: AtomicBool,
     /// A close took too long, and did not wait for it to end.
     pub(crate) is_cut: AtomicBool,
+    /// The consumer has ended it, and wants none of its messages any more.
+    pub(crate) is_expelled: AtomicBool,
     /// Its reader, when its task has lent it.
     pub(crate) loan: Loan,
 }
@@ -75,6 +77,7 @@ impl Member {
             waits_for_consumer: AtomicBool::new(false),
             half_closes: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            is_expelled: AtomicBool::new(false),
             loan: Loan::default(),
         })
     }

@@ -236,6 +236,10 @@ impl Listener {
         &self.incoming.arrivals.shared
     }
 
+    pub(crate) fn incoming_mut(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+
     pub(crate) fn into_incoming(self) -> Incoming {
         self.incoming
     }

@@ -229,6 +229,11 @@ impl Shared {
         self.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
     }
 
+    /// A message did not decode.
+    pub(crate) fn decode_failed(&self, peer: Peer, error: BoxError) {
+        self.reporter.report(Event::DecodeFailed { peer, error: Arc::new(error) });
+    }
+
     /// A callback panicked.
     pub(crate) fn call_panicked(&self, peer: Peer, Panic { message }: Panic) {
         self.reporter.report(Event::CallbackPanicked { peer, message });

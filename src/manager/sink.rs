@@ -89,20 +89,40 @@ impl ManagerSink {
         if self.closed {
             return Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) });
         }
-        if self.is_full() {
+        if self.must_wait() {
             return Ok(false);
         }
         let Some(producer) = self.producer(address) else {
             let message = Some(Bytes::copy_from_slice(message).into());
             return Err(Error::NotOpen { address: address.clone(), message });
         };
-        producer.local.push_copy(message).map(|()| true)
+        producer.local.push_with(|output| output.push_copy(message)).map(|()| true)
     }
 
     /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell. Dropping the future
     /// loses nothing.
     pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         poll_fn(|cx| self.poll_ready_unpin(cx))
+    }
+
+    /// Whether only a poll can say what becomes of a message.
+    pub(crate) fn must_wait(&self) -> bool {
+        !self.closed && self.is_full()
+    }
+
+    /// Accepts the message that `push` puts behind the others.
+    pub(crate) fn push_with(
+        &mut self,
+        address: &Address,
+        push: impl FnOnce(&mut Output) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if !self.closed
+            && let Some(producer) = self.producer(address)
+        {
+            return producer.local.push_with(push);
+        }
+        let message = Output::new(self.addresses.common.config.codec()?).message_of(push)?;
+        self.start_send_unpin((address.clone(), message))
     }
 
     /// Whether as much as a hand-over is collected. No address but the last can be: it was the last when its last message came.

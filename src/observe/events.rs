@@ -63,6 +63,14 @@ pub enum Event {
         /// Why not.
         error: Arc<TlsError>,
     },
+    /// A message did not decode, and was left out. The peer goes on, unless it was chosen that it ends.
+    #[non_exhaustive]
+    DecodeFailed {
+        /// Whose message it was.
+        peer: Peer,
+        /// What the codec returned.
+        error: Arc<BoxError>,
+    },
     /// A callback returned an error. The peer goes on.
     #[non_exhaustive]
     CallbackFailed {
@@ -141,6 +149,8 @@ pub enum Reason {
         /// Its value.
         after: Duration,
     },
+    /// One of its messages did not decode: see [`Event::DecodeFailed`].
+    DecodeFailed,
     /// A callback panicked on one of its messages.
     CallbackPanicked,
     /// Its task panicked: see [`Event::Panicked`].
@@ -171,6 +181,8 @@ impl Reason {
             | Error::NotSent { .. }
             | Error::QueueFull { .. }
             | Error::Panicked { .. }
+            | Error::Encode { .. }
+            | Error::Decode { .. }
             | Error::Closed { .. } => Self::Stopped,
             #[cfg(feature = "tls")]
             Error::Tls { .. } => Self::Stopped,
@@ -261,6 +273,7 @@ impl Report for Event {
             }
             Self::Rejected { peer, error } => write!(f, "Rejected {{ peer: {peer}, error: {} }}", Kind(error)),
             // The program's own error, and what a panic says, may hold the message that they are about.
+            Self::DecodeFailed { peer, .. } => write!(f, "DecodeFailed {{ peer: {peer} }}"),
             Self::CallbackFailed { peer, .. } => write!(f, "CallbackFailed {{ peer: {peer} }}"),
             Self::CallbackPanicked { peer, .. } => write!(f, "CallbackPanicked {{ peer: {peer} }}"),
             Self::Panicked { peer, source, .. } => write!(f, "Panicked {{ peer: {peer:?}, source: {source:?} }}"),
@@ -318,6 +331,8 @@ impl fmt::Display for Kind<'_, Error> {
         match self.0 {
             Error::Frame(error) => Kind(error).fmt(f),
             Error::Truncated { .. } => f.write_str("Truncated"),
+            Error::Encode { .. } => f.write_str("Encode"),
+            Error::Decode { .. } => f.write_str("Decode"),
             Error::NotSent { source, .. } => write!(f, "NotSent {{ source: {} }}", Kind(&**source)),
             other => write!(f, "{other:?}"),
         }
@@ -367,7 +382,8 @@ mod tests {
             (gone(Reason::Panicked), "Panicked"),
             (gone(Reason::Stopped), "Stopped"),
             (Event::Rejected { peer, error: frame() }, "TooLarge"),
-            (Event::CallbackFailed { peer, error: Arc::new(text.into()) }, "CallbackFailed"),
+            (Event::DecodeFailed { peer, error: Arc::new(text.clone().into()) }, "DecodeFailed"),
+            (Event::CallbackFailed { peer, error: Arc::new(text.clone().into()) }, "CallbackFailed"),
             (Event::CallbackPanicked { peer, message: "secret".into() }, "CallbackPanicked"),
             (Event::Panicked { peer: Some(peer), source: PanicSource::Drop, message: "secret".into() }, "Drop"),
             (Event::Undelivered { peer, messages: 5 }, "messages: 5"),
@@ -388,6 +404,8 @@ mod tests {
             (broken(None), "None"),
             (broken(Some(frame().into())), "TooLarge"),
             (broken(Some(truncated())), "Truncated"),
+            (broken(Some(Error::Encode { source: text.clone().into() })), "Encode"),
+            (broken(Some(Error::Decode { source: text.into() })), "Decode"),
             (broken(Some(sent(frame().into()))), "TooLarge"),
             (broken(Some(sent(Error::Write(io())))), "ConnectionReset"),
             (ManagerEvent::DialFailed { address: address.clone(), error: Arc::new(sent(truncated())) }, "Truncated"),

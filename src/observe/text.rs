@@ -7,7 +7,7 @@ use crate::chain::chain;
 
 /// A sentence without a full stop, with the errors' own words and all that caused them.
 ///
-/// The program's own error of a callback, and what a panic says, may hold a piece of the message that they are about, and so may the
+/// The program's own error of a callback or a codec, and what a panic says, may hold a piece of the message that they are about, and so may the
 /// figures of a header that makes no sense. The log of this crate has none of these.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,6 +20,9 @@ impl fmt::Display for Event {
             }
             #[cfg(feature = "tls")]
             Self::HandshakeFailed { from, error } => write!(f, "no TLS session with {from}: {}", chain(&**error)),
+            Self::DecodeFailed { peer, error } => {
+                write!(f, "a message of {peer} did not decode: {}", chain(&***error))
+            }
             Self::CallbackFailed { peer, error } => {
                 write!(f, "the callback failed on a message of {peer}: {}", chain(&***error))
             }
@@ -76,6 +79,7 @@ impl fmt::Display for Reason {
             Self::Rejected => f.write_str("it sent a header that makes no sense"),
             Self::Failed(error) => write!(f, "reading or writing failed: {}", chain(&**error)),
             Self::Timeout { what, after } => write!(f, "{what} is over: {after:?}"),
+            Self::DecodeFailed => f.write_str("one of its messages did not decode"),
             Self::CallbackPanicked => f.write_str("a callback panicked on one of its messages"),
             Self::Panicked => f.write_str("its task panicked"),
             Self::Stopped => f.write_str("this end closed"),
@@ -143,6 +147,10 @@ mod tests {
                 "127.0.0.1:5031 was refused: there are 9 connections",
             ),
             (
+                Event::DecodeFailed { peer, error: Arc::new("not JSON".into()) },
+                "a message of 127.0.0.1:5031#7 did not decode: not JSON",
+            ),
+            (
                 Event::CallbackFailed { peer, error: Arc::new(Box::new(Error::Read(io::Error::other("x")))) },
                 "the callback failed on a message of 127.0.0.1:5031#7: cannot read: x",
             ),
@@ -171,6 +179,7 @@ mod tests {
             (Reason::Rejected, "it sent a header that makes no sense"),
             (Reason::Failed(reset()), "reading or writing failed: reset"),
             (Reason::Timeout { what: Limit::IdleTimeout, after: second }, "idle_timeout is over: 1s"),
+            (Reason::DecodeFailed, "one of its messages did not decode"),
             (Reason::CallbackPanicked, "a callback panicked on one of its messages"),
             (Reason::Panicked, "its task panicked"),
             (Reason::Stopped, "this end closed"),

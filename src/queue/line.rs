@@ -49,10 +49,10 @@ impl Batch {
         Ok(())
     }
 
-    /// Accepts a copy of a message. Where it is over the limit, the copy is in the error.
+    /// Accepts the message that `push` puts behind the others.
     #[inline]
-    pub(crate) fn push_copy(&mut self, message: &[u8]) -> Result<(), Error> {
-        self.output.push_copy(message)?;
+    pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
+        push(&mut self.output)?;
         self.messages += 1;
         Ok(())
     }

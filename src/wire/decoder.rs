@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::{Codec, Last, WireFormat, guess};
+use super::{Codec, WireFormat, guess};
 use crate::error::{ConfigError, FrameError, FrameErrorKind, LooksLike};
 
 /// Takes messages out of received bytes. It keeps nothing between calls, so it can be copied freely.
@@ -18,6 +18,23 @@ pub struct Header {
     pub width: usize,
     /// The length of the message behind it, in bytes; at most `max_message_size`.
     pub payload: usize,
+}
+
+/// The header that was read last. Messages often have the length of the one before; then the place of the next frame does
+/// not have to be computed out of memory, and a processor looks for it before it has seen this one.
+#[derive(Clone)]
+pub(super) struct Last {
+    /// What it was written as, as far as it goes.
+    pub(super) bytes: u64,
+    pub(super) mask: u64,
+    pub(super) header: Header,
+}
+
+impl Default for Last {
+    /// No header is like it.
+    fn default() -> Self {
+        Self { bytes: 1, mask: 0, header: Header { width: 0, payload: 0 } }
+    }
 }
 
 impl Header {
@@ -208,6 +225,13 @@ impl Frames {
         self.bytes.split_to(len)
     }
 
+    /// Shows the message that was found, and goes on behind it, even if that panics.
+    #[inline]
+    pub(crate) fn show<T>(&mut self, len: usize, to: impl FnOnce(&[u8]) -> T) -> T {
+        let shown = Shown { bytes: &mut self.bytes, len };
+        to(&shown.bytes[..len])
+    }
+
     /// The messages where they lie.
     #[inline]
     pub(crate) fn slices(&self) -> Slices<'_> {
@@ -230,7 +254,21 @@ impl Iterator for Frames {
     }
 }
 
+/// A message that is shown to somebody.
+struct Shown<'a> {
+    bytes: &'a mut Bytes,
+    len: usize,
+}
+
+impl Drop for Shown<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.bytes.advance(self.len);
+    }
+}
+
 /// The messages of whole frames, where they lie.
+#[derive(Clone)]
 pub(crate) struct Slices<'a> {
     decoder: Decoder,
     last: Last,
@@ -247,11 +285,5 @@ impl<'a> Iterator for Slices<'a> {
         let (frame, rest) = self.rest.split_at_checked(header.frame())?;
         self.rest = rest;
         Some(&frame[header.width..])
-    }
-}
-
-impl Clone for Slices<'_> {
-    fn clone(&self) -> Self {
-        Self { decoder: self.decoder, last: Last::default(), rest: self.rest }
     }
 }

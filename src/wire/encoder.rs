@@ -16,7 +16,9 @@ use crate::foreign;
 const CHAIN_FROM: usize = 4096;
 /// From this length, in bytes, copied messages go on in another buffer: a buffer goes when all of it has been written,
 /// and one that is always added to never would.
-const SEAL_FROM: usize = 64 * 1024;
+pub(super) const SEAL_FROM: usize = 64 * 1024;
+/// How large a buffer of copied messages may be to be used again, in bytes.
+pub(super) const KEEP_COPIED: usize = 4 * SEAL_FROM;
 /// How large a buffer of copied messages an idle output keeps, in bytes.
 const KEEP_IDLE: usize = 4096;
 
@@ -81,16 +83,16 @@ fn too_large(codec: Codec, message: Bytes) -> Error {
 /// that after a break the frame that was cut can be sent again whole.
 #[derive(Debug)]
 pub(crate) struct Output {
-    codec: Codec,
+    pub(super) codec: Codec,
     /// What comes before the tail.
     sealed: VecDeque<Segment>,
     /// Whole frames, copied together; the last of them may be a header, its message chained behind it.
-    tail: Vec<u8>,
-    tail_messages: usize,
+    pub(super) tail: Vec<u8>,
+    pub(super) tail_messages: usize,
     /// How much of the first segment has been written, in bytes.
     cursor: usize,
     /// How much is yet to be written, in bytes.
-    len: usize,
+    pub(super) len: usize,
     /// How much was ever written, in bytes.
     taken: u64,
     /// An empty buffer to use again.
@@ -201,7 +203,7 @@ impl Output {
 
     /// Goes on in another buffer where this one is long enough.
     #[inline]
-    fn seal_if_long(&mut self) {
+    pub(super) fn seal_if_long(&mut self) {
         if self.tail.len() >= SEAL_FROM {
             self.seal();
             self.tail.reserve(SEAL_FROM + CHAIN_FROM);
@@ -209,7 +211,7 @@ impl Output {
     }
 
     /// Ends the tail, so that something else can come behind it.
-    fn seal(&mut self) {
+    pub(super) fn seal(&mut self) {
         if !self.tail.is_empty() {
             let bytes = mem::replace(&mut self.tail, mem::take(&mut self.spare));
             let messages = mem::take(&mut self.tail_messages);
@@ -261,10 +263,12 @@ impl Output {
             }
             self.cursor -= len;
             match self.sealed.pop_front() {
-                Some(Segment::Copied { mut bytes, .. }) => {
+                // One that has grown for a large message goes with it.
+                Some(Segment::Copied { mut bytes, .. }) if bytes.capacity() <= KEEP_COPIED => {
                     bytes.clear();
                     self.spare = bytes;
                 }
+                Some(Segment::Copied { .. }) => {}
                 // It may be memory of the program, and it is no fault of the connection if that panics.
                 Some(Segment::Chained(message)) => drop(foreign::dispose(message)),
                 None => {}
@@ -336,6 +340,12 @@ impl Output {
             }
         }
         self.cursor = 0;
+    }
+
+    /// The message that `push` accepts here.
+    pub(crate) fn message_of<E>(mut self, push: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<Bytes, E> {
+        push(&mut self)?;
+        Ok(self.take_messages().pop().unwrap_or_default())
     }
 
     /// Takes all messages that are not written whole, the oldest first.

@@ -19,16 +19,19 @@
 //! ```
 
 mod decoder;
+mod draft;
 mod encoder;
 mod guess;
 mod names;
 mod text;
 
+use decoder::Last;
 pub(crate) use decoder::{Frames, Slices};
 pub(crate) use encoder::Output;
 pub(crate) use guess::Start;
 
 pub use decoder::{Decoder, Header};
+pub use draft::{Buffer, BufferFull};
 pub use encoder::Encoder;
 
 use crate::error::{ConfigError, FrameErrorKind};
@@ -196,22 +199,6 @@ enum Layout {
     Buffstreams { width: usize },
     Fixed(FixedFormat),
     Varint,
-}
-
-/// The header that was read last. Messages often have the length of the one before; then the place of the next frame does
-/// not have to be computed out of memory, and a processor looks for it before it has seen this one.
-struct Last {
-    /// What it was written as, as far as it goes.
-    bytes: u64,
-    mask: u64,
-    header: Header,
-}
-
-impl Default for Last {
-    /// No header is like it.
-    fn default() -> Self {
-        Self { bytes: 1, mask: 0, header: Header { width: 0, payload: 0 } }
-    }
 }
 
 impl Codec {

@@ -48,6 +48,10 @@ mod sockets;
 mod starts;
 mod stress;
 mod tidy;
+#[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
+mod typed;
+#[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
+mod typed_codecs;
 mod unix;
 mod unix_files;
 mod waits;

@@ -73,7 +73,7 @@ async fn rest(far: &mut Far) -> (Vec<u8>, Option<ErrorKind>) {
 async fn send(far: &mut Far, bytes: &[u8]) -> Option<ErrorKind> {
     let broken = far.0.write_all(bytes).await.err().map(|error| error.kind());
     let (received, end) = rest(far).await;
-    assert_eq!(received, []);
+    assert_eq!(received, b"");
     broken.or(end)
 }
 

@@ -87,6 +87,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
+    ("typed", &["connection", "error", "framed", "listener", "manager", "peer", "wire"]),
     ("lib", &[]),
 ];
 

@@ -1,0 +1,103 @@
+//! Sinks of typed messages, each encoded behind the others where it will be sent from.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::io::AsyncWrite;
+use futures::sink::{Sink, SinkExt};
+
+use super::Typed;
+use super::codec::{self, Codec};
+use crate::connection::{Connection, WriteHalf};
+use crate::error::Error;
+use crate::framed::Writer;
+use crate::manager::ManagerSink;
+use crate::peer::Address;
+
+/// What all sinks have in common: they wait, flush and close as what they stand on.
+macro_rules! sink {
+    ($([$($generics:tt)*] $on:ty, $item:ty, |$sink:ident, $codec:ident, $message:ident| $push:expr;)*) => { $(
+        impl<$($generics)* C: Codec<T> + Unpin, T> Sink<$item> for Typed<$on, C, T> {
+            type Error = Error;
+
+            #[inline]
+            fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+                self.get_mut().inner.poll_ready_unpin(cx)
+            }
+
+            #[inline]
+            fn start_send(self: Pin<&mut Self>, $message: $item) -> Result<(), Error> {
+                let Self { inner: $sink, codec: $codec, .. } = self.get_mut();
+                $push
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+                self.get_mut().inner.poll_flush_unpin(cx)
+            }
+
+            fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+                self.get_mut().inner.poll_close_unpin(cx)
+            }
+        }
+    )* };
+}
+
+sink! {
+    [] Connection, T, |sink, codec, message| sink.halves().1.push_with(|output| codec::encode(codec, &message, output));
+    [] WriteHalf, T, |sink, codec, message| sink.push_with(|output| codec::encode(codec, &message, output));
+    [W: AsyncWrite + Unpin,] Writer<W>, T, |sink, codec, message| {
+        sink.push_with(|output| codec::encode(codec, &message, output))
+    };
+    [] ManagerSink, (Address, T), |sink, codec, message| {
+        let (address, message) = message;
+        sink.push_with(&address, |output| codec::encode(codec, &message, output))
+    };
+}
+
+impl<C: Codec<T>, T> Typed<Connection, C, T> {
+    /// Accepts a message that stays with the program, without waiting: see [`Connection::try_feed`]. Where it is not encoded, the
+    /// error is [`Error::Encode`].
+    #[inline]
+    pub fn try_feed(&mut self, message: &T) -> Result<bool, Error> {
+        try_feed(self.inner.halves().1, &self.codec, message)
+    }
+}
+
+impl<C: Codec<T>, T> Typed<WriteHalf, C, T> {
+    /// Accepts a message that stays with the program, without waiting: see [`WriteHalf::try_feed`]. Where it is not encoded, the
+    /// error is [`Error::Encode`].
+    #[inline]
+    pub fn try_feed(&mut self, message: &T) -> Result<bool, Error> {
+        try_feed(&mut self.inner, &self.codec, message)
+    }
+}
+
+#[inline]
+fn try_feed<T, C: Codec<T>>(sink: &mut WriteHalf, codec: &C, message: &T) -> Result<bool, Error> {
+    if sink.must_wait() {
+        return Ok(false);
+    }
+    sink.push_with(|output| codec::encode(codec, message, output)).map(|()| true)
+}
+
+impl<W: AsyncWrite + Unpin, C: Codec<T>, T> Typed<Writer<W>, C, T> {
+    /// Accepts a message that stays with the program, without waiting: see [`Writer::try_feed`]. Where it is not encoded, the
+    /// error is [`Error::Encode`].
+    pub fn try_feed(&mut self, message: &T) -> Result<bool, Error> {
+        if self.inner.must_wait() {
+            return Ok(false);
+        }
+        self.inner.push_with(|output| codec::encode(&self.codec, message, output)).map(|()| true)
+    }
+}
+
+impl<C: Codec<T>, T> Typed<ManagerSink, C, T> {
+    /// Accepts a message that stays with the program, without waiting: see [`ManagerSink::try_feed`]. Where it is not encoded, the
+    /// error is [`Error::Encode`].
+    pub fn try_feed(&mut self, address: &Address, message: &T) -> Result<bool, Error> {
+        if self.inner.must_wait() {
+            return Ok(false);
+        }
+        self.inner.push_with(address, |output| codec::encode(&self.codec, message, output)).map(|()| true)
+    }
+}

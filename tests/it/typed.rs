@@ -1,0 +1,156 @@
+//! Typed messages over sockets: on each kind of stream and sink.
+
+use buffstreams::typed::{Json, Postcard, Prost};
+use buffstreams::{Address, Connection, Error, Event, Listener, Manager, Peer, Reason};
+use futures::stream::FusedStream;
+use futures::{SinkExt, StreamExt};
+
+use crate::net::{SOON, config, connected, disconnected, event, next, put, raw, rest, run};
+use crate::typed_codecs::Reading;
+
+fn reading(value: i64) -> Reading {
+    Reading { sensor: "roof".into(), value, ..Reading::default() }
+}
+
+#[test]
+fn a_connection_and_its_halves_send_and_receive_types() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let addr = listener.local_addr();
+        let mut connections = listener.connections();
+        let mut client = Connection::dial(addr, config()).await.unwrap().typed(Postcard::<Reading>::new());
+        client.feed(reading(1)).await.unwrap();
+        assert!(client.try_feed(&reading(2)).unwrap());
+        client.flush().await.unwrap();
+        let (reading_half, writing_half) = next(&mut connections).await.unwrap().split();
+        let (mut questions, mut answers) =
+            (reading_half.typed(Postcard::<Reading>::new()), writing_half.typed(Json::<i64>::new()));
+        for value in 1..=2 {
+            assert!(next(&mut questions).await.unwrap().unwrap() == reading(value));
+        }
+        answers.send(3).await.unwrap();
+        assert!(answers.try_feed(&4).unwrap());
+        answers.close().await.unwrap();
+        // Its replies are of another type.
+        let mut client = client.into_inner().typed(Json::<i64>::new());
+        assert_eq!(next(&mut client).await.unwrap().unwrap(), 3);
+        assert_eq!(next(&mut client).await.unwrap().unwrap(), 4);
+        assert!(next(&mut client).await.is_none());
+        client.close().await.unwrap();
+        let error = client.feed(5).await.unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+        assert_eq!(error.into_unsent(), Some("5".into()));
+        let error = client.try_feed(&6).unwrap_err();
+        assert_eq!(error.into_unsent(), Some("6".into()));
+        assert!(format!("{client:?}").starts_with("Typed(Connection"));
+    });
+}
+
+#[test]
+fn the_sink_of_a_manager_sends_types_to_each_address() {
+    run(async {
+        let mut first = Listener::bind("127.0.0.1:0", config()).await.unwrap().typed(Prost::<Reading>::new());
+        let mut second = Listener::bind("127.0.0.1:0", config()).await.unwrap().typed(Prost::<Reading>::new());
+        let addresses = [Address::from(first.get_ref().local_addr()), Address::from(second.get_ref().local_addr())];
+        let manager = Manager::new(config().max_message_size(100));
+        for address in &addresses {
+            manager.dial(address).await.unwrap();
+        }
+        let mut sink = manager.sink().typed(Prost::<Reading>::new());
+        sink.feed((addresses[0].clone(), reading(1))).await.unwrap();
+        assert!(sink.try_feed(&addresses[1], &reading(2)).unwrap());
+        let error =
+            sink.feed((addresses[0].clone(), Reading { sensor: "x".repeat(200), ..reading(3) })).await.unwrap_err();
+        assert!(matches!(error, Error::Encode { .. }), "{error:?}");
+        sink.flush().await.unwrap();
+        assert!(next(&mut first).await.unwrap().1 == reading(1));
+        assert!(next(&mut second).await.unwrap().1 == reading(2));
+        let nobody = Address::from("127.0.0.1:1");
+        let error = sink.feed((nobody.clone(), reading(4))).await.unwrap_err();
+        assert!(matches!(&error, Error::NotOpen { address, .. } if *address == nobody), "{error:?}");
+        let unsent = error.into_unsent().unwrap();
+        assert!(prost::Message::decode(unsent) == Ok(reading(4)));
+        sink.close().await.unwrap();
+        let error = sink.try_feed(&addresses[0], &reading(5)).unwrap_err();
+        assert!(matches!(error, Error::Closed { message: Some(_), .. }), "{error:?}");
+    });
+}
+
+/// The next message that does not decode: whose it is, and why.
+async fn decode_failed(events: &mut buffstreams::Events<Event>) -> (Peer, String) {
+    event(events, |event| match event {
+        Event::DecodeFailed { peer, error, .. } => Some((peer, error.to_string())),
+        _ => None,
+    })
+    .await
+}
+
+#[test]
+fn what_a_peer_sends_that_does_not_decode_is_an_event_and_the_peer_goes_on() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (mut events, addr) = (listener.events(), listener.local_addr().ip().unwrap());
+        let mut numbers = listener.typed(Json::<u64>::new());
+        let mut peer_socket = raw(addr);
+        for message in [&b"1"[..], b"two", b"", b"3"] {
+            put(&mut peer_socket, message);
+        }
+        let from = connected(&mut events).await;
+        assert_eq!(next(&mut numbers).await, Some((from, 1)));
+        assert_eq!(next(&mut numbers).await, Some((from, 3)));
+        let (peer, error) = decode_failed(&mut events).await;
+        assert!(peer == from && error.contains("expected"), "{error}");
+        assert_eq!(decode_failed(&mut events).await.0, from);
+        drop(peer_socket);
+        numbers.get_mut().close().await.unwrap();
+        assert!(next(&mut numbers).await.is_none() && numbers.is_terminated());
+    });
+}
+
+#[test]
+fn a_strict_listener_ends_a_peer_whose_message_does_not_decode() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (mut events, addr) = (listener.events(), listener.local_addr().ip().unwrap());
+        let (incoming, _outgoing) = listener.split();
+        let mut numbers = incoming.typed(Json::<u64>::new()).strict();
+        let (mut bad, mut good) = (raw(addr), raw(addr));
+        let bad_addr = bad.local_addr().unwrap();
+        for message in [&b"1"[..], b"two", b"3"] {
+            put(&mut bad, message);
+        }
+        assert_eq!(next(&mut numbers).await.unwrap().1, 1);
+        put(&mut good, b"4");
+        assert_eq!(next(&mut numbers).await.unwrap().1, 4);
+        assert!(matches!(disconnected(&mut events, bad_addr).await, Reason::DecodeFailed));
+        assert!(rest(&mut bad).is_empty());
+        put(&mut good, b"5");
+        assert_eq!(next(&mut numbers).await.unwrap().1, 5);
+        assert_eq!(numbers.get_ref().stats().connections, 1);
+        assert!(!numbers.is_terminated());
+    });
+}
+
+/// One poll does not pass over all that a peer may send.
+#[test]
+fn a_flood_that_does_not_decode_lets_other_tasks_run() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let (closer, addr) = (listener.closer(), listener.local_addr());
+        let mut numbers = listener.typed(Json::<u64>::new());
+        let mut client = Connection::dial(addr, config()).await.unwrap();
+        for _ in 0..10_000 {
+            client.feed("x".into()).await.unwrap();
+        }
+        client.feed("7".into()).await.unwrap();
+        client.close().await.unwrap();
+        let mut polls = 0;
+        let first = futures::future::poll_fn(|cx| {
+            polls += 1;
+            numbers.poll_next_unpin(cx)
+        });
+        assert_eq!(crate::net::within(SOON, first).await.unwrap().1, 7);
+        assert!(polls >= 10_000 / 64, "{polls} polls");
+        closer.close().await.unwrap();
+    });
+}
