@@ -49,7 +49,7 @@
 //! | send, and receive the replies | [`Connection`], [`ReadHalf`], [`WriteHalf`] |
 //! | send to many addresses, from many tasks | [`Manager`], [`ManagerSink`], [`DeadLetters`] |
 //! | go on when a peer goes away and comes back | [`Config::reconnect`], [`Backoff`] |
-//! | send and receive types instead of bytes | [`typed`] |
+//! | send and receive types instead of bytes | [`typed`], [`Listener::decode`] |
 //! | look at messages where they lie | [`Listener::batches`], [`Connection::try_feed`] |
 //! | use a transport of one's own | [`Reader`], [`Writer`]; [`wire`] for bytes alone |
 //! | name an end of a connection, and know who is there | [`Address`], [`Endpoint`], [`Peer`], [`Identity`] |

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
+use super::decoding::AnyValues;
 use super::member::{Member, Received};
 use crate::framed::{Messages, MessagesIter};
 use crate::peer::Peer;
@@ -34,6 +35,10 @@ impl Batch {
 
     pub(crate) fn member(&self) -> &Member {
         &self.received.member
+    }
+
+    pub(crate) fn take_values(&mut self) -> Option<AnyValues> {
+        self.received.values.take()
     }
 
     /// What is left of it, for the stream of messages to take apart.

@@ -179,6 +179,6 @@ async fn call(delivery: &Delivery, peer: Peer, message: Bytes) -> Result<(), Box
     match delivery {
         Delivery::Callback(callback) => callback.get()(peer, &message),
         Delivery::AsyncCallback(callback) => callback.get()(peer, message).await,
-        Delivery::Inbox | Delivery::Connections => Ok(()),
+        Delivery::Inbox | Delivery::Decoded(_) | Delivery::Connections => Ok(()),
     }
 }

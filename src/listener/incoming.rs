@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::stream::{FusedStream, Stream};
 
 use super::batch::Batch;
+use super::decoding::{AnyValues, Decoding, Undecoded};
 use super::handle::{Closer, ListenerStats, debug, stats};
 use super::member::{Arrival, Member, Received};
 use super::peers::Running;
@@ -149,13 +150,50 @@ impl Incoming {
     /// The message of this peer that was shown last did not decode. If the peer is to end, so are the messages behind it.
     #[cold]
     pub(crate) fn decode_failed(&mut self, peer: Peer, error: BoxError, ends: bool) {
-        let shared = &self.arrivals.shared;
-        shared.decode_failed(peer, error);
+        self.arrivals.shared.decode_failed(peer, error);
         if ends {
-            if let Some(batch) = self.batch.take() {
-                batch.member().is_expelled.store(true, Ordering::Relaxed);
+            self.expel(peer, Reason::DecodeFailed);
+        }
+    }
+
+    /// Ends the peer of this batch, and drops its messages.
+    fn expel(&mut self, peer: Peer, reason: Reason) {
+        if let Some(batch) = self.batch.take() {
+            batch.member().is_expelled.store(true, Ordering::Relaxed);
+        }
+        self.arrivals.shared.expel(peer, reason);
+    }
+
+    /// Waits for the next values. What was received while this was a stream of bytes is decoded here, and what its peers send
+    /// after that.
+    pub(crate) fn poll_values(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Option<(Peer, AnyValues)>> {
+        self.arrivals.shared.choose(Delivery::Decoded(decoding.clone()));
+        loop {
+            if let Some(batch) = &mut self.batch {
+                let (peer, shared) = (batch.peer(), &self.arrivals.shared);
+                if let Some(values) = batch.take_values() {
+                    return Poll::Ready(Some((peer, values)));
+                }
+                if !batch.frames().is_empty() {
+                    let piece = decoding.decode(batch.frames(), |error| shared.decode_failed(peer, error));
+                    match piece.end {
+                        Ok(()) => {}
+                        Err(Undecoded::Failed) => self.expel(peer, Reason::DecodeFailed),
+                        Err(Undecoded::Panicked(panic)) => {
+                            shared.call_panicked(peer, panic);
+                            self.expel(peer, Reason::CallbackPanicked);
+                        }
+                    }
+                    if let Some(values) = piece.values {
+                        return Poll::Ready(Some((peer, values)));
+                    }
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
-            shared.expel(peer, Reason::DecodeFailed);
+            if !ready!(self.poll_batch(cx)) {
+                return Poll::Ready(None);
+            }
         }
     }
 

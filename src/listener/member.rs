@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::decoding::AnyValues;
 use super::read_on::{Lent, Loan};
 use crate::connection::Connection;
 use crate::foreign;
@@ -25,12 +26,14 @@ pub(crate) struct Received {
     pub(crate) messages: Messages,
     /// With these, the reader was lent.
     pub(crate) lent: Option<Lent>,
+    /// What the task has decoded, instead of messages.
+    pub(crate) values: Option<AnyValues>,
 }
 
 impl Received {
     pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
         member.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { member: member.clone(), messages: Messages::new(frames), lent: None }
+        Self { member: member.clone(), messages: Messages::new(frames), lent: None, values: None }
     }
 }
 

@@ -4,11 +4,13 @@ mod accept;
 mod batch;
 mod batches;
 mod callback;
+mod decoding;
 mod handle;
 #[cfg(feature = "tls")]
 mod handshakes;
 mod incoming;
 mod member;
+mod peer_decode;
 mod peer_task;
 mod peers;
 mod read_on;
@@ -45,6 +47,7 @@ use shared::{Delivery, Shared};
 pub use batch::Batch;
 pub use batches::Batches;
 pub use callback::Serving;
+pub(crate) use decoding::{Decoding, Spare, Values};
 pub use handle::{Closer, ListenerStats};
 pub use incoming::Incoming;
 #[cfg(test)]
@@ -60,6 +63,8 @@ pub use replies::Outgoing;
 ///   inbox empty reads on from the peer that it served last, as much as the inbox would hold. Errors are not items: a
 ///   peer that fails ends alone, and [`events`](Self::events) tells.
 /// - [`batches`](Self::batches): the same, a read at a time, to look at the messages where they lie.
+/// - [`typed`](Self::typed), [`decode`](Self::decode): messages of a type, decoded where the stream is polled, or in the
+///   connection's own task.
 /// - [`serve`](Self::serve), [`serve_async`](Self::serve_async): a callback per message, in the connection's own task.
 /// - [`connections`](Self::connections): a [`Connection`] per peer.
 ///

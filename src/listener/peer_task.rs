@@ -72,6 +72,7 @@ async fn serve(
     let end = match delivery {
         Delivery::Callback(callback) => task.call(reader, callback.get()).await,
         Delivery::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
+        Delivery::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).await,
         Delivery::Inbox | Delivery::Connections => task.fill(reader, &mut inbox).await,
     };
     let reason = task.finish(end).await;
@@ -89,23 +90,25 @@ async fn hand_over(seat: Seat, member: Arc<Member>, stream: transport::Stream, m
     let _ = inbox.send(Arrival::Connection(Box::new(connection)), share);
 }
 
-struct PeerTask {
+pub(crate) struct PeerTask {
     stream: transport::Stream,
-    member: Arc<Member>,
+    pub(crate) member: Arc<Member>,
     /// How long the peer takes for what it is doing now.
     slow: Deadline,
     /// How long it has taken nothing of the replies to it.
     stalled: Deadline,
     half_closed: bool,
     /// The last to be dropped, as the place is free when the socket is closed.
-    seat: Seat,
+    pub(crate) seat: Seat,
 }
 
 /// What became of a connection, when not a clean end.
-enum End {
+pub(crate) enum End {
     Error(Error),
     /// The callback did.
     Panicked(Panic),
+    /// A message did not decode, and that is the end.
+    Undecoded,
     /// The consumer is gone.
     Stopped,
 }
@@ -117,7 +120,7 @@ impl From<Error> for End {
 }
 
 /// What there is to read.
-enum Readable {
+pub(crate) enum Readable {
     /// Whole frames, and the share of the inbox that was reserved for them.
     Frames(Option<Share>),
     CleanEnd,
@@ -200,7 +203,7 @@ impl PeerTask {
 
     /// Waits until whole frames are in the reader's buffer. With an inbox, their share of it is reserved before anything
     /// is read.
-    fn poll_readable(
+    pub(crate) fn poll_readable(
         &mut self,
         reader: &mut Reader<transport::Stream>,
         inbox: Option<&mut Sender<Arrival>>,
@@ -300,7 +303,7 @@ impl PeerTask {
     }
 
     /// Waits for a share of the inbox, without neglecting the rest.
-    fn poll_share(
+    pub(crate) fn poll_share(
         &mut self,
         inbox: &mut Sender<Arrival>,
         bytes: usize,
@@ -381,6 +384,7 @@ impl PeerTask {
         match end {
             Ok(()) => Reason::Closed,
             Err(End::Stopped) => Reason::Stopped,
+            Err(End::Undecoded) => Reason::DecodeFailed,
             Err(End::Panicked(panic)) => {
                 seat.call_panicked(peer, panic);
                 Reason::CallbackPanicked
@@ -412,7 +416,7 @@ impl PeerTask {
 }
 
 /// Lets other tasks run, now and then.
-async fn rest(in_a_row: u32) -> u32 {
+pub(crate) async fn rest(in_a_row: u32) -> u32 {
     if in_a_row < BATCHES_IN_A_ROW {
         return in_a_row + 1;
     }

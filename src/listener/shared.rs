@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::decoding::Decoding;
 #[cfg(feature = "tls")]
 use super::handshakes::Handshakes;
 use super::member::{Member, Members, Owner};
@@ -31,6 +32,8 @@ pub(crate) enum Delivery {
     Callback(Arc<Told<Callback>>),
     /// A future for each message, awaited in the peer's own task.
     AsyncCallback(Arc<Told<AsyncCallback>>),
+    /// What the program's decoder makes of each batch, in the peer's own task, into the inbox.
+    Decoded(Decoding),
     /// The connection itself, unread, into the inbox.
     Connections,
 }

@@ -206,6 +206,11 @@ impl Frames {
         self.bytes
     }
 
+    /// How many bytes are left, headers included.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Goes on to the next message, and tells how long it is.
     // A call, which keeps `poll_next` of the streams so small that it becomes part of the consumer.
     #[inline(never)]

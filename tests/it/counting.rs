@@ -47,6 +47,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// How many bytes this thread has asked for so far.
+pub(crate) fn allocated() -> usize {
+    ALLOCATED.get()
+}
+
 /// What a thread allocated while something ran.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Count {

@@ -29,6 +29,9 @@ fn a_program_has_the_runtime_that_it_chose_and_no_other() {
         ("async-std", &["async-std"], &["tokio"]),
         ("sim", &["futures"], &["async-std", "async-io", "tokio"]),
         ("smol,tls-ring", &["rustls", "ring"], &["aws-lc-rs", "async-std", "tokio"]),
+        ("smol,prost", &["prost"], &["postcard", "serde", "serde_json"]),
+        ("smol,postcard", &["postcard", "serde"], &["prost", "serde_json", "heapless", "embedded-io"]),
+        ("smol,json", &["serde", "serde_json"], &["prost", "postcard"]),
         ("smol,tls-aws-lc-rs", &["rustls", "aws-lc-rs"], &["ring", "async-std", "tokio"]),
     ] {
         for name in there {

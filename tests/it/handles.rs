@@ -4,7 +4,7 @@ use buffstreams::{
     Address, Backoff, Batch, Batches, BoxError, Closer, Config, ConfigError, Connection, Connections, DeadLetter,
     DeadLetters, Ending, Error, Event, Events, FixedFormat, FrameError, FrameErrorKind, Incoming, LinkStats, Listener,
     ListenerStats, LooksLike, Manager, ManagerEvent, ManagerSink, ManagerStats, Messages, MessagesIter, Outcome,
-    Outgoing, Peer, ReadHalf, Reader, Reason, Serving, Unsent, WireFormat, WriteHalf, Writer, wire,
+    Outgoing, Peer, ReadHalf, Reader, Reason, Serving, Unsent, WireFormat, WriteHalf, Writer, typed, wire,
 };
 
 /// Checked when this is compiled. A future that is only `Send` makes what holds it no longer `Sync`, and a program that keeps
@@ -18,6 +18,7 @@ const _: fn() = || {
 
     shared::<(Listener, Incoming, Outgoing, Batches, Connections, Closer, Serving)>();
     shared::<(Batch, Messages, MessagesIter<'static>)>();
+    shared::<(typed::Decoded<u8>, typed::Typed<Listener, (), u8>)>();
     shared::<(Connection, ReadHalf, WriteHalf)>();
     shared::<(Manager, ManagerSink, DeadLetters, DeadLetter)>();
     shared::<(Events<Event>, Events<ManagerEvent>, Event, ManagerEvent, Reason)>();

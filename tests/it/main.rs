@@ -10,6 +10,7 @@ mod clean_close;
 mod closing;
 mod connection;
 mod counting;
+mod decode;
 mod drops;
 mod events;
 mod fault_lab;
@@ -52,6 +53,8 @@ mod tidy;
 mod typed;
 #[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
 mod typed_codecs;
+#[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
+mod typed_hostile;
 mod unix;
 mod unix_files;
 mod waits;

@@ -87,7 +87,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("typed", &["connection", "error", "framed", "listener", "manager", "peer", "wire"]),
+    ("typed", &["connection", "endpoint", "error", "framed", "listener", "manager", "observe", "peer", "wire"]),
     ("lib", &[]),
 ];
 

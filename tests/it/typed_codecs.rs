@@ -40,7 +40,7 @@ struct Point {
 }
 
 /// What each codec makes of a message, by the functions of its own crate.
-fn bytes_of<T: Message + Serialize>(codec: &str, message: &T) -> Bytes {
+pub(crate) fn bytes_of<T: Message + Serialize>(codec: &str, message: &T) -> Bytes {
     match codec {
         "prost" => message.encode_to_vec().into(),
         "postcard" => postcard::to_extend(message, Vec::new()).unwrap().into(),
