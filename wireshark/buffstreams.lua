@@ -6,7 +6,7 @@
 -- The order of this file: settings, fields, reading a length (`codecs`), what is remembered of a connection (`flows`), plain
 -- messages, sessions, and the dissector itself.
 --
--- It runs on the Lua 5.2 of Wireshark 4.0 and on the Lua 5.4 of later ones, so it has neither integers nor bit operators:
+-- It is for the Lua 5.2 of Wireshark 4.0 and for the Lua 5.4 of later ones, so it has neither integers nor bit operators:
 -- what may have more than 53 bits is a UInt64 of Wireshark's.
 
 local proto = Proto("buffstreams", "Length-prefixed messages (buffstreams)")
@@ -88,7 +88,8 @@ local f = {
     length = ProtoField.uint64("buffstreams.length", "Length", base.DEC),
     padding = ProtoField.bytes("buffstreams.padding", "Padding"),
     message = ProtoField.bytes("buffstreams.message", "Message"),
-    position = ProtoField.uint64("buffstreams.position", "Position", base.DEC, nil, nil, "The number of this message in its session"),
+    position = ProtoField.uint64("buffstreams.position", "Position", base.DEC, nil, nil,
+        "The number of this message in its session"),
     undecoded = ProtoField.bytes("buffstreams.undecoded", "Not decoded"),
 
     version = ProtoField.uint8("buffstreams.session.version", "Version", base.DEC),
@@ -103,9 +104,12 @@ local f = {
     ttl = ProtoField.uint32("buffstreams.session.ttl", "Kept without a connection, in ms", base.DEC),
     retry = ProtoField.uint32("buffstreams.session.retry", "Come again after, in ms", base.DEC),
     incarnation = ProtoField.uint32("buffstreams.session.incarnation", "Incarnation of the listener", base.HEX),
-    acked = ProtoField.uint64("buffstreams.session.acked", "Acked", base.DEC, nil, nil, "All below are settled by the other end, and let go of"),
-    sent = ProtoField.uint64("buffstreams.session.sent", "Sent", base.DEC, nil, nil, "One past the highest message that was sent"),
-    received = ProtoField.uint64("buffstreams.session.received", "Received", base.DEC, nil, nil, "One past the last message that has come"),
+    acked = ProtoField.uint64("buffstreams.session.acked", "Acked", base.DEC, nil, nil,
+        "All below are settled by the other end, and let go of"),
+    sent = ProtoField.uint64("buffstreams.session.sent", "Sent", base.DEC, nil, nil,
+        "One past the highest message that was sent"),
+    received = ProtoField.uint64("buffstreams.session.received", "Received", base.DEC, nil, nil,
+        "One past the last message that has come"),
     taken = ProtoField.uint64("buffstreams.session.taken", "Taken", base.DEC, nil, nil, "All below are settled"),
 
     control = ProtoField.uint8("buffstreams.control.type", "Type", base.DEC, CONTROLS),
@@ -151,7 +155,7 @@ end
 -- A codec reads the header at the start of a range of bytes. `read(bytes)` gives one of
 --   { width, len, … }       a header of `width` bytes, and the length of its message as a number
 --   { bad, text, width }    what is wrong with it, and how many bytes show that
---   nil, missing            so many more bytes are needed; `ONE_MORE_SEGMENT` if that is not known
+--   nil                     the header is not whole
 -- `shown` is the length as a UInt64, where it has one; `prefix` and `padding` are how many bytes of it are that.
 
 local function bad(info, text, width, shown)
@@ -193,7 +197,7 @@ local function buffstreams_codec(max)
 
     local function read(bytes)
         if bytes:len() < width then
-            return nil, width - bytes:len()
+            return nil
         end
         local varint, value = read_varint(bytes(0, width), width)
         if not varint then
@@ -230,7 +234,7 @@ local function varint_codec(max)
     local function read(bytes)
         local width, value = read_varint(bytes, MAX_VARINT)
         if not width then
-            return value, ONE_MORE_SEGMENT
+            return value
         end
         if value:tonumber() > max then
             return too_large(value, max, width)
@@ -249,7 +253,7 @@ local function fixed_codec(fixed, asked)
 
     local function read(bytes)
         if bytes:len() < header then
-            return nil, header - bytes:len()
+            return nil
         end
         local field = bytes(fixed.offset, fixed.width)
         local written = fixed.little and field:le_uint64() or field:uint64()
@@ -317,7 +321,6 @@ local codec, codec_problem = codec_of_preferences()
 --   acked      what the ACKs in it have reached: a position of the other direction
 --   closed     it had its CLOSE
 
-local tcp_stream = Field.new("tcp.stream")
 local connections = {}
 
 function proto.init()
@@ -334,18 +337,22 @@ end
 
 -- The direction of this packet, `here`, and the other one, `there`, as they are where the dissection of the packet stands.
 -- Changes to them are kept, except on a later visit, where they are copies.
+--
+-- A connection is known by its addresses and ports alone: Wireshark's number of the stream is a field, and the first pass over a
+-- capture often has no fields.
 local function flow_of(pinfo)
-    local streams = { tcp_stream() }
-    local stream = #streams > 0 and streams[#streams].value or -1
-    local connection = connections[stream]
+    local from = tostring(pinfo.src) .. " " .. pinfo.src_port
+    local to = tostring(pinfo.dst) .. " " .. pinfo.dst_port
+    local key = from < to and from .. " " .. to or to .. " " .. from
+    local connection = connections[key]
     if not connection then
-        connection = { directions = {}, before = {} }
-        connections[stream] = connection
+        connection = { directions = { [from] = {}, [to] = {} }, before = {} }
+        connections[key] = connection
     end
 
     -- A packet comes in several pieces where a message ends in the middle of it. `private` lives as long as the packet is
     -- dissected, so it tells the first piece from the others.
-    local mark = "buffstreams " .. stream
+    local mark = "buffstreams " .. key
     if pinfo.private[mark] then
         return connection.flow
     end
@@ -358,20 +365,33 @@ local function flow_of(pinfo)
         connection.flow = { here = copy(before.here), there = copy(before.there) }
         return connection.flow
     end
-    local from = tostring(pinfo.src) .. " " .. pinfo.src_port
-    local to = tostring(pinfo.dst) .. " " .. pinfo.dst_port
     local directions = connection.directions
-    directions[from], directions[to] = directions[from] or {}, directions[to] or {}
     connection.flow = { here = directions[from], there = directions[to] }
     connection.before[pinfo.number] = { here = copy(connection.flow.here), there = copy(connection.flow.there) }
     return connection.flow
 end
 
+-- Forgets what was before, for a new connection between the same ports.
+local function start_anew(direction)
+    for name in pairs(direction) do
+        direction[name] = nil
+    end
+end
+
 ---------------------------------------------------------------------------------------------------------------------------
 -- Items of the tree
 
+-- Without a text, it says what the info always says.
 local function complain(item, info, text)
-    item:add_proto_expert_info(info, text)
+    if text then
+        item:add_proto_expert_info(info, text)
+    else
+        item:add_proto_expert_info(info)
+    end
+end
+
+local function in_bytes(len)
+    return len == 1 and "1 byte" or string.format("%d bytes", len)
 end
 
 -- Puts what is left under the item, which cannot be read.
@@ -381,18 +401,21 @@ local function add_undecoded(item, bytes, from)
     end
 end
 
-local function add_message(item, bytes, pinfo, root)
-    if bytes:len() == 0 then
+-- The message of `len` bytes at `from`.
+local function add_message(item, bytes, from, len, pinfo, root)
+    -- An empty range at the end of the bytes would be out of bounds.
+    if len == 0 then
         return
     end
-    item:add(f.message, bytes)
+    local message = bytes(from, len)
+    item:add(f.message, message)
     if not proto.prefs.protobuf then
         return
     end
     if proto.prefs.protobuf_type ~= "" then
         pinfo.private["pb_msg_type"] = "message," .. proto.prefs.protobuf_type
     end
-    local fine = pcall(Dissector.call, Dissector.get("protobuf"), bytes:tvb(), pinfo, root)
+    local fine = pcall(Dissector.call, Dissector.get("protobuf"), message:tvb(), pinfo, root)
     if not fine then
         complain(item, e.not_protobuf)
     end
@@ -406,7 +429,9 @@ local function new_item(root, bytes, kind, label)
 end
 
 -- Each `take_…` takes what is at the start of `bytes`, and gives how many bytes that was, and what the column says of it or, for
--- a message, nil and its length. It gives nil, and how many more bytes are needed, where it is not whole.
+-- a message, nil and its length. Where that is not whole it gives nil, and how many more bytes are needed: `ONE_MORE_SEGMENT` as
+-- long as its header is not whole. TCP puts messages together by these numbers, so they must be true: a part of what is needed
+-- would have the second pass over a capture miss the message.
 
 -- What comes behind an error, or behind the end of a session.
 local function take_lost(bytes, why, root)
@@ -433,16 +458,16 @@ end
 -- Plain messages
 
 local function take_plain(bytes, flow, pinfo, root)
-    local header, missing = codec.read(bytes)
+    local header = codec.read(bytes)
     if not header then
-        return nil, missing
+        return nil, ONE_MORE_SEGMENT
     elseif header.bad then
         return take_broken(bytes, codec.name, header, flow, root)
     elseif bytes:len() < header.width + header.len then
         return nil, header.width + header.len - bytes:len()
     end
     local width, total = header.width, header.width + header.len
-    local item = new_item(root, bytes(0, total), "message", string.format("message of %d bytes", header.len))
+    local item = new_item(root, bytes(0, total), "message", "message of " .. in_bytes(header.len))
     item:add(f.format, codec.name):set_generated()
     item:add(f.header, bytes(0, width))
     local prefix, padding = header.prefix or 0, header.padding or 0
@@ -453,7 +478,7 @@ local function take_plain(bytes, flow, pinfo, root)
     if padding > 0 then
         item:add(f.padding, bytes(width - padding, padding))
     end
-    add_message(item, bytes(width, header.len), pinfo, root)
+    add_message(item, bytes, width, header.len, pinfo, root)
     return total, nil, header.len
 end
 
@@ -516,11 +541,16 @@ local function take_handshake(bytes, flow, root)
     local is_welcome = there.dialer
     local least = is_welcome and 14 or 13
     if bytes:len() < least then
-        return nil, least - bytes:len()
+        return nil, ONE_MORE_SEGMENT
     end
     local kind = is_welcome and "WELCOME" or "HELLO"
-    local version, mode = bytes(12, 1):uint(), bytes(13, 1):uint()
-    local is_foreign = is_welcome and mode == STATUS_VERSION or not is_welcome and version ~= VERSION
+    local version = bytes(12, 1):uint()
+    local is_foreign
+    if is_welcome then
+        is_foreign = bytes(13, 1):uint() == STATUS_VERSION
+    else
+        is_foreign = version ~= VERSION
+    end
     if not is_foreign and bytes:len() < HANDSHAKE then
         return nil, HANDSHAKE - bytes:len()
     end
@@ -543,6 +573,7 @@ local function take_handshake(bytes, flow, root)
         return bytes:len(), kind .. ", VERSION"
     end
 
+    local mode = bytes(13, 1):uint()
     local hello = {
         mode = mode,
         resume = mode % 2 == 1,
@@ -589,7 +620,9 @@ local function take_handshake(bytes, flow, root)
     end
     if is_welcome then
         check_handshake(item, hello, mode ~= RESUMED)
-        check_answer(item, there.hello, hello)
+        if there.hello then
+            check_answer(item, there.hello, hello)
+        end
     else
         check_handshake(item, hello, not hello.resume)
     end
@@ -602,7 +635,7 @@ local function take_handshake(bytes, flow, root)
         here.over, there.over = "behind a WELCOME that refuses", "behind a WELCOME that refuses"
     end
     -- Each goes on where the other is as receiver. What each has told of the other's messages is in the WELCOME.
-    here.position, there.position = there.hello.received, hello.received
+    here.position, there.position = there.hello and there.hello.received, hello.received
     here.acked, there.acked = hello.taken, hello.acked
     return HANDSHAKE, kind .. ", " .. what
 end
@@ -686,7 +719,7 @@ local function take_control(bytes, len, flow, root)
         local header = bad(e.malformed, string.format("MALFORMED: no control has %d bytes", len), 4, UInt64(len))
         return take_broken(bytes, "session", header, flow, root)
     elseif bytes:len() < 5 then
-        return nil, 4 + len - bytes:len()
+        return nil, ONE_MORE_SEGMENT
     end
     local type = bytes(4, 1):uint()
     local name = CONTROLS[type]
@@ -717,7 +750,7 @@ end
 local function take_session_frame(bytes, flow, pinfo, root)
     local here, there = flow.here, flow.there
     if bytes:len() < 4 then
-        return nil, 4 - bytes:len()
+        return nil, ONE_MORE_SEGMENT
     end
     local len = bytes(0, 4):uint()
     if len >= 0x80000000 then
@@ -730,7 +763,7 @@ local function take_session_frame(bytes, flow, pinfo, root)
         return nil, 4 + len - bytes:len()
     end
 
-    local item = new_item(root, bytes(0, 4 + len), "message", string.format("message of %d bytes", len))
+    local item = new_item(root, bytes(0, 4 + len), "message", "message of " .. in_bytes(len))
     item:add(f.format, "session"):set_generated()
     item:add(f.header, bytes(0, 4))
     item:add(f.length, bytes(0, 4), UInt64(len))
@@ -741,7 +774,7 @@ local function take_session_frame(bytes, flow, pinfo, root)
     if here.closed then
         complain(item, e.position, "POSITION: behind a CLOSE")
     end
-    add_message(item, bytes(4, len), pinfo, root)
+    add_message(item, bytes, 4, len, pinfo, root)
     return 4 + len, nil, len
 end
 
@@ -751,6 +784,11 @@ end
 -- What stands at the start of the bytes, in the place where the connection is.
 local function take(bytes, flow, pinfo, root)
     local here = flow.here
+    -- A second HELLO cannot come in a connection, so this is the first of another one.
+    if (here.dialer or here.over) and bytes:len() >= #MAGIC and begins_handshake(bytes) then
+        start_anew(here)
+        start_anew(flow.there)
+    end
     if here.over then
         return take_lost(bytes, here.over, root)
     elseif not here.started and begins_handshake(bytes) then
@@ -769,12 +807,11 @@ end
 -- What the column says: messages are counted, all else is named.
 local function summary(parts, messages, total)
     if messages > 0 then
-        local text = messages == 1 and "message of %d bytes" or messages .. " messages of %d bytes"
-        parts[#parts + 1] = string.format(text, total)
+        parts[#parts + 1] = (messages == 1 and "message of " or messages .. " messages of ") .. in_bytes(total)
     end
 end
 
-function proto.dissector(tvb, pinfo, root)
+local function dissect(tvb, pinfo, root)
     local flow = flow_of(pinfo)
     local parts, messages, total = {}, 0, 0
     local offset = 0
@@ -809,6 +846,8 @@ function proto.dissector(tvb, pinfo, root)
     end
     return tvb:len()
 end
+
+proto.dissector = dissect
 
 ---------------------------------------------------------------------------------------------------------------------------
 -- Connections on other ports
@@ -854,7 +893,8 @@ local function heuristic(tvb, pinfo, root)
         return false
     end
     pinfo.conversation = proto
-    proto.dissector(tvb, pinfo, root)
+    -- Not `proto.dissector`: a call of that is one of another protocol, which may not put segments together.
+    dissect(tvb, pinfo, root)
     return true
 end
 
