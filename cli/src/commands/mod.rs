@@ -1,0 +1,67 @@
+//! The commands, a file each, and the command line that they are called by.
+
+mod listen;
+mod send;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::{Code, Failure};
+use crate::settings::Settings;
+use crate::stop::{self, Stop};
+
+/// Streams of length-prefixed messages over TCP, TLS and Unix sockets, from the command line.
+#[derive(Parser, Debug)]
+#[command(name = "buffstreams", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Listen(listen::Listen),
+    Send(send::Send),
+}
+
+/// What a stream is made of, and the file that may say it.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// A file in TOML with any of the settings, by their names: format = "u32_be". The command line goes before it
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Common {
+    fn settings(self) -> Result<Settings, Failure> {
+        self.settings.with_file(self.config.as_deref())
+    }
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Listen(listen) => smol::block_on(listen.run(stop()?)),
+        Command::Send(send) => smol::block_on(send.run(stop()?)),
+    }
+}
+
+fn stop() -> Result<Stop, Failure> {
+    stop::on_signals().map_err(|error| Failure::new(Code::Failed, format!("cannot wait for signals: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// What clap looks at in a debug build alone.
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+}

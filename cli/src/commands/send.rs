@@ -1,0 +1,246 @@
+//! `buffstreams send`: sends lines, files or JSON, and counts what became of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use buffstreams::{Address, Connection, DeadLetters, Error, LinkStats, Manager, ManagerSink};
+use clap::Args;
+use futures::{FutureExt, SinkExt, StreamExt, select_biased};
+use smol::{Task, Timer};
+
+use super::Common;
+use crate::failure::{Code, Failure};
+use crate::input::{Input, InputArgs};
+use crate::print::PrintArgs;
+use crate::progress::Progress;
+use crate::settings::{Settings, Side};
+use crate::stop::Stop;
+use crate::terminal::say;
+
+/// How long the end may take where `close_timeout` has no limit.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// After how many messages it looks for a signal, though more are there to be read.
+const LOOK: u64 = 1024;
+
+/// Send lines, files, hex, or JSON as Protocol Buffers
+///
+/// At the end it says on standard error how many messages were written, which is to say given to the kernel, and how many
+/// were not. The first message that cannot be sent ends it, unless there is --keep-going.
+#[derive(Args, Debug)]
+pub(super) struct Send {
+    /// Where to send: HOST:PORT, :PORT for this machine, or unix:PATH
+    address: String,
+    /// How many messages a second; without it, as many as the other end takes
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<f64>,
+    /// Go on when messages cannot be sent
+    #[arg(long)]
+    keep_going: bool,
+    /// Wait for so many replies, and print them
+    #[arg(long, value_name = "NUMBER", conflicts_with = "keep_going")]
+    replies: Option<u64>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    input: InputArgs,
+    #[command(flatten)]
+    print: PrintArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The pace of an open loop: when each message is due, whatever became of those before it.
+pub(super) struct Pace {
+    start: Instant,
+    rate: Option<f64>,
+    sent: u64,
+}
+
+impl Pace {
+    pub(super) fn new(rate: Option<f64>) -> Result<Self, Failure> {
+        if rate.is_some_and(|rate| !rate.is_normal() || rate < 0.0) {
+            return Err(Failure::new(Code::Usage, "--rate is a number of messages a second, above 0"));
+        }
+        Ok(Self { start: Instant::now(), rate, sent: 0 })
+    }
+
+    /// When the next message is due, if that is later than now.
+    pub(super) fn next(&mut self) -> Option<Instant> {
+        let due = self.rate.and_then(|rate| {
+            let after = Duration::try_from_secs_f64(self.sent as f64 / rate).ok()?;
+            self.start.checked_add(after).filter(|due| *due > Instant::now())
+        });
+        self.sent += 1;
+        due
+    }
+}
+
+/// What has come back, and why the first of it did.
+struct Dead {
+    has_any: Arc<AtomicBool>,
+    first: Task<Option<Arc<Error>>>,
+}
+
+impl Dead {
+    fn watch(mut letters: DeadLetters) -> Self {
+        let has_any = Arc::new(AtomicBool::new(false));
+        let noted = has_any.clone();
+        let first = smol::spawn(async move {
+            let mut first = None;
+            while let Some(letter) = letters.next().await {
+                first.get_or_insert(letter.error);
+                noted.store(true, Ordering::Relaxed);
+            }
+            first
+        });
+        Self { has_any, first }
+    }
+
+    fn has_any(&self) -> bool {
+        self.has_any.load(Ordering::Relaxed)
+    }
+}
+
+impl Send {
+    pub(super) async fn run(self, stop: Stop) -> Result<(), Failure> {
+        let settings = self.common.clone().settings()?;
+        let (input, pace) = (self.input.clone().open()?, Pace::new(self.rate)?);
+        match self.replies {
+            Some(replies) => self.ask(replies, input, pace, &settings, stop).await,
+            None => self.send(input, pace, &settings, stop).await,
+        }
+    }
+
+    async fn send(&self, mut input: Input, mut pace: Pace, settings: &Settings, stop: Stop) -> Result<(), Failure> {
+        let of = |error: Error| Failure::of(&error, settings);
+        let address = Address::from(&self.address);
+        let manager = Manager::new(settings.config(Side::Dial)?);
+        let dead = Dead::watch(manager.dead_letters());
+        manager.dial(address.clone()).await.map_err(of)?;
+
+        let start = Instant::now();
+        let mut sink = manager.sink();
+        let mut fed = self.feed(&mut input, &mut pace, &address, &mut sink, &dead, settings, stop).await;
+        // Whatever ended it, what was accepted is delivered. That it was not is told by the dead letters.
+        let _ = sink.close().await;
+        let deadline = settings.close_timeout.map_or(Duration::from_secs(5), |limit| limit.0.unwrap_or(LONG));
+        let ending = manager.shutdown(deadline).await.remove(&address);
+        let LinkStats { written, dead_lettered, .. } = manager.stats().total;
+        drop((sink, manager));
+        let first = dead.first.await;
+
+        if !self.quiet {
+            let time = start.elapsed().as_secs_f64();
+            say(format_args!("{written} messages written, {dead_lettered} not, in {time:.3} s"));
+        }
+        if fed.is_ok() && dead_lettered > 0 {
+            let message = format!("{dead_lettered} messages were not sent");
+            fed = Err(match first {
+                Some(error) => Failure::of(&error, settings).as_reason_of(Code::Undelivered, &message),
+                None => Failure::new(Code::Undelivered, message),
+            });
+        }
+        if fed.is_ok() && ending.is_some_and(|ending| ending.cut) {
+            let message = "the other end has not closed: whether it read everything is not known";
+            fed =
+                Err(Failure::new(Code::Undelivered, message).with_hint("wait longer: --close-timeout TIME".to_owned()));
+        }
+        fed
+    }
+
+    /// Gives all messages to the sink.
+    #[allow(clippy::too_many_arguments)] // They are what it works on, once.
+    async fn feed(
+        &self,
+        input: &mut Input,
+        pace: &mut Pace,
+        address: &Address,
+        sink: &mut ManagerSink,
+        dead: &Dead,
+        settings: &Settings,
+        mut stop: Stop,
+    ) -> Result<(), Failure> {
+        let mut progress = Progress::bytes(input.total());
+        for number in 0_u64.. {
+            if number.is_multiple_of(LOOK) && (&mut stop).now_or_never().is_some() {
+                return Err(Failure::interrupted());
+            }
+            // What is there is collected before it is flushed.
+            let at_once = input.next().now_or_never();
+            let message = match at_once {
+                Some(message) => message,
+                None => {
+                    let flushed = sink.flush().await;
+                    if flushed.is_err() && !self.keep_going {
+                        return Ok(());
+                    }
+                    select_biased! {
+                        _ = stop => return Err(Failure::interrupted()),
+                        message = input.next().boxed().fuse() => message,
+                    }
+                }
+            };
+            let Some(message) = message.transpose()? else { return Ok(()) };
+            if let Some(due) = pace.next() {
+                let _ = sink.flush().await;
+                select_biased! {
+                    _ = stop => return Err(Failure::interrupted()),
+                    _ = FutureExt::fuse(Timer::at(due)) => {}
+                }
+            }
+            if dead.has_any() && !self.keep_going {
+                return Ok(());
+            }
+            progress.add(message.len() as u64 + 1);
+            match sink.feed((address.clone(), message)).await {
+                Ok(()) => {}
+                Err(error @ Error::MessageTooLarge { .. }) if self.keep_going => say(Failure::of(&error, settings)),
+                Err(error) => return Err(Failure::of(&error, settings)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all messages, and prints so many replies.
+    async fn ask(
+        &self,
+        replies: u64,
+        mut input: Input,
+        mut pace: Pace,
+        settings: &Settings,
+        mut stop: Stop,
+    ) -> Result<(), Failure> {
+        let of = |error: Error| Failure::of(&error, settings);
+        let mut printer = self.print.printer(None)?;
+        let connection = Connection::dial(&self.address, settings.config(Side::Dial)?).await.map_err(of)?;
+        let (mut read, mut write) = connection.split();
+        let send = async {
+            while let Some(message) = input.next().await.transpose()? {
+                if let Some(due) = pace.next() {
+                    Timer::at(due).await;
+                }
+                write.send(message).await.map_err(of)?;
+            }
+            Ok(())
+        };
+        let receive = async {
+            for number in 0..replies {
+                let Some(reply) = read.next().await else {
+                    let message = format!("the other end has closed after {number} of {replies} replies");
+                    return Err(Failure::new(Code::Undelivered, message));
+                };
+                printer.print(&self.address, &reply.map_err(of)?)?;
+                printer.flush()?;
+            }
+            Ok(())
+        };
+        select_biased! {
+            _ = stop => return Err(Failure::interrupted()),
+            both = async { futures::try_join!(send, receive) }.boxed_local().fuse() => both.map(drop)?,
+        }
+        write.close().await.map_err(of)
+    }
+}

@@ -1,0 +1,302 @@
+//! The settings of a stream, by the names of the library's `Config`: from the command line, and behind it from a file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use buffstreams::{Backoff, Config, ConfigError, Smol, Tls, Tokio};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::failure::{Code, Failure};
+use crate::format::Format;
+use crate::hint;
+use crate::units::{Delays, Mode, Size, TimeLimit};
+
+/// The formats, for the help.
+const FORMAT_HELP: &str = "How the length of a message is written: buffstreams, varint, u8, u16_be, u16_le, u24_be, u32_be, \
+    u32_le, u64_be, or fixed:WIDTH[:le][:offset=N][:inclusive] [default: buffstreams]";
+
+/// What a stream is made of. Each may be in the file of settings as well, by its long name.
+#[derive(Args, Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct Settings {
+    #[arg(long, value_name = "FORMAT", help = FORMAT_HELP)]
+    pub(crate) format: Option<Format>,
+    /// The longest message; with the format buffstreams, both ends need the same [default: 4096]
+    #[arg(long, alias = "max-message-size", value_name = "SIZE")]
+    #[serde(alias = "max-message-size")]
+    pub(crate) max: Option<Size>,
+    /// What the sockets run on [default: async-std]
+    #[arg(long, value_name = "RUNTIME")]
+    pub(crate) runtime: Option<Runtime>,
+    /// How much a listener holds of what was received [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) inbox_bytes: Option<Size>,
+    /// How much is held for a peer that takes nothing, or is away [default: 4MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) queue_bytes: Option<Size>,
+    /// How many connections a listener has at once [default: 16384]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) max_connections: Option<Size>,
+    /// Open a broken connection again and again, first after FIRST, then after up to LONGEST
+    #[arg(long, value_name = "FIRST..LONGEST")]
+    pub(crate) reconnect: Option<Delays>,
+    /// For how long a connection is opened again and again [default: none]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) reconnect_for: Option<TimeLimit>,
+    /// How old a message may be when it is sent [default: none]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) message_ttl: Option<TimeLimit>,
+    /// How long a dial, or a TLS handshake, may take [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) dial_timeout: Option<TimeLimit>,
+    /// How long a peer may take nothing of what is written to it [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) write_timeout: Option<TimeLimit>,
+    /// How long a message may take from its first byte to its last [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) frame_timeout: Option<TimeLimit>,
+    /// How long a peer may be silent between two messages [default: none]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) idle_timeout: Option<TimeLimit>,
+    /// How long a close waits for what was accepted, and for the other end [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) close_timeout: Option<TimeLimit>,
+    /// How long a listener that is asked to end goes on receiving [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) drain_timeout: Option<TimeLimit>,
+    /// After how much silence the kernel asks whether the other host is there [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) keepalive: Option<TimeLimit>,
+    /// How long written data may stay unacknowledged by the other host [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) user_timeout: Option<TimeLimit>,
+    /// The permissions of a Unix socket that is listened on, in octal
+    #[arg(long, value_name = "MODE")]
+    pub(crate) unix_mode: Option<Mode>,
+    /// TLS; the other --tls options imply it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) tls: Option<bool>,
+    /// The authorities that are trusted, in PEM: for who is dialed instead of the system's, or for who connects, who then
+    /// must have a certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate of this end, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of this end, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The name that the certificate of who is dialed must be for [default: the host of the address]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_name: Option<String>,
+}
+
+/// The runtimes of the library.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Runtime {
+    /// Threads of the process, as many as there are cores
+    AsyncStd,
+    /// An executor with one thread
+    Smol,
+    /// Threads of tokio, as many as there are cores
+    Tokio,
+}
+
+/// What is done with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Listen,
+    Dial,
+}
+
+impl Settings {
+    /// These, and where they say nothing, those of a file in TOML.
+    pub(crate) fn with_file(self, file: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = file else { return Ok(self) };
+        let text = fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+        match toml::from_str(&text) {
+            Ok(settings) => Ok(self.or(settings)),
+            Err(error) => {
+                Err(Failure::new(Code::Usage, format!("{}: {}", path.display(), error.to_string().trim_end())))
+            }
+        }
+    }
+
+    /// These, and where they say nothing, others.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            format: self.format.or(other.format),
+            max: self.max.or(other.max),
+            runtime: self.runtime.or(other.runtime),
+            inbox_bytes: self.inbox_bytes.or(other.inbox_bytes),
+            queue_bytes: self.queue_bytes.or(other.queue_bytes),
+            max_connections: self.max_connections.or(other.max_connections),
+            reconnect: self.reconnect.or(other.reconnect),
+            reconnect_for: self.reconnect_for.or(other.reconnect_for),
+            message_ttl: self.message_ttl.or(other.message_ttl),
+            dial_timeout: self.dial_timeout.or(other.dial_timeout),
+            write_timeout: self.write_timeout.or(other.write_timeout),
+            frame_timeout: self.frame_timeout.or(other.frame_timeout),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            close_timeout: self.close_timeout.or(other.close_timeout),
+            drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            keepalive: self.keepalive.or(other.keepalive),
+            user_timeout: self.user_timeout.or(other.user_timeout),
+            unix_mode: self.unix_mode.or(other.unix_mode),
+            tls: self.tls.or(other.tls),
+            tls_ca: self.tls_ca.or(other.tls_ca),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_name: self.tls_name.or(other.tls_name),
+        }
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format.unwrap_or_default()
+    }
+
+    /// The longest message, as it was asked for.
+    pub(crate) fn max(&self) -> usize {
+        self.max.map_or(4096, |Size(max)| max)
+    }
+
+    /// The library's settings, for one side of a connection.
+    pub(crate) fn config(&self, side: Side) -> Result<Config, Failure> {
+        let mut config = Config::new().wire_format(self.format()).max_message_size(self.max());
+        let sizes: [(Option<Size>, fn(Config, usize) -> Config); 3] = [
+            (self.inbox_bytes, Config::inbox_bytes),
+            (self.queue_bytes, Config::queue_bytes),
+            (self.max_connections, Config::max_connections),
+        ];
+        for (size, set) in sizes {
+            if let Some(Size(size)) = size {
+                config = set(config, size);
+            }
+        }
+        let times: [(Option<TimeLimit>, fn(Config, Option<std::time::Duration>) -> Config); 9] = [
+            (self.message_ttl, Config::message_ttl),
+            (self.dial_timeout, Config::dial_timeout),
+            (self.write_timeout, Config::write_timeout),
+            (self.frame_timeout, Config::frame_timeout),
+            (self.idle_timeout, Config::idle_timeout),
+            (self.close_timeout, Config::close_timeout),
+            (self.drain_timeout, Config::drain_timeout),
+            (self.keepalive, Config::keepalive),
+            (self.user_timeout, Config::user_timeout),
+        ];
+        for (limit, set) in times {
+            if let Some(TimeLimit(limit)) = limit {
+                config = set(config, limit);
+            }
+        }
+        if let Some(Delays { first, longest }) = self.reconnect {
+            let limit = self.reconnect_for.and_then(|TimeLimit(limit)| limit);
+            config = config.reconnect(Backoff::exponential(first, longest).max_elapsed(limit));
+        }
+        if let Some(Mode(mode)) = self.unix_mode {
+            config = config.unix_mode(mode);
+        }
+        self.on_runtime(config.tls(self.tls(side)?))
+    }
+
+    fn on_runtime(&self, config: Config) -> Result<Config, Failure> {
+        let cannot = |error| Failure::new(Code::Failed, format!("cannot start the runtime: {error}"));
+        Ok(match self.runtime {
+            None | Some(Runtime::AsyncStd) => config,
+            Some(Runtime::Smol) => config.runtime(Smol::new().map_err(cannot)?),
+            Some(Runtime::Tokio) => {
+                // It lasts as long as the process, as those of the others do.
+                static TOKIO: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+                if TOKIO.get().is_none() {
+                    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(cannot)?;
+                    let _ = TOKIO.set(runtime);
+                }
+                match TOKIO.get() {
+                    Some(runtime) => config.runtime(Tokio::from(runtime.handle().clone())),
+                    None => config,
+                }
+            }
+        })
+    }
+
+    /// Whether TLS was asked for.
+    fn has_tls(&self) -> bool {
+        let files = [&self.tls_ca, &self.tls_cert, &self.tls_key];
+        self.tls.unwrap_or(self.tls_name.is_some() || files.into_iter().any(Option::is_some))
+    }
+
+    fn tls(&self, side: Side) -> Result<Option<Tls>, Failure> {
+        if !self.has_tls() {
+            return Ok(None);
+        }
+        let read = |path: &PathBuf| fs::read(path).map_err(|error| Failure::file("read", path, &error));
+        let own = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            (None, None) => None,
+            (Some(_), None) => return Err(usage("a certificate without its key", "name it: --tls-key FILE")),
+            (None, Some(_)) => return Err(usage("a key without its certificate", "name it: --tls-cert FILE")),
+        };
+        let authorities = self.tls_ca.as_ref().map(read).transpose()?;
+        let tls = match (side, own) {
+            (Side::Listen, None) => {
+                let hint = "name a certificate and its key: --tls-cert FILE --tls-key FILE";
+                return Err(usage("TLS needs a certificate to listen with", hint));
+            }
+            (Side::Listen, Some((cert, key))) => {
+                let tls = Tls::new().server(cert, key).map_err(|error| self.wrong(&error))?;
+                authorities.map_or(Ok(tls.clone()), |authorities| tls.client_auth(authorities))
+            }
+            (Side::Dial, own) => {
+                let mut tls = Ok(Tls::new().client());
+                if let Some(authorities) = authorities {
+                    tls = tls.and_then(|tls| tls.roots(authorities));
+                }
+                if let Some((cert, key)) = own {
+                    tls = tls.and_then(|tls| tls.identity(cert, key));
+                }
+                if let Some(name) = &self.tls_name {
+                    tls = tls.and_then(|tls| tls.server_name(name));
+                }
+                tls
+            }
+        };
+        tls.map(Some).map_err(|error| self.wrong(&error))
+    }
+
+    fn wrong(&self, error: &ConfigError) -> Failure {
+        Failure::new(Code::Usage, error.to_string()).with_hint(hint::of_config(error))
+    }
+}
+
+fn usage(message: &str, hint: &str) -> Failure {
+    Failure::new(Code::Usage, message).with_hint(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_names_of_the_options() {
+        let file = "format = 'u32_be'\nmax = '1MiB'\nmax-connections = 5\nidle-timeout = 'none'\ntls = true\n\
+            runtime = 'tokio'\nreconnect = '1s..5s'\nunix-mode = '600'\ntls-ca = 'ca.pem'\n";
+        let settings: Settings = toml::from_str(file).unwrap();
+        assert_eq!(settings.format, Some("u32_be".parse().unwrap()));
+        assert_eq!((settings.max, settings.max_connections), (Some(Size(1 << 20)), Some(Size(5))));
+        assert_eq!((settings.idle_timeout, settings.tls), (Some(TimeLimit(None)), Some(true)));
+        assert_eq!((settings.runtime, settings.unix_mode), (Some(Runtime::Tokio), Some(Mode(0o600))));
+        assert!(toml::from_str::<Settings>("formt = 'u8'").is_err());
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file() {
+        let file: Settings = toml::from_str("max = 1\nformat = 'u8'").unwrap();
+        let given = Settings { max: Some(Size(2)), ..Settings::default() };
+        let both = given.or(file);
+        assert_eq!((both.max(), both.format().to_string().as_str()), (2, "u8"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The program, as people and scripts run it: against itself, and against other programs. Ports are chosen by the system.
+#![allow(missing_docs)]
+
+mod foreign;
+mod listen_and_send;
+mod program;
+mod usage;

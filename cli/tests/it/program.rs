@@ -1,0 +1,162 @@
+//! Runs the program.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Where it runs.
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+
+/// The program with these arguments, in the folder of the tests.
+pub(crate) fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_buffstreams"));
+    command.args(args).current_dir(DATA);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program to its end, which must come within a minute.
+pub(crate) fn run(args: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(env!("CARGO_BIN_EXE_buffstreams")).args(args).current_dir(DATA).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// Runs the program to its end, with this on its standard input.
+pub(crate) fn run_with(args: &[&str], input: &[u8]) -> Output {
+    with_input(&mut program(args), input)
+}
+
+/// Runs a command to its end, with this on its standard input.
+pub(crate) fn with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let write = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    write.join().unwrap();
+    output
+}
+
+/// Runs the program to its end, which must be a good one.
+pub(crate) fn ok(args: &[&str]) -> Output {
+    good(run(args), args)
+}
+
+pub(crate) fn good(output: Output, args: &[&str]) -> Output {
+    assert!(output.status.success(), "{args:?}: {}\n{}", output.status, text(&output.stderr));
+    output
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The program as it runs, and listens.
+pub(crate) struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    pub(crate) address: String,
+}
+
+impl Running {
+    /// Starts it, and reads where it listens.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = program(args).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{args:?}: {line}"));
+        Self { address: address.to_owned(), child, stderr }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// The next line on standard error.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The next bytes that it prints.
+    pub(crate) fn printed(&mut self, bytes: usize) -> Vec<u8> {
+        let mut printed = vec![0; bytes];
+        self.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+        printed
+    }
+
+    /// Stops reading what it prints.
+    pub(crate) fn close_stdout(&mut self) {
+        drop(self.child.stdout.take());
+    }
+
+    /// Waits for its end, by itself.
+    pub(crate) fn end(mut self) -> Output {
+        let mut stderr = Vec::new();
+        let stdout = self.child.stdout.take().map(|mut stdout| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                stdout.read_to_end(&mut bytes).unwrap();
+                bytes
+            })
+        });
+        self.stderr.read_to_end(&mut stderr).unwrap();
+        let stdout = stdout.map_or_else(Vec::new, |stdout| stdout.join().unwrap());
+        Output { status: self.child.wait().unwrap(), stdout, stderr }
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(self) -> Output {
+        self.signal("INT");
+        self.end()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended, unless a test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder of one test, removed at its end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("buffstreams-cli-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file with this in it.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A checksum: FNV-1a, 64 bits.
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,70 @@
+//! Wrong invocations, and what the program says to them: a file each in `tests/snapshots`.
+//!
+//! `BUFFSTREAMS_SNAPSHOTS=write` writes the files anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::program::{run, text};
+
+/// Each with the name of its file.
+const WRONG: &[(&str, &[&str])] = &[
+    ("no-command", &[]),
+    ("unknown-command", &["lisen"]),
+    ("unknown-option", &["listen", ":0", "--fromat", "u8"]),
+    ("listen-without-address", &["listen"]),
+    ("format-unknown", &["listen", ":0", "--format", "u32"]),
+    ("format-width", &["listen", ":0", "--format", "fixed:9"]),
+    ("format-part", &["listen", ":0", "--format", "fixed:4:middle"]),
+    ("format-offset", &["listen", ":0", "--format", "fixed:4:offset=9"]),
+    ("max-not-a-size", &["listen", ":0", "--max", "1Mb"]),
+    ("max-zero", &["listen", ":0", "--max", "0"]),
+    ("max-over-the-format", &["listen", ":0", "--max", "72057594037927936"]),
+    ("time-without-unit", &["listen", ":0", "--idle-timeout", "30"]),
+    ("time-zero", &["listen", ":0", "--write-timeout", "0s"]),
+    ("reconnect-one-time", &["send", ":1", "--reconnect", "5s"]),
+    ("unix-mode", &["listen", ":0", "--unix-mode", "999"]),
+    ("runtime-unknown", &["listen", ":0", "--runtime", "glommio"]),
+    ("address-without-port", &["listen", "localhost"]),
+    ("address-taken-by-nobody", &["send", "127.0.0.1:1", "-m", "x"]),
+    ("tls-without-certificate", &["listen", ":0", "--tls"]),
+    ("tls-without-key", &["listen", ":0", "--tls-cert", "order.proto"]),
+    ("tls-no-pem", &["listen", ":0", "--tls-cert", "order.proto", "--tls-key", "order.proto"]),
+    ("tls-ca-missing", &["send", ":1", "--tls-ca", "nowhere.pem"]),
+    ("tls-name", &["send", ":1", "--tls-name", "not a name"]),
+    ("proto-without-type", &["listen", ":0", "--proto", "order.proto"]),
+    ("proto-other-type", &["listen", ":0", "--proto", "order.proto", "--type", "Order"]),
+    ("proto-wrong", &["listen", ":0", "--proto", "broken.proto", "--type", "Order"]),
+    ("config-unknown-key", &["listen", ":0", "--config", "unknown-key.toml"]),
+    ("config-wrong-value", &["listen", ":0", "--config", "wrong-value.toml"]),
+    ("config-missing", &["listen", ":0", "--config", "nowhere.toml"]),
+    ("repeat-standard-input", &["send", ":1", "--repeat", "2"]),
+    ("rate-zero", &["send", ":1", "-m", "x", "--rate", "0"]),
+    ("echo-and-exec", &["listen", ":0", "--echo", "--exec", "cat"]),
+    ("reply-without-exec", &["listen", ":0", "--reply"]),
+];
+
+#[test]
+fn wrong_invocations_are_told_what_to_change() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let write = std::env::var_os("BUFFSTREAMS_SNAPSHOTS").is_some_and(|what| what == "write");
+    let mut different = String::new();
+    for (name, args) in WRONG {
+        let output = run(args);
+        let code = output.status.code().map_or("by a signal".to_owned(), |code| code.to_string());
+        let said = format!("$ buffstreams {}\n{}exit code: {code}\n", args.join(" "), text(&output.stderr));
+        let path = folder.join(format!("{name}.txt"));
+        if write {
+            fs::write(&path, &said).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        if said != expected {
+            writeln!(different, "-- {name}: expected\n{expected}-- said\n{said}").unwrap();
+        }
+        assert!(output.stdout.is_empty() && !output.status.success(), "{name}: {}", text(&output.stdout));
+    }
+    assert!(different.is_empty(), "{different}");
+    let files = fs::read_dir(folder).unwrap().count();
+    assert_eq!(files, WRONG.len(), "each file has an invocation");
+}
