@@ -167,7 +167,7 @@ impl Lines {
 fn convert(message: Vec<u8>, kind: Kind, proto: Option<&Proto>, place: &str) -> Result<Bytes, Failure> {
     let converted = match (kind, proto) {
         (Kind::Hex, _) => unhex(&message).ok_or_else(|| "no hexadecimal digits, two for each byte".to_owned()),
-        (Kind::Lines | Kind::Whole, Some(proto)) => proto.from_json(&message),
+        (Kind::Lines | Kind::Whole, Some(proto)) => proto.encode(&message),
         (Kind::Lines | Kind::Whole, None) => Ok(message),
     };
     converted.map(Bytes::from).map_err(|problem| Failure::new(Code::Failed, format!("{place}: {problem}")))

@@ -6,6 +6,7 @@
 mod commands;
 mod failure;
 mod format;
+mod guess;
 mod hint;
 mod input;
 mod print;

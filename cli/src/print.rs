@@ -69,7 +69,7 @@ impl Printer {
                 message.iter().try_for_each(|byte| write!(out, "{byte:02x}")).and_then(|()| out.write_all(b"\n"))
             }
             (Style::Text, None) => out.write_all(message).and_then(|()| out.write_all(b"\n")),
-            (Style::Text, Some(proto)) => match proto.to_json(message) {
+            (Style::Text, Some(proto)) => match proto.decode(message) {
                 Ok(json) => writeln!(out, "{json}"),
                 Err(problem) => {
                     terminal::say(format_args!("warning: a message of {from} is {problem}"));
@@ -90,7 +90,7 @@ impl Printer {
 fn envelope(from: &dyn std::fmt::Display, message: &[u8], proto: Option<&Proto>) -> serde_json::Value {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let mut line = json!({ "time": time, "from": from.to_string(), "bytes": message.len() });
-    let (key, value) = match (proto.map(|proto| proto.to_json(message)), str::from_utf8(message)) {
+    let (key, value) = match (proto.map(|proto| proto.decode(message)), str::from_utf8(message)) {
         (Some(Ok(json)), _) => ("message", json),
         (Some(Err(problem)), _) => ("error", problem.into()),
         (None, Ok(text)) => ("text", text.into()),

@@ -50,7 +50,7 @@ pub(crate) struct Proto(MessageDescriptor);
 
 impl Proto {
     /// A message as JSON, on one line.
-    pub(crate) fn to_json(&self, message: &[u8]) -> Result<serde_json::Value, String> {
+    pub(crate) fn decode(&self, message: &[u8]) -> Result<serde_json::Value, String> {
         let message = DynamicMessage::decode(self.0.clone(), message)
             .map_err(|error| format!("no {}: {error}", self.0.full_name()))?;
         message
@@ -59,7 +59,7 @@ impl Proto {
     }
 
     /// A message from JSON.
-    pub(crate) fn from_json(&self, json: &[u8]) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self, json: &[u8]) -> Result<Vec<u8>, String> {
         let mut json = serde_json::Deserializer::from_slice(json);
         let message = DynamicMessage::deserialize(self.0.clone(), &mut json);
         let message = message.and_then(|message| json.end().map(|()| message));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use buffstreams::{Backoff, Config, ConfigError, Smol, Tls, Tokio};
 use clap::{Args, ValueEnum};
@@ -106,6 +107,9 @@ pub(crate) enum Runtime {
     Tokio,
 }
 
+/// A method of the library's settings.
+type Set<T> = fn(Config, T) -> Config;
+
 /// What is done with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -167,7 +171,7 @@ impl Settings {
     /// The library's settings, for one side of a connection.
     pub(crate) fn config(&self, side: Side) -> Result<Config, Failure> {
         let mut config = Config::new().wire_format(self.format()).max_message_size(self.max());
-        let sizes: [(Option<Size>, fn(Config, usize) -> Config); 3] = [
+        let sizes: [(_, Set<usize>); 3] = [
             (self.inbox_bytes, Config::inbox_bytes),
             (self.queue_bytes, Config::queue_bytes),
             (self.max_connections, Config::max_connections),
@@ -177,7 +181,7 @@ impl Settings {
                 config = set(config, size);
             }
         }
-        let times: [(Option<TimeLimit>, fn(Config, Option<std::time::Duration>) -> Config); 9] = [
+        let times: [(_, Set<Option<Duration>>); 9] = [
             (self.message_ttl, Config::message_ttl),
             (self.dial_timeout, Config::dial_timeout),
             (self.write_timeout, Config::write_timeout),

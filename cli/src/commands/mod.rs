@@ -1,5 +1,6 @@
 //! The commands, a file each, and the command line that they are called by.
 
+mod inspect;
 mod listen;
 mod send;
 
@@ -23,6 +24,7 @@ pub(crate) struct Cli {
 enum Command {
     Listen(listen::Listen),
     Send(send::Send),
+    Inspect(inspect::Inspect),
 }
 
 /// What a stream is made of, and the file that may say it.
@@ -46,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Listen(listen) => smol::block_on(listen.run(stop()?)),
         Command::Send(send) => smol::block_on(send.run(stop()?)),
+        Command::Inspect(inspect) => smol::block_on(inspect.run(stop()?)),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod foreign;
+mod inspect;
 mod listen_and_send;
 mod program;
 mod usage;

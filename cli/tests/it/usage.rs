@@ -42,6 +42,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ("repeat-standard-input", &["send", ":1", "--repeat", "2"]),
     ("rate-zero", &["send", ":1", "-m", "x", "--rate", "0"]),
     ("echo-and-exec", &["listen", ":0", "--echo", "--exec", "cat"]),
+    ("inspect-no-source", &["inspect", "nowhere.bin"]),
+    ("inspect-address", &["inspect", "127.0.0.1:1", "--dial"]),
     ("reply-without-exec", &["listen", ":0", "--reply"]),
 ];
 
