@@ -2,22 +2,19 @@
 
 use std::process::Stdio;
 
-use buffstreams::{Bytes, Event, Listener, Outgoing, Peer, Reason};
+use buffstreams::{Bytes, Outgoing, Peer};
 use clap::Args;
-use futures::{AsyncWriteExt, FutureExt, SinkExt, StreamExt, select_biased};
+use futures::{AsyncWriteExt, SinkExt};
 use smol::process::Command;
 
 use super::Common;
 use crate::failure::{Code, Failure};
-use crate::hint;
+use crate::inlet::Inlet;
 use crate::print::PrintArgs;
 use crate::proto::ProtoArgs;
-use crate::settings::{Settings, Side};
+use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::terminal::say;
-
-/// After how many messages it looks for a signal, and for events, though more messages are there.
-const LOOK: u64 = 1024;
 
 /// Print the messages of all who connect
 ///
@@ -51,46 +48,23 @@ pub(super) struct Listen {
 }
 
 impl Listen {
-    pub(super) async fn run(self, mut stop: Stop) -> Result<(), Failure> {
+    pub(super) async fn run(self, stop: Stop) -> Result<(), Failure> {
         let settings = self.common.clone().settings()?;
         let mut printer = self.print.printer(self.proto.load()?)?;
-        let listener = Listener::bind(&self.address, settings.config(Side::Listen)?).await;
-        let listener = listener.map_err(|error| Failure::of(&error, &settings))?;
-        say(format_args!("listening on {}", listener.local_addr()));
-
-        let (closer, mut events) = (listener.closer(), listener.events());
-        let (mut incoming, mut outgoing) = listener.split();
-        let mut closing = None;
-        let (mut received, mut looked, mut failed) = (0, 0, 0);
-        while self.count.is_none_or(|count| received < count) {
-            // Whatever is there is taken without a look at anything else, but for now and then.
-            let at_once = if looked == received { None } else { incoming.next().now_or_never() };
+        let bound = Inlet::bind_to_reply(&self.address, &settings, self.verbose, stop).await;
+        let (mut inlet, mut outgoing) = bound?;
+        let mut failed = 0;
+        while self.count.is_none_or(|count| inlet.received() < count) {
+            let at_once = inlet.at_once();
             let next = match at_once {
-                Some(next) => next,
+                Some(next) => Some(next),
                 None => {
                     printer.flush()?;
                     answered(outgoing.flush().await, &settings)?;
-                    select_biased! {
-                        _ = stop => {
-                            let closer = closer.clone();
-                            closing = Some(smol::spawn(async move { closer.close().await }));
-                            continue;
-                        }
-                        event = events.next().fuse() => {
-                            if let Some(event) = event {
-                                self.tell(&event, &settings);
-                            }
-                            continue;
-                        }
-                        next = incoming.next() => next,
-                    }
+                    inlet.next().await
                 }
             };
-            if received == looked {
-                looked += LOOK;
-            }
             let Some((peer, message)) = next else { break };
-            received += 1;
             printer.print(&peer, &message)?;
             if !self.answer(peer, message, &mut outgoing, &settings).await? {
                 failed += 1;
@@ -98,12 +72,8 @@ impl Listen {
         }
         printer.flush()?;
         answered(outgoing.flush().await, &settings)?;
-        while let Some(Some(event)) = events.next().now_or_never() {
-            self.tell(&event, &settings);
-        }
-        if let Some(closing) = closing {
-            closing.await.map_err(|error| Failure::of(&error, &settings))?;
-        }
+        let received = inlet.received();
+        inlet.end().await?;
         if failed > 0 {
             return Err(Failure::new(Code::Failed, format!("the command failed for {failed} of {received} messages")));
         }
@@ -159,58 +129,8 @@ impl Listen {
             Err(error) => Err(error.to_string()),
         }
     }
-
-    /// Says what has happened, where somebody should know or wants to.
-    fn tell(&self, event: &Event, settings: &Settings) {
-        let hint = match event {
-            Event::Rejected { error, .. } => hint::of_header(&error.kind, error.looks_like, settings),
-            Event::HandshakeFailed { error, .. } => hint::of_tls(error, settings),
-            Event::Disconnected { reason: Reason::Truncated { looks_like: Some(looks_like), .. }, .. } => {
-                hint::of_look(*looks_like, settings)
-            }
-            Event::Disconnected { reason: Reason::Timeout { what, .. }, .. } => hint::of_limit(*what),
-            _ => None,
-        };
-        match describe(event) {
-            Told::Always(text) => say(format_args!("warning: {text}")),
-            Told::Verbosely(text) if self.verbose => say(text),
-            Told::Verbosely(_) => return,
-        }
-        if let Some(hint) = hint {
-            say(format_args!(" hint: {hint}"));
-        }
-    }
 }
 
 fn answered(outcome: Result<(), buffstreams::Error>, settings: &Settings) -> Result<(), Failure> {
     outcome.map_err(|error| Failure::of(&error, settings))
-}
-
-enum Told {
-    Always(String),
-    Verbosely(String),
-}
-
-fn describe(event: &Event) -> Told {
-    Told::Always(match event {
-        Event::Connected { peer, .. } => return Told::Verbosely(format!("{peer} has connected")),
-        Event::Disconnected { peer, reason } => match reason {
-            // Told by the event of its own.
-            Reason::Closed | Reason::Stopped | Reason::Rejected => return Told::Verbosely(format!("{peer} is gone")),
-            Reason::Truncated { got, want, .. } => {
-                format!("{peer} ended inside a message: {got} of {want} bytes received")
-            }
-            Reason::Failed(error) => format!("{peer} is gone: {error}"),
-            Reason::Timeout { what, after } => format!("{peer} is disconnected: {what} of {after:?} is over"),
-            other => format!("{peer} is gone: {other:?}"),
-        },
-        Event::Rejected { peer, error } => format!("{peer} is disconnected: {error}"),
-        Event::Refused { addr, max_connections } => {
-            format!("{addr} is turned away: --max-connections is {max_connections}")
-        }
-        Event::HandshakeFailed { from, error } => format!("no TLS session with {from}: {error}"),
-        Event::AcceptFailed { error, .. } => format!("cannot accept connections: {error}"),
-        Event::Undelivered { peer, messages } => format!("{messages} replies were not delivered to {peer}"),
-        other => format!("{other:?}"),
-    })
 }

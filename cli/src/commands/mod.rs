@@ -2,6 +2,8 @@
 
 mod inspect;
 mod listen;
+mod record;
+mod replay;
 mod send;
 
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ enum Command {
     Listen(listen::Listen),
     Send(send::Send),
     Inspect(inspect::Inspect),
+    Record(record::Record),
+    Replay(replay::Replay),
 }
 
 /// What a stream is made of, and the file that may say it.
@@ -49,6 +53,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Listen(listen) => smol::block_on(listen.run(stop()?)),
         Command::Send(send) => smol::block_on(send.run(stop()?)),
         Command::Inspect(inspect) => smol::block_on(inspect.run(stop()?)),
+        Command::Record(record) => smol::block_on(record.run(stop()?)),
+        Command::Replay(replay) => smol::block_on(replay.run(stop()?)),
     }
 }
 

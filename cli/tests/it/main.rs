@@ -5,4 +5,5 @@ mod foreign;
 mod inspect;
 mod listen_and_send;
 mod program;
+mod record;
 mod usage;
