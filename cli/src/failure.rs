@@ -66,7 +66,7 @@ impl Failure {
 
     /// The same, as the reason of something larger.
     #[must_use]
-    pub(crate) fn as_reason_of(self, code: Code, what: &str) -> Self {
+    pub(crate) fn into_reason_of(self, code: Code, what: &str) -> Self {
         Self { code, message: format!("{what}: {}", self.message), hint: self.hint }
     }
 

@@ -96,7 +96,7 @@ fn costs(bytes: &[u8]) -> [f64; 256] {
 }
 
 fn read(format: Format, max: Option<u64>, bytes: &[u8], ended: bool, costs: &[f64; 256]) -> Option<Reading> {
-    let limit = max.map_or(LONGEST, |max| usize::try_from(max).unwrap_or(LONGEST).min(usize::MAX));
+    let limit = max.map_or(LONGEST, |max| usize::try_from(max).unwrap_or(LONGEST));
     let decoder = Decoder::new(WireFormat::from(format), limit).ok()?;
     let (mut place, mut lengths) = (0, Lengths::default());
     // Messages of most programs begin alike. Where they do not, that speaks against nothing.

@@ -2,7 +2,7 @@
 
 use buffstreams::{Bytes, Closer, Error, Event, Events, Listener, Outgoing, Peer, Reason};
 use futures::future::try_join_all;
-use futures::stream::{BoxStream, SelectAll, StreamExt};
+use futures::stream::{BoxStream, FusedStream, SelectAll, StreamExt};
 use futures::{FutureExt, select_biased};
 use smol::Task;
 
@@ -92,6 +92,9 @@ impl Inlet {
     /// Waits for the next message. `None` at the end: somebody has asked for it, and all peers have finished.
     pub(crate) async fn next(&mut self) -> Option<(Peer, Bytes)> {
         let next = loop {
+            if self.messages.is_terminated() {
+                break None;
+            }
             let event = select_biased! {
                 _ = &mut self.stop => None,
                 event = self.events.select_next_some() => Some(event),

@@ -10,6 +10,7 @@ mod guess;
 mod hint;
 mod inlet;
 mod input;
+mod outlet;
 mod print;
 mod progress;
 mod proto;

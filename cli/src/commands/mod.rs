@@ -3,6 +3,7 @@
 mod inspect;
 mod listen;
 mod record;
+mod relay;
 mod replay;
 mod send;
 
@@ -27,6 +28,7 @@ enum Command {
     Listen(listen::Listen),
     Send(send::Send),
     Inspect(inspect::Inspect),
+    Relay(relay::Relay),
     Record(record::Record),
     Replay(replay::Replay),
 }
@@ -53,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Listen(listen) => smol::block_on(listen.run(stop()?)),
         Command::Send(send) => smol::block_on(send.run(stop()?)),
         Command::Inspect(inspect) => smol::block_on(inspect.run(stop()?)),
+        Command::Relay(relay) => smol::block_on(relay.run(stop()?)),
         Command::Record(record) => smol::block_on(record.run(stop()?)),
         Command::Replay(replay) => smol::block_on(replay.run(stop()?)),
     }

@@ -116,7 +116,7 @@ impl Replay {
                     return Err(failure);
                 }
                 let message = format!("{} messages were not sent", contents.messages - written);
-                Err(failure.as_reason_of(Code::Undelivered, &message))
+                Err(failure.into_reason_of(Code::Undelivered, &message))
             }
         }
     }
@@ -237,7 +237,7 @@ impl Lines {
         let open = self.open.into_values().map(|line| smol::spawn(line.end()));
         let ended = join_all(self.ending.into_iter().chain(open)).await;
         let written = ended.iter().map(|(written, _)| written).sum();
-        (written, ended.into_iter().map(|(_, closed)| closed).collect())
+        (written, ended.into_iter().try_for_each(|(_, closed)| closed))
     }
 }
 

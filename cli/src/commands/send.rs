@@ -139,7 +139,7 @@ impl Send {
         if fed.is_ok() && dead_lettered > 0 {
             let message = format!("{dead_lettered} messages were not sent");
             fed = Err(match first {
-                Some(error) => Failure::of(&error, settings).as_reason_of(Code::Undelivered, &message),
+                Some(error) => Failure::of(&error, settings).into_reason_of(Code::Undelivered, &message),
                 None => Failure::new(Code::Undelivered, message),
             });
         }

@@ -6,4 +6,5 @@ mod inspect;
 mod listen_and_send;
 mod program;
 mod record;
+mod relay;
 mod usage;

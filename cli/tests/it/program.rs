@@ -58,18 +58,30 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
+    /// What it has said before it listened.
+    pub(crate) before: Vec<String>,
     pub(crate) address: String,
 }
 
 impl Running {
     /// Starts it, and reads where it listens.
     pub(crate) fn start(args: &[&str]) -> Self {
+        let running = Self::warned(args);
+        assert!(running.before.is_empty(), "{args:?}: {:?}", running.before);
+        running
+    }
+
+    /// Starts it, and reads what it says, up to where it listens.
+    pub(crate) fn warned(args: &[&str]) -> Self {
         let mut child = program(args).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{args:?}: {line}"));
-        Self { address: address.to_owned(), child, stderr }
+        let (mut before, mut line) = (Vec::new(), String::new());
+        while !line.starts_with("listening on ") {
+            before.extend((!line.is_empty()).then(|| std::mem::take(&mut line)));
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "{args:?}: {before:?}");
+        }
+        let address = line.trim_end().trim_start_matches("listening on ").to_owned();
+        Self { address, child, stderr, before }
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -1,0 +1,182 @@
+//! `relay`: to several addresses, in another format, with TLS and without, and to the next address when one is down.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+
+use crate::program::{Folder, Running, ok, run, text};
+
+fn lines(count: usize) -> String {
+    (0..count).map(|line| format!("line {line} {}\n", "z".repeat(line * 11 % 200))).collect()
+}
+
+#[test]
+fn every_address_has_everything_in_another_format() {
+    let folder = Folder::new();
+    let listen = |count: &str| Running::start(&["listen", "127.0.0.1:0", "--format", "varint", "--count", count]);
+    let (one, two) = (listen("3000"), listen("3000"));
+    let to = ["--from-format", "u32_le", "--to-format", "varint", "--from-also", "127.0.0.1:0"];
+    let mut relay = Running::start(&[&["relay", "127.0.0.1:0", &one.address, &two.address], &to[..]].concat());
+    let also = relay.line().strip_prefix("listening on ").unwrap().to_owned();
+    ok(&["send", &relay.address, "--format", "u32_le", &folder.file("lines", lines(2000))]);
+    ok(&["send", &also, "--format", "u32_le", &folder.file("more", lines(1000))]);
+    let (one, two) = (text(&one.end().stdout), text(&two.end().stdout));
+    assert_eq!(one, two, "they have the same order");
+    let sorted = |lines: &str| {
+        let mut lines: Vec<_> = lines.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&one), sorted(&(lines(2000) + &lines(1000))));
+    let output = relay.stop();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).ends_with("3000 messages received\n"), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).matches("3000 messages written to ").count(), 2);
+}
+
+#[test]
+fn tls_is_added_and_removed() {
+    let folder = Folder::new();
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let cert = folder.file("cert.pem", own.cert.pem());
+    let key = folder.file("key.pem", own.signing_key.serialize_pem());
+    let settings = folder.file("tls.toml", format!("tls-cert = {cert:?}\ntls-key = {key:?}\n"));
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--count", "500"]);
+    let removes = ["relay", "127.0.0.1:0", &listening.address, "--from-config", &settings];
+    let removes = Running::start(&removes);
+    let adds = ["relay", "127.0.0.1:0", &removes.address, "--to-tls", "--tls-ca", &cert, "--from-tls=false"];
+    let adds = Running::start(&adds);
+    ok(&["send", &adds.address, &folder.file("lines", lines(500))]);
+    assert_eq!(text(&listening.end().stdout), lines(500));
+    // What is between them is TLS, with a certificate that not everybody trusts.
+    let output = run(&["send", &removes.address, "--tls", "-m", "x"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("--tls-ca FILE"), "{}", text(&output.stderr));
+    assert!(adds.stop().status.success());
+    removes.stop();
+}
+
+/// The frames of the default format, as far as they are whole.
+fn frames(bytes: &[u8]) -> Vec<String> {
+    let (mut frames, mut rest) = (Vec::new(), bytes);
+    while let [low, high, _, behind @ ..] = rest {
+        let length = (usize::from(low & 0x7f) | if low & 0x80 > 0 { usize::from(*high) << 7 } else { 0 }) >> 1;
+        let Some(message) = behind.get(..length) else { break };
+        frames.push(text(message));
+        rest = &behind[length..];
+    }
+    frames
+}
+
+#[test]
+fn the_next_address_has_what_the_first_was_not_given_and_nothing_twice() {
+    let folder = Folder::new();
+    let first = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = first.local_addr().unwrap().to_string();
+    let file = folder.path("received");
+    let next = Running::start(&["listen", "127.0.0.1:0", "--out", &file]);
+    let second = next.address.clone();
+    let relay = Running::start(&["relay", "127.0.0.1:0", &address, &second, "--failover"]);
+    // It reads a little, and is gone for good.
+    let reading = std::thread::spawn(move || {
+        let (mut peer, _) = first.accept().unwrap();
+        drop(first);
+        let mut read = vec![0; 10_000];
+        peer.read_exact(&mut read).unwrap();
+        frames(&read)
+    });
+    ok(&["send", &relay.address, &folder.file("lines", lines(30_000))]);
+    let read = reading.join().unwrap();
+    let output = relay.stop();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    next.stop();
+    let came = std::fs::read_to_string(file).unwrap();
+
+    let (all, came) = (lines(30_000), came.lines().collect::<Vec<_>>());
+    let all: Vec<_> = all.lines().collect();
+    assert_eq!(read, all[..read.len()]);
+    assert!(!came.is_empty() && came == all[all.len() - came.len()..], "the rest, in order");
+    assert!(read.len() + came.len() <= all.len(), "nothing is there twice");
+    // What is neither there nor here was given to the first: so many are said.
+    let given = all.len() - came.len();
+    assert!(
+        said.contains(&format!("\n{given} messages were given to {address}; those that it had not read are lost")),
+        "{said}"
+    );
+    assert!(said.contains(&format!(" messages that {address} has not been given go to {}\n", second)), "{said}");
+    assert!(said.contains(&format!("\n{} messages written to {}\n", came.len(), second)), "{said}");
+}
+
+/// An address of the system's choice at which nobody listens.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn an_address_that_is_down_from_the_start_is_passed_over() {
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--count", "1"]);
+    let nobody = nobody();
+    let mut relay = Running::warned(&["relay", "127.0.0.1:0", &nobody, &listening.address, "--failover"]);
+    assert!(relay.before[0].starts_with(&format!("warning: cannot connect to {nobody}")), "{:?}", relay.before);
+    ok(&["send", &relay.address, "-m", "one"]);
+    assert_eq!(text(&listening.end().stdout), "one\n");
+    // Now both are down. It is said, and told by the code.
+    let mut peer = TcpStream::connect(&relay.address).unwrap();
+    while !relay.line().contains(" those that it had not read are lost") {}
+    peer.write_all(b"\x06\0\0two").unwrap();
+    let output = relay.end();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("error: 1 messages were not sent: "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn with_reconnect_it_goes_round_until_somebody_is_there() {
+    let (first, second) = (TcpListener::bind("127.0.0.1:0").unwrap(), nobody());
+    let address = first.local_addr().unwrap();
+    let options = ["--failover", "--reconnect", "1ms..10ms", "--reconnect-for", "1m"];
+    let mut relay = Running::start(&[&["relay", "127.0.0.1:0", &address.to_string(), &second], &options[..]].concat());
+    drop(first);
+    let mut peer = TcpStream::connect(&relay.address).unwrap();
+    while !relay.line().contains(" those that it had not read are lost") {}
+    peer.write_all(b"\x06\0\0one").unwrap();
+    while !relay.line().contains(&format!("1 messages that {second} has not been given go to {address}")) {}
+    let again = Running::start(&["listen", &address.to_string(), "--count", "1"]);
+    assert_eq!(text(&again.end().stdout), "one\n");
+    peer.shutdown(Shutdown::Write).unwrap();
+    relay.stop();
+}
+
+#[test]
+fn what_cannot_be_sent_ends_it_or_is_counted() {
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--format", "u8"]);
+    let folder = Folder::new();
+    let file = folder.file("lines", format!("one\n{}\ntwo\n", "x".repeat(300)));
+    let relay = Running::start(&["relay", "127.0.0.1:0", &listening.address, "--to-format", "u8"]);
+    ok(&["send", &relay.address, &file]);
+    let output = relay.end();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("error: 1 messages were not sent: "), "{}", text(&output.stderr));
+
+    let other = Running::start(&["listen", "127.0.0.1:0", "--format", "u8", "--count", "2"]);
+    let options = ["--to-format", "u8", "--keep-going"];
+    let relay = Running::start(&[&["relay", "127.0.0.1:0", &other.address], &options[..]].concat());
+    ok(&["send", &relay.address, &file]);
+    assert_eq!(text(&other.end().stdout), "one\ntwo\n");
+    let output = relay.stop();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).ends_with("error: 1 messages were not sent\n"), "{}", text(&output.stderr));
+    assert_eq!(text(&listening.stop().stdout), "one\ntwo\n");
+}
+
+#[test]
+fn with_keep_going_one_that_is_down_is_no_reason_to_stop() {
+    let other = Running::start(&["listen", "127.0.0.1:0", "--count", "1"]);
+    let nobody = nobody();
+    let relay = Running::warned(&["relay", "127.0.0.1:0", &nobody, &other.address, "--keep-going"]);
+    assert!(relay.before[0].starts_with(&format!("error: cannot connect to {nobody}")), "{:?}", relay.before);
+    ok(&["send", &relay.address, "-m", "one"]);
+    assert_eq!(text(&other.end().stdout), "one\n");
+    let output = relay.stop();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("error: 1 messages were not sent: "), "{}", text(&output.stderr));
+}
