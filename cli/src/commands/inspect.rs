@@ -10,12 +10,12 @@ use futures::{AsyncRead, AsyncReadExt, FutureExt, select_biased};
 use smol::Unblock;
 use smol::net::{TcpListener, TcpStream};
 
-use super::Common;
+use super::{Common, tcp_address};
 use crate::failure::{Code, Failure};
 use crate::guess::{self, Ranking};
 use crate::hint;
 use crate::proto::{Proto, ProtoArgs};
-use crate::settings::Settings;
+use crate::settings::{Settings, Side};
 use crate::stop::Stop;
 use crate::terminal::{say, written};
 
@@ -75,11 +75,7 @@ impl Inspect {
             })?;
             return Ok(Box::new(Unblock::with_capacity(READ, file)));
         }
-        let address = match self.source.strip_prefix(':') {
-            Some(port) if self.dial => format!("localhost:{port}"),
-            Some(port) => format!("[::]:{port}"),
-            None => self.source.clone(),
-        };
+        let address = tcp_address(&self.source, if self.dial { Side::Dial } else { Side::Listen });
         let what = if self.dial { "connect to" } else { "listen on" };
         let failed = |error| Failure::new(Code::Connection, format!("cannot {what} {address}: {error}"));
         if self.dial {

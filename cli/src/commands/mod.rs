@@ -2,6 +2,7 @@
 
 mod inspect;
 mod listen;
+mod proxy;
 mod record;
 mod relay;
 mod replay;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::{Code, Failure};
-use crate::settings::Settings;
+use crate::settings::{Settings, Side};
 use crate::stop::{self, Stop};
 
 /// Streams of length-prefixed messages over TCP, TLS and Unix sockets, from the command line.
@@ -29,6 +30,7 @@ enum Command {
     Send(send::Send),
     Inspect(inspect::Inspect),
     Relay(relay::Relay),
+    Proxy(proxy::Proxy),
     Record(record::Record),
     Replay(replay::Replay),
 }
@@ -56,8 +58,18 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Send(send) => smol::block_on(send.run(stop()?)),
         Command::Inspect(inspect) => smol::block_on(inspect.run(stop()?)),
         Command::Relay(relay) => smol::block_on(relay.run(stop()?)),
+        Command::Proxy(proxy) => smol::block_on(proxy.run(stop()?)),
         Command::Record(record) => smol::block_on(record.run(stop()?)),
         Command::Replay(replay) => smol::block_on(replay.run(stop()?)),
+    }
+}
+
+/// An address of TCP as the sockets of the system take it: `:PORT` is every address of this machine, or this machine.
+fn tcp_address(address: &str, side: Side) -> String {
+    match (address.strip_prefix(':'), side) {
+        (Some(port), Side::Listen) => format!("[::]:{port}"),
+        (Some(port), Side::Dial) => format!("localhost:{port}"),
+        (None, _) => address.to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod foreign;
 mod inspect;
 mod listen_and_send;
 mod program;
+mod proxy;
 mod record;
 mod relay;
 mod usage;

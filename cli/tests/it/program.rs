@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::{Domain, Socket, Type};
 
 /// Where it runs.
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
@@ -135,6 +138,33 @@ impl Drop for Running {
         // It has ended, unless a test has failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A port of the system's choice that no other test can have, although nobody listens there yet, or any more.
+pub(crate) struct Port {
+    _held: Socket,
+    pub(crate) address: String,
+}
+
+impl Port {
+    pub(crate) fn new() -> Self {
+        let held = Self::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = held.local_addr().unwrap().as_socket().unwrap().to_string();
+        Self { _held: held, address }
+    }
+
+    fn bind(address: SocketAddr) -> Socket {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket
+    }
+
+    pub(crate) fn listen(&self) -> TcpListener {
+        let socket = Self::bind(self.address.parse().unwrap());
+        socket.listen(16).unwrap();
+        socket.into()
     }
 }
 

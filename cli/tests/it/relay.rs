@@ -1,9 +1,9 @@
 //! `relay`: to several addresses, in another format, with TLS and without, and to the next address when one is down.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 
-use crate::program::{Folder, Running, ok, run, text};
+use crate::program::{Folder, Port, Running, ok, run, text};
 
 fn lines(count: usize) -> String {
     (0..count).map(|line| format!("line {line} {}\n", "z".repeat(line * 11 % 200))).collect()
@@ -70,12 +70,12 @@ fn frames(bytes: &[u8]) -> Vec<String> {
 #[test]
 fn the_next_address_has_what_the_first_was_not_given_and_nothing_twice() {
     let folder = Folder::new();
-    let first = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = first.local_addr().unwrap().to_string();
+    let port = Port::new();
+    let (first, address) = (port.listen(), &port.address);
     let file = folder.path("received");
     let next = Running::start(&["listen", "127.0.0.1:0", "--out", &file]);
     let second = next.address.clone();
-    let relay = Running::start(&["relay", "127.0.0.1:0", &address, &second, "--failover"]);
+    let relay = Running::start(&["relay", "127.0.0.1:0", address, &second, "--failover"]);
     // It reads a little, and is gone for good.
     let reading = std::thread::spawn(move || {
         let (mut peer, _) = first.accept().unwrap();
@@ -107,16 +107,11 @@ fn the_next_address_has_what_the_first_was_not_given_and_nothing_twice() {
     assert!(said.contains(&format!("\n{} messages written to {}\n", came.len(), second)), "{said}");
 }
 
-/// An address of the system's choice at which nobody listens.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 #[test]
 fn an_address_that_is_down_from_the_start_is_passed_over() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--count", "1"]);
-    let nobody = nobody();
-    let mut relay = Running::warned(&["relay", "127.0.0.1:0", &nobody, &listening.address, "--failover"]);
+    let Port { address: nobody, .. } = &Port::new();
+    let mut relay = Running::warned(&["relay", "127.0.0.1:0", nobody, &listening.address, "--failover"]);
     assert!(relay.before[0].starts_with(&format!("warning: cannot connect to {nobody}")), "{:?}", relay.before);
     ok(&["send", &relay.address, "-m", "one"]);
     assert_eq!(text(&listening.end().stdout), "one\n");
@@ -131,16 +126,16 @@ fn an_address_that_is_down_from_the_start_is_passed_over() {
 
 #[test]
 fn with_reconnect_it_goes_round_until_somebody_is_there() {
-    let (first, second) = (TcpListener::bind("127.0.0.1:0").unwrap(), nobody());
-    let address = first.local_addr().unwrap();
+    let (one, two) = (Port::new(), Port::new());
+    let (first, address, second) = (one.listen(), &one.address, &two.address);
     let options = ["--failover", "--reconnect", "1ms..10ms", "--reconnect-for", "1m"];
-    let mut relay = Running::start(&[&["relay", "127.0.0.1:0", &address.to_string(), &second], &options[..]].concat());
+    let mut relay = Running::start(&[&["relay", "127.0.0.1:0", address, second], &options[..]].concat());
     drop(first);
     let mut peer = TcpStream::connect(&relay.address).unwrap();
     while !relay.line().contains(" those that it had not read are lost") {}
     peer.write_all(b"\x06\0\0one").unwrap();
     while !relay.line().contains(&format!("1 messages that {second} has not been given go to {address}")) {}
-    let again = Running::start(&["listen", &address.to_string(), "--count", "1"]);
+    let again = Running::start(&["listen", address, "--count", "1"]);
     assert_eq!(text(&again.end().stdout), "one\n");
     peer.shutdown(Shutdown::Write).unwrap();
     relay.stop();
@@ -171,8 +166,8 @@ fn what_cannot_be_sent_ends_it_or_is_counted() {
 #[test]
 fn with_keep_going_one_that_is_down_is_no_reason_to_stop() {
     let other = Running::start(&["listen", "127.0.0.1:0", "--count", "1"]);
-    let nobody = nobody();
-    let relay = Running::warned(&["relay", "127.0.0.1:0", &nobody, &other.address, "--keep-going"]);
+    let Port { address: nobody, .. } = &Port::new();
+    let relay = Running::warned(&["relay", "127.0.0.1:0", nobody, &other.address, "--keep-going"]);
     assert!(relay.before[0].starts_with(&format!("error: cannot connect to {nobody}")), "{:?}", relay.before);
     ok(&["send", &relay.address, "-m", "one"]);
     assert_eq!(text(&other.end().stdout), "one\n");

@@ -44,6 +44,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ("echo-and-exec", &["listen", ":0", "--echo", "--exec", "cat"]),
     ("inspect-no-source", &["inspect", "nowhere.bin"]),
     ("inspect-address", &["inspect", "127.0.0.1:1", "--dial"]),
+    ("proxy-cut-zero", &["proxy", ":0", ":1", "--cut-every", "0"]),
+    ("proxy-two-cuts", &["proxy", ":0", ":1", "--cut-every", "1KiB", "--cut-after", "1KiB"]),
     ("record-without-file", &["record", ":0"]),
     ("record-no-folder", &["record", "127.0.0.1:0", "--out", "nowhere/file"]),
     ("relay-without-target", &["relay", ":0"]),
