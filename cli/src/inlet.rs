@@ -68,9 +68,10 @@ impl Inlet {
     async fn listen(&mut self, address: &str) -> Result<Listener, Failure> {
         let listener = Listener::bind(address, self.settings.config(Side::Listen)?).await;
         let listener = listener.map_err(|error| Failure::of(&error, &self.settings))?;
-        say(format_args!("listening on {}", listener.local_addr()));
+        // Before it is said: who reads that may connect at once, and events are those from now on.
         self.events.push(listener.events());
         self.closers.push(listener.closer());
+        say(format_args!("listening on {}", listener.local_addr()));
         Ok(listener)
     }
 
