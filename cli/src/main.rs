@@ -11,6 +11,7 @@ mod hint;
 mod inlet;
 mod input;
 mod outlet;
+mod plot;
 mod print;
 mod progress;
 mod proto;

@@ -1,5 +1,6 @@
 //! The commands, a file each, and the command line that they are called by.
 
+mod bench;
 mod inspect;
 mod listen;
 mod proxy;
@@ -31,6 +32,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Relay(relay::Relay),
     Proxy(proxy::Proxy),
+    Bench(bench::Bench),
     Record(record::Record),
     Replay(replay::Replay),
 }
@@ -59,6 +61,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inspect(inspect) => smol::block_on(inspect.run(stop()?)),
         Command::Relay(relay) => smol::block_on(relay.run(stop()?)),
         Command::Proxy(proxy) => smol::block_on(proxy.run(stop()?)),
+        Command::Bench(bench) => smol::block_on(bench.run(stop()?)),
         Command::Record(record) => smol::block_on(record.run(stop()?)),
         Command::Replay(replay) => smol::block_on(replay.run(stop()?)),
     }

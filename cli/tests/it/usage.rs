@@ -44,6 +44,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ("echo-and-exec", &["listen", ":0", "--echo", "--exec", "cat"]),
     ("inspect-no-source", &["inspect", "nowhere.bin"]),
     ("inspect-address", &["inspect", "127.0.0.1:1", "--dial"]),
+    ("bench-size", &["bench", ":1", "--size", "7"]),
+    ("bench-rate", &["bench", ":1", "--rate", "0"]),
     ("proxy-cut-zero", &["proxy", ":0", ":1", "--cut-every", "0"]),
     ("proxy-two-cuts", &["proxy", ":0", ":1", "--cut-every", "1KiB", "--cut-after", "1KiB"]),
     ("record-without-file", &["record", ":0"]),
