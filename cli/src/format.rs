@@ -66,7 +66,8 @@ impl From<Format> for WireFormat {
     }
 }
 
-/// `u32_be`, or `fixed:WIDTH`, and behind it `:le`, `:offset=N` and `:inclusive`.
+/// `u32_be`, or `fixed:WIDTH`, and behind it `:le`, `:offset=N` and `:inclusive`. What the library writes, `fixed(3,le,offset=2,includes)`,
+/// is read as well.
 impl FromStr for Format {
     type Err = String;
 
@@ -74,21 +75,24 @@ impl FromStr for Format {
         if let Some(preset) = Self::presets().find(|preset| preset.to_string() == text) {
             return Ok(preset);
         }
-        let Some(parts) = text.strip_prefix("fixed:") else {
+        let in_brackets = text.strip_prefix("fixed(").and_then(|text| text.strip_suffix(')'));
+        let Some(parts) = text.strip_prefix("fixed:").or(in_brackets) else {
             let names: Vec<_> = Self::presets().map(|preset| preset.to_string()).collect();
             return Err(format!(
                 "no such format; there are {}, and fixed:WIDTH[:le][:offset=N][:inclusive]",
                 names.join(", ")
             ));
         };
-        let mut parts = parts.split(':');
+        let mut parts = parts.split(if in_brackets.is_some() { ',' } else { ':' }).map(str::trim);
         let width = parts.next().and_then(|width| width.parse().ok()).filter(|width| (1..=8).contains(width));
         let width = width.ok_or("the width of a fixed length is from 1 to 8 bytes: fixed:4")?;
         let mut fixed = Fixed::new(width, false);
         for part in parts {
             match (part, part.strip_prefix("offset=")) {
                 ("le", _) => fixed.little_endian = true,
+                ("be", _) if in_brackets.is_some() => {}
                 ("inclusive", _) => fixed.includes_header = true,
+                ("includes", _) if in_brackets.is_some() => fixed.includes_header = true,
                 (_, Some(bytes)) => {
                     let offset = bytes.parse().ok().filter(|offset| *offset <= 8);
                     fixed.offset =
@@ -137,6 +141,7 @@ mod tests {
             assert_eq!(name.parse::<Format>().unwrap().to_string(), name);
         }
         assert_eq!("fixed:4".parse::<Format>().unwrap().to_string(), "u32_be");
+        assert_eq!("fixed(4, be)".parse::<Format>().unwrap().to_string(), "u32_be");
     }
 
     #[test]

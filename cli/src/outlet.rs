@@ -11,7 +11,7 @@ use smol::Timer;
 use crate::failure::{Code, Failure, chain};
 use crate::settings::{Settings, Side};
 use crate::terminal::say;
-use crate::units::{Delays, TimeLimit};
+use crate::units::Delays;
 
 /// How much is collected before it is written, in messages and in bytes.
 const BATCH: usize = 1024;
@@ -43,10 +43,9 @@ impl Outlet {
     /// A destination with these addresses, the first of which is tried first.
     pub(crate) fn new(addresses: &[String], settings: &Settings, verbose: bool) -> Result<Self, Failure> {
         let addresses: Vec<_> = addresses.iter().map(|address| (Address::from(address), false)).collect();
-        let mut settings = settings.clone();
+        let (mut settings, limit) = (settings.clone(), settings.reconnect_limit());
         // With another address to go to, a broken connection is tried once.
         let delays = if addresses.len() > 1 { settings.reconnect.take() } else { None };
-        let limit = settings.reconnect_for.and_then(|TimeLimit(limit)| limit);
         let manager = Manager::new(settings.config(Side::Dial)?);
         Ok(Self {
             events: manager.events(),

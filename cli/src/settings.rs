@@ -18,64 +18,79 @@ use crate::units::{Delays, Mode, Size, TimeLimit};
 const FORMAT_HELP: &str = "How the length of a message is written: buffstreams, varint, u8, u16_be, u16_le, u24_be, u32_be, \
     u32_le, u64_be, or fixed:WIDTH[:le][:offset=N][:inclusive] [default: buffstreams]";
 
-/// What a stream is made of. Each may be in the file of settings as well, by its long name.
+/// What a stream is made of. Each may be in the file of settings as well, by its long name or by that of the library's method, with
+/// `-` or `_`.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct Settings {
     #[arg(long, value_name = "FORMAT", help = FORMAT_HELP)]
+    #[serde(alias = "wire-format", alias = "wire_format")]
     pub(crate) format: Option<Format>,
     /// The longest message; with the format buffstreams, both ends need the same [default: 4096]
     #[arg(long, alias = "max-message-size", value_name = "SIZE")]
-    #[serde(alias = "max-message-size")]
+    #[serde(alias = "max-message-size", alias = "max_message_size")]
     pub(crate) max: Option<Size>,
     /// What the sockets run on [default: async-std]
     #[arg(long, value_name = "RUNTIME")]
     pub(crate) runtime: Option<Runtime>,
     /// How much a listener holds of what was received [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
+    #[serde(alias = "inbox_bytes")]
     pub(crate) inbox_bytes: Option<Size>,
     /// How much is held for a peer that takes nothing, or is away [default: 4MiB]
     #[arg(long, value_name = "SIZE")]
+    #[serde(alias = "queue_bytes")]
     pub(crate) queue_bytes: Option<Size>,
     /// How many connections a listener has at once [default: 16384]
     #[arg(long, value_name = "NUMBER")]
+    #[serde(alias = "max_connections")]
     pub(crate) max_connections: Option<Size>,
     /// Open a broken connection again and again, first after FIRST, then after up to LONGEST
     #[arg(long, value_name = "FIRST..LONGEST")]
     pub(crate) reconnect: Option<Delays>,
     /// For how long a connection is opened again and again [default: none]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "reconnect_for")]
     pub(crate) reconnect_for: Option<TimeLimit>,
     /// How old a message may be when it is sent [default: none]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "message_ttl")]
     pub(crate) message_ttl: Option<TimeLimit>,
     /// How long a dial, or a TLS handshake, may take [default: 10s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "dial_timeout")]
     pub(crate) dial_timeout: Option<TimeLimit>,
     /// How long a peer may take nothing of what is written to it [default: 30s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "write_timeout")]
     pub(crate) write_timeout: Option<TimeLimit>,
     /// How long a message may take from its first byte to its last [default: 30s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "frame_timeout")]
     pub(crate) frame_timeout: Option<TimeLimit>,
     /// How long a peer may be silent between two messages [default: none]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "idle_timeout")]
     pub(crate) idle_timeout: Option<TimeLimit>,
     /// How long a close waits for what was accepted, and for the other end [default: 5s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "close_timeout")]
     pub(crate) close_timeout: Option<TimeLimit>,
     /// How long a listener that is asked to end goes on receiving [default: 60s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "drain_timeout")]
     pub(crate) drain_timeout: Option<TimeLimit>,
     /// After how much silence the kernel asks whether the other host is there [default: 60s]
     #[arg(long, value_name = "TIME")]
     pub(crate) keepalive: Option<TimeLimit>,
     /// How long written data may stay unacknowledged by the other host [default: 30s]
     #[arg(long, value_name = "TIME")]
+    #[serde(alias = "user_timeout")]
     pub(crate) user_timeout: Option<TimeLimit>,
     /// The permissions of a Unix socket that is listened on, in octal
     #[arg(long, value_name = "MODE")]
+    #[serde(alias = "unix_mode")]
     pub(crate) unix_mode: Option<Mode>,
     /// TLS; the other --tls options imply it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -83,15 +98,19 @@ pub(crate) struct Settings {
     /// The authorities that are trusted, in PEM: for who is dialed instead of the system's, or for who connects, who then
     /// must have a certificate
     #[arg(long, value_name = "FILE")]
+    #[serde(alias = "tls_ca")]
     pub(crate) tls_ca: Option<PathBuf>,
     /// The certificate of this end, in PEM
     #[arg(long, value_name = "FILE")]
+    #[serde(alias = "tls_cert")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The private key of this end, in PEM
     #[arg(long, value_name = "FILE")]
+    #[serde(alias = "tls_key")]
     pub(crate) tls_key: Option<PathBuf>,
     /// The name that the certificate of who is dialed must be for [default: the host of the address]
     #[arg(long, value_name = "NAME")]
+    #[serde(alias = "tls_name")]
     pub(crate) tls_name: Option<String>,
 }
 
@@ -125,7 +144,12 @@ impl Settings {
         match toml::from_str(&text) {
             Ok(settings) => Ok(self.or(settings)),
             Err(error) => {
-                Err(Failure::new(Code::Usage, format!("{}: {}", path.display(), error.to_string().trim_end())))
+                let said = error.to_string();
+                // All the names there are would be more than anybody reads.
+                let (said, names) = said.trim_end().split_once(", expected one of").unwrap_or((said.trim_end(), ""));
+                let hint = "the settings have the names of the options: see buffstreams listen --help".to_owned();
+                let failure = Failure::new(Code::Usage, format!("{}: {said}", path.display()));
+                Err(failure.with_hint(Some(hint).filter(|_| !names.is_empty())))
             }
         }
     }
@@ -168,6 +192,14 @@ impl Settings {
         self.max.map_or(4096, |Size(max)| max)
     }
 
+    /// For how long a connection is opened again and again.
+    pub(crate) fn reconnect_limit(&self) -> Option<Duration> {
+        match self.reconnect_for {
+            Some(TimeLimit(limit)) => limit,
+            None => self.reconnect.and_then(|delays| delays.limit),
+        }
+    }
+
     /// The library's settings, for one side of a connection.
     pub(crate) fn config(&self, side: Side) -> Result<Config, Failure> {
         let mut config = Config::new().wire_format(self.format()).max_message_size(self.max());
@@ -197,9 +229,8 @@ impl Settings {
                 config = set(config, limit);
             }
         }
-        if let Some(Delays { first, longest }) = self.reconnect {
-            let limit = self.reconnect_for.and_then(|TimeLimit(limit)| limit);
-            config = config.reconnect(Backoff::exponential(first, longest).max_elapsed(limit));
+        if let Some(Delays { first, longest, .. }) = self.reconnect {
+            config = config.reconnect(Backoff::exponential(first, longest).max_elapsed(self.reconnect_limit()));
         }
         if let Some(Mode(mode)) = self.unix_mode {
             config = config.unix_mode(mode);
@@ -294,6 +325,39 @@ mod tests {
         assert_eq!((settings.idle_timeout, settings.tls), (Some(TimeLimit(None)), Some(true)));
         assert_eq!((settings.runtime, settings.unix_mode), (Some(Runtime::Tokio), Some(Mode(0o600))));
         assert!(toml::from_str::<Settings>("formt = 'u8'").is_err());
+    }
+
+    #[test]
+    fn a_file_may_have_the_names_of_the_library() {
+        let file = "wire_format = 'fixed(3, le, offset=2, includes)'\nmax_message_size = 1048576\nidle_timeout = '1m 30s'\n\
+            keepalive = 'none'\nreconnect = { first = '100ms', longest = '30s', max_elapsed = '5m' }\n\
+            max_connections = 7\nunix_mode = 0o600\n";
+        let settings: Settings = toml::from_str(file).unwrap();
+        assert_eq!(settings.format().to_string(), "fixed:3:le:offset=2:inclusive");
+        assert_eq!((settings.max(), settings.max_connections), (1 << 20, Some(Size(7))));
+        assert_eq!(settings.idle_timeout, Some(TimeLimit(Some(Duration::from_secs(90)))));
+        assert_eq!((settings.keepalive, settings.unix_mode), (Some(TimeLimit(None)), Some(Mode(0o600))));
+        assert_eq!(settings.reconnect_limit(), Some(Duration::from_secs(300)));
+        let longer = Settings { reconnect_for: Some(TimeLimit(None)), ..settings };
+        assert_eq!(longer.reconnect_limit(), None);
+        for wrong in [
+            "reconnect = { first = '1s' }",
+            "reconnect = { first = '1s', longest = '2s', last = 1 }",
+            "unix_mode = 600",
+        ] {
+            assert!(toml::from_str::<Settings>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Each option has its name in the file, and no other.
+    #[test]
+    fn the_names_are_those_of_the_options() {
+        let command = Settings::augment_args(clap::Command::new("settings"));
+        let error = toml::from_str::<Settings>("unknown = 1").unwrap_err().to_string();
+        let names: Vec<_> = error.split('`').skip(3).step_by(2).filter(|name| !name.contains('_')).collect();
+        let options: Vec<_> = command.get_arguments().filter_map(|option| option.get_long()).collect();
+        let others = ["wire-format", "max-message-size"];
+        assert_eq!(names.into_iter().filter(|name| !others.contains(name)).collect::<Vec<_>>(), options);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
 /// The units of a size, in bytes.
 const SIZES: [(&str, u64); 8] = [
@@ -50,13 +51,24 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no time: write 500ms, 10s or 5m");
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let seconds = match unit.trim_start() {
-            "" if number == 0.0 => 0.0,
-            unit => TIMES.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
-        };
-        Duration::try_from_secs_f64(number * seconds).map(Self).map_err(|_| wrong())
+        let (mut seconds, mut rest) = (0.0, text.trim());
+        if rest == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        // As in `1m 30s`.
+        loop {
+            let (number, behind) =
+                rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?);
+            let behind = behind.trim_start();
+            let (unit, behind) =
+                behind.split_at(behind.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(behind.len()));
+            let number: f64 = number.parse().map_err(|_| wrong())?;
+            seconds += number * TIMES.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
+            rest = behind.trim_start();
+            if rest.is_empty() {
+                return Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong());
+            }
+        }
     }
 }
 
@@ -78,11 +90,13 @@ impl FromStr for TimeLimit {
     }
 }
 
-/// The delays of a reconnect: `100ms..10s`, the first and the longest.
+/// The delays of a reconnect: `100ms..10s`, the first and the longest. In a file, they may have the names of the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delays {
     pub(crate) first: Duration,
     pub(crate) longest: Duration,
+    /// For how long. Only a file has it here: on the command line it is an option of its own.
+    pub(crate) limit: Option<Duration>,
 }
 
 impl FromStr for Delays {
@@ -92,7 +106,7 @@ impl FromStr for Delays {
         let wrong = || format!("{text:?} is no pair of times: write the first delay and the longest, as 100ms..10s");
         let (first, longest) = text.split_once("..").ok_or_else(wrong)?;
         let (Ok(Time(first)), Ok(Time(longest))) = (first.parse(), longest.parse()) else { return Err(wrong()) };
-        Ok(Self { first, longest })
+        Ok(Self { first, longest, limit: None })
     }
 }
 
@@ -139,7 +153,53 @@ macro_rules! deserialize_as_text {
     )*};
 }
 
-deserialize_as_text!(Size, TimeLimit, Delays, Mode, crate::format::Format);
+deserialize_as_text!(Size, Time, TimeLimit, crate::format::Format);
+
+/// A text, or the figures of the library's `Backoff`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither a text like \"100ms..10s\" nor { first = \"100ms\", longest = \"10s\" }")]
+enum TextOrFigures {
+    Text(String),
+    Figures(Figures),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Figures {
+    first: Time,
+    longest: Time,
+    #[serde(default, alias = "max-elapsed")]
+    max_elapsed: Option<TimeLimit>,
+}
+
+impl<'de> Deserialize<'de> for Delays {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match TextOrFigures::deserialize(deserializer)? {
+            TextOrFigures::Text(text) => text.parse().map_err(de::Error::custom),
+            TextOrFigures::Figures(Figures { first: Time(first), longest: Time(longest), max_elapsed }) => {
+                Ok(Self { first, longest, limit: max_elapsed.and_then(|TimeLimit(limit)| limit) })
+            }
+        }
+    }
+}
+
+/// A text with octal digits, or a number, which TOML has in octal as well: 0o660.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither a text like \"660\" nor a number like 0o660")]
+enum TextOrNumber {
+    Text(String),
+    Number(u32),
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match TextOrNumber::deserialize(deserializer)? {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Number(mode) => format!("{mode:o}"),
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -158,11 +218,11 @@ mod tests {
 
     #[test]
     fn times_have_units_and_may_be_none_as_limits() {
-        let times = [("500ms", 500), ("10s", 10_000), ("1.5s", 1_500), ("5m", 300_000), ("0", 0)];
+        let times = [("500ms", 500), ("10s", 10_000), ("1.5s", 1_500), ("5m", 300_000), ("1m 30s", 90_000), ("0", 0)];
         for (text, millis) in times {
             assert_eq!(text.parse(), Ok(Time(Duration::from_millis(millis))), "{text}");
         }
-        for text in ["", "5", "s", "5 minutes", "-1s", "none", "1e400s"] {
+        for text in ["", "5", "s", "5 minutes", "-1s", "none", "1e400s", "1m 30", "1m30"] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
         assert_eq!("none".parse(), Ok(TimeLimit(None)));
@@ -171,7 +231,7 @@ mod tests {
 
     #[test]
     fn delays_and_permissions() {
-        let delays = Delays { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
+        let delays = Delays { first: Duration::from_millis(100), longest: Duration::from_secs(10), limit: None };
         assert_eq!("100ms..10s".parse(), Ok(delays));
         assert!("100ms".parse::<Delays>().is_err());
         assert_eq!("660".parse(), Ok(Mode(0o660)));
