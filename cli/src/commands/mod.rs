@@ -1,6 +1,7 @@
 //! The commands, a file each, and the command line that they are called by.
 
 mod bench;
+mod docs;
 mod inspect;
 mod listen;
 mod proxy;
@@ -17,9 +18,25 @@ use crate::failure::{Code, Failure};
 use crate::settings::{Settings, Side};
 use crate::stop::{self, Stop};
 
+/// Those of [`Code`], for the help.
+const EXIT_CODES: &str = "Exit codes:
+  0    everything that was asked for is done
+  1    a file, or the input, cannot be read, or the output not be written; or anything else
+  2    the command line, or the file of settings, makes no sense
+  3    nobody can be reached, or nothing be listened on, or a connection broke
+  4    the bytes are not in the format, or no format can be told
+  5    not everything was delivered, or answered
+  130  Ctrl-C came before the work was done; what had been accepted was delivered";
+
 /// Streams of length-prefixed messages over TCP, TLS and Unix sockets, from the command line.
 #[derive(Parser, Debug)]
-#[command(name = "buffstreams", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "buffstreams",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +52,8 @@ enum Command {
     Bench(bench::Bench),
     Record(record::Record),
     Replay(replay::Replay),
+    Completions(docs::Completions),
+    Man(docs::Manual),
 }
 
 /// What a stream is made of, and the file that may say it.
@@ -64,6 +83,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(bench) => smol::block_on(bench.run(stop()?)),
         Command::Record(record) => smol::block_on(record.run(stop()?)),
         Command::Replay(replay) => smol::block_on(replay.run(stop()?)),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
     }
 }
 

@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use crate::program::{run, text};
+use crate::program::{Folder, ok, run, text};
 
 /// Each with the name of its file.
 const WRONG: &[(&str, &[&str])] = &[
@@ -46,6 +47,9 @@ const WRONG: &[(&str, &[&str])] = &[
     ("inspect-address", &["inspect", "127.0.0.1:1", "--dial"]),
     ("bench-size", &["bench", ":1", "--size", "7"]),
     ("bench-rate", &["bench", ":1", "--rate", "0"]),
+    ("completions-shell", &["completions", "sh"]),
+    ("man-command", &["man", "lisen"]),
+    ("man-no-folder", &["man", "--out", "nowhere"]),
     ("proxy-cut-zero", &["proxy", ":0", ":1", "--cut-every", "0"]),
     ("proxy-two-cuts", &["proxy", ":0", ":1", "--cut-every", "1KiB", "--cut-after", "1KiB"]),
     ("record-without-file", &["record", ":0"]),
@@ -81,6 +85,28 @@ fn wrong_invocations_are_told_what_to_change() {
     assert!(different.is_empty(), "{different}");
     let files = fs::read_dir(folder).unwrap().count();
     assert_eq!(files, WRONG.len(), "each file has an invocation");
+}
+
+#[test]
+fn shells_complete_and_man_shows() {
+    let folder = Folder::new();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = ok(&["completions", shell]).stdout;
+        assert!(text(&script).contains("max-connections"), "{shell}");
+        // The shells that are here find no fault with it.
+        if shell == "bash" {
+            let file = folder.file(shell, &script);
+            let output = Command::new("bash").args(["-n", &file]).output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+    }
+    let page = text(&ok(&["man"]).stdout);
+    assert!(page.contains(".TH buffstreams 1") && page.contains("buffstreams\\-listen(1)"), "{page}");
+    let page = text(&ok(&["man", "relay"]).stdout);
+    assert!(page.contains(".TH buffstreams-relay 1") && page.contains("\\-\\-failover"), "{page}");
+    ok(&["man", "--out", &folder.path("")]);
+    assert_eq!(fs::read(folder.path("buffstreams-relay.1")).unwrap(), page.as_bytes());
+    assert!(fs::exists(folder.path("buffstreams.1")).unwrap());
 }
 
 /// Without the lines in which the system's choice of a port is.
