@@ -1,17 +1,29 @@
 //! Other programs at the other end: those that know nothing of this library.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
 
 use crate::program::{Running, good, ok, text, with_input};
 
 /// A program of the system, or `None`, with a line that says so. In CI it must be there.
 fn find(name: &str) -> Option<Command> {
     let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
+    must_be(name, found).then(|| Command::new(name))
+}
+
+/// Python with its own library of Protocol Buffers, in the same way.
+fn find_protobuf() -> Option<Command> {
+    let mut python = find("python3")?;
+    let found = python.args(["-c", "import google.protobuf"]).output().unwrap().status.success();
+    must_be("the module protobuf of Python", found).then(|| Command::new("python3"))
+}
+
+fn must_be(what: &str, found: bool) -> bool {
     if !found {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} is not installed, and CI must have it");
-        println!("left out: {name} is not installed");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{what} is not installed, and CI must have it");
+        println!("left out: {what} is not installed");
     }
-    found.then(|| Command::new(name))
+    found
 }
 
 /// Fixed lengths by `struct`, and varints by hand: sends messages, or receives and prints them.
@@ -82,8 +94,7 @@ fn python_sends() {
 
 /// Starts a program that prints its port and then what it receives, and sends the lines to it.
 fn send_to(mut receiver: Command, format: &str) {
-    use std::io::{BufRead, BufReader, Read};
-    let mut child = receiver.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = receiver.stdout(Stdio::piped()).spawn().unwrap();
     let mut printed = BufReader::new(child.stdout.take().unwrap());
     let mut port = String::new();
     printed.read_line(&mut port).unwrap();
@@ -105,22 +116,75 @@ fn python_receives() {
     }
 }
 
-/// Protocol Buffers as Python's own library has them, sent with a length by hand.
+/// Protocol Buffers by the encoding's own guide, with the length that `writeDelimitedTo` writes.
 #[test]
-fn python_sends_protocol_buffers() {
+fn python_sends_protocol_buffers_by_hand() {
     let Some(mut python) = find("python3") else { return };
-    // Field 1, a varint of 150; field 2, a text; field 3, packed: by hand, as the guide to the encoding has them.
+    // Field 1, a varint of 150; field 2, a text; field 3, packed.
     let script = r#"
 import socket, sys
 message = bytes([0x08, 0x96, 0x01]) + bytes([0x12, 3]) + b"hat" + bytes([0x1a, 2, 41, 42])
 with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as peer:
     peer.sendall(bytes([len(message)]) + message)
 "#;
-    let proto = ["--proto", "order.proto", "--type", "example.Order", "--format", "varint", "--count", "1"];
-    let listening = Running::start(&[&["listen", "127.0.0.1:0"], &proto[..]].concat());
+    let listening = Running::start(&[&["listen", "127.0.0.1:0", "--count", "1"], &PROTO[..]].concat());
     let port = listening.address.rsplit(':').next().unwrap();
     good(with_input(python.args(["-c", script, port]), b""), &[]);
     assert_eq!(text(&listening.end().stdout), "{\"id\":\"150\",\"item\":\"hat\",\"sizes\":[41,42]}\n");
+}
+
+const PROTO: [&str; 6] = ["--proto", "order.proto", "--type", "example.Order", "--format", "varint"];
+
+/// Python's library of Protocol Buffers: reads a stream of them, and writes each to another address with its id doubled.
+const PROTOBUF: &str = r#"
+import socket, sys
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal.decoder import _DecodeVarint32
+from google.protobuf.internal.encoder import _VarintBytes
+file = descriptor_pb2.FileDescriptorProto(name="order.proto", package="example", syntax="proto3")
+order = file.message_type.add(name="Order")
+for number, (name, kind, label) in enumerate([("id", 4, 1), ("item", 9, 1), ("sizes", 13, 3)], 1):
+    order.field.add(name=name, number=number, type=kind, label=label)
+pool = descriptor_pool.DescriptorPool()
+pool.Add(file)
+Order = message_factory.GetMessageClass(pool.FindMessageTypeByName("example.Order"))
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+peer, _ = server.accept()
+other = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+held = b""
+while True:
+    data = peer.recv(65536)
+    if not data: break
+    held += data
+    while held and (held[0] < 0x80 or len(held) > 1):
+        length, begin = _DecodeVarint32(held, 0)
+        if len(held) < begin + length: break
+        order = Order.FromString(held[begin:begin + length])
+        held = held[begin + length:]
+        order.id *= 2
+        reply = order.SerializeToString()
+        other.sendall(_VarintBytes(len(reply)) + reply)
+"#;
+
+#[test]
+fn protocol_buffers_of_python_are_the_same() {
+    let Some(mut python) = find_protobuf() else { return };
+    let line = |id: u64, order: u64| {
+        let sizes: Vec<_> = (0..=order % 100).map(|size| size.to_string()).collect();
+        format!("{{\"id\":\"{id}\",\"item\":\"{}\",\"sizes\":[{}]}}\n", "é".repeat(order as usize), sizes.join(","))
+    };
+    let orders = |by: u64| (1..=150).map(|order| line(by * order, order)).collect::<String>();
+    let listening = Running::start(&[&["listen", "127.0.0.1:0", "--count", "150"], &PROTO[..]].concat());
+    let port = listening.address.rsplit(':').next().unwrap();
+    let (mut child, address) = serving(python.args(["-c", PROTOBUF, port]));
+    let folder = crate::program::Folder::new();
+    let file = folder.file("orders", orders(1));
+    ok(&[&["send", &address, &file], &PROTO[..]].concat());
+    let output = listening.end();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(text(&output.stdout).lines().last(), orders(2).lines().last());
+    assert!(text(&output.stdout) == orders(2));
 }
 
 /// Node reads and writes `u32_be`: an echo.
@@ -158,14 +222,18 @@ Loop(), halt()."#;
     echoes(erlang.args(["-noshell", "-eval", script]));
 }
 
-fn echoes(peer: &mut Command) {
-    use std::io::{BufRead, BufReader};
-    let mut child = peer.stdout(std::process::Stdio::piped()).spawn().unwrap();
+/// Starts a program that prints the port at which it serves.
+fn serving(server: &mut Command) -> (Child, String) {
+    let mut child = server.stdout(Stdio::piped()).spawn().unwrap();
     let mut port = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    (child, format!("127.0.0.1:{}", port.trim()))
+}
+
+fn echoes(peer: &mut Command) {
+    let (mut child, address) = serving(peer);
     let folder = crate::program::Folder::new();
     let file = folder.file("lines", lines());
-    let address = format!("127.0.0.1:{}", port.trim());
     let output = ok(&["send", &address, "--format", "u32_be", "--replies", "200", &file]);
     assert_eq!(text(&output.stdout), lines());
     assert!(child.wait().unwrap().success());
