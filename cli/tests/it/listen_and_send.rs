@@ -128,7 +128,7 @@ fn an_echo_sends_everything_back() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--echo", "--print", "none"]);
     let output = ok(&["send", &listening.address, "-m", "one", "-m", "two", "--replies", "2"]);
     assert_eq!(text(&output.stdout), "one\ntwo\n");
-    let output = run(&["send", &listening.address, "-m", "one", "--replies", "1", "--format", "u32_be"]);
+    let output = run(&["send", &listening.address, "-m", "one", "--replies", "1", "--format", "u16_be"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     listening.stop();
 }
