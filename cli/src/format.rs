@@ -66,8 +66,8 @@ impl From<Format> for WireFormat {
     }
 }
 
-/// `u32_be`, or `fixed:WIDTH`, and behind it `:le`, `:offset=N` and `:inclusive`. What the library writes, `fixed(3,le,offset=2,includes)`,
-/// is read as well.
+/// `u32_be`, or `fixed:WIDTH`, and behind it `:le`, `:offset=N` and `:inclusive`. What the library writes is read as well:
+/// `fixed(3,le,offset=2,includes)`.
 impl FromStr for Format {
     type Err = String;
 

@@ -80,7 +80,7 @@ impl Inlet {
         self.received
     }
 
-    /// The next message, if it is there already; now and then it has none, so that [`next`](Self::next) looks at what else there is.
+    /// The next message, if it is there already; now and then none is, so that [`next`](Self::next) looks at what else there is.
     pub(crate) fn at_once(&mut self) -> Option<(Peer, Bytes)> {
         if self.looked == self.received {
             return None;

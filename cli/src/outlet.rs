@@ -21,8 +21,8 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// One destination. Its messages are written in their order, and each is either written or counted as not sent.
 ///
-/// What the kernel has taken counts as written, and is never written again: when a connection breaks, the last of it may be lost, which
-/// is said. What the kernel has not taken whole cannot have been read as a message, and may go to the next address.
+/// What the kernel has taken counts as written, and is never written again: when a connection breaks, the last of it may be lost,
+/// which is said. What the kernel has not taken whole cannot have been read as a message, and may go to the next address.
 pub(crate) struct Outlet {
     manager: Manager,
     events: Events<ManagerEvent>,
@@ -120,7 +120,7 @@ impl Outlet {
         })
     }
 
-    /// Writes what there is to the current address. What was not written is what there is then, but for messages that are too large.
+    /// Writes what there is to the current address. What was not written stays, but for messages that are too large.
     async fn write(&mut self) -> Result<(), Error> {
         if !self.addresses[self.current].1 {
             self.dial().await?;

@@ -35,8 +35,8 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Pass bytes on over TCP, and cut, delay or slow them
 ///
-/// It knows nothing of messages. The same seed cuts the same connections at the same bytes. The first Ctrl-C lets the connections finish,
-/// the second ends at once.
+/// It knows nothing of messages. The same seed cuts the same connections at the same bytes. The first Ctrl-C lets the
+/// connections finish, the second ends at once.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Proxy {
     /// Where to listen: HOST:PORT or :PORT; with port 0, the system chooses one

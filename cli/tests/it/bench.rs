@@ -29,8 +29,8 @@ fn an_echo_is_measured_and_drawn() {
     echo.stop();
 }
 
-/// The echo pauses once, for 300 ms: the 300 messages that are due meanwhile have all waited, by up to that. A loop that waits for each
-/// reply before it sends would have seen a single long one.
+/// The echo pauses once, for 300 ms: the 300 messages that are due meanwhile have all waited, by up to that. A loop that waits
+/// for each reply before it sends would have seen a single long one.
 #[test]
 fn a_pause_counts_for_every_message_that_it_holds_up() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

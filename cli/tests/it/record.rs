@@ -74,6 +74,20 @@ fn each_peer_has_a_connection_of_its_own_which_closes_behind_its_last_message() 
 }
 
 #[test]
+fn a_connection_does_not_stay_for_the_others() {
+    let folder = Folder::new();
+    let mut listening = Running::start(&["listen", "127.0.0.1:0", "--format", "u32_be", "--verbose"]);
+    let messages = [message(0, 1, "one"), message(0, 2, "two"), message(3_600_000_000_000, 1, "in an hour")].concat();
+    let file = folder.file("recording", [HEADER.to_vec(), messages].concat());
+    let replay = crate::program::program(&["replay", &file, &listening.address]).spawn().unwrap();
+    while !listening.line().ends_with(" is gone") {}
+    let id = replay.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    assert_eq!(replay.wait_with_output().unwrap().status.code(), Some(130));
+    assert_eq!(sorted(&listening.stop().stdout), ["one", "two"]);
+}
+
+#[test]
 fn what_is_no_recording_is_told_with_the_place() {
     let folder = Folder::new();
     let whole = recording();
