@@ -182,6 +182,9 @@ impl Outlet {
     fn say(&self, event: &ManagerEvent) {
         match event {
             ManagerEvent::Opened { address } if self.verbose => say(format_args!("connected to {address}")),
+            ManagerEvent::DialFailed { error, .. } if self.verbose => say(chain(error)),
+            // What comes of it is told where it does.
+            ManagerEvent::Opened { .. } | ManagerEvent::DialFailed { .. } => {}
             ManagerEvent::Broken { address, error } => {
                 let written = self.manager.stats().addresses.get(address).map_or(0, |link| link.written);
                 let why = error.as_ref().map_or("it was closed".to_owned(), |error| chain(error));
@@ -190,8 +193,7 @@ impl Outlet {
                     "{written} messages were given to {address}; those that it had not read are lost, and are not sent again"
                 ));
             }
-            ManagerEvent::Missed { events } => say(format_args!("warning: {events} events were missed")),
-            _ => {}
+            other => say(format_args!("warning: {other:?}")),
         }
     }
 

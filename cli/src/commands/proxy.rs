@@ -30,6 +30,8 @@ const PIECES: usize = 256;
 const STEPS: usize = 20;
 /// How long a connection that is cut cleanly takes what still comes: one that is dropped with unread input resets.
 const LINGER: Duration = Duration::from_secs(1);
+/// The longest delay.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 /// How long it waits when it cannot accept.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -52,7 +54,7 @@ pub(super) struct Proxy {
     /// Cut by an end in both directions, instead of a reset
     #[arg(long)]
     cleanly: bool,
-    /// How much later each byte comes
+    /// How much later each byte comes, a day at the most
     #[arg(long, value_name = "TIME")]
     delay: Option<Time>,
     /// How many bytes a second go through, in each direction of each connection
@@ -184,7 +186,7 @@ impl Proxy {
         left: &AtomicU64,
         passed: &AtomicU64,
     ) -> Result<(), End> {
-        let delay = self.delay.map_or(Duration::ZERO, |Time(delay)| delay);
+        let delay = self.delay.map_or(Duration::ZERO, |Time(delay)| delay.min(LONG));
         let piece = self.throttle.map_or(PIECE, |Size(bytes)| (bytes / STEPS).clamp(1, PIECE));
         let (send, receive) = channel::bounded(PIECES);
         let read = async move {

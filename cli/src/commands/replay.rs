@@ -1,7 +1,7 @@
 //! `buffstreams replay`: sends what was recorded again.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::str::FromStr;
@@ -182,7 +182,7 @@ struct Lines {
     /// Those behind their last message.
     ending: Vec<Task<(u64, Result<(), Error>)>>,
     /// Those with messages that were not flushed.
-    fed: Vec<u64>,
+    fed: HashSet<u64>,
 }
 
 struct Line {
@@ -194,7 +194,7 @@ struct Line {
 
 impl Lines {
     fn new(address: &str, config: Config) -> Self {
-        let (open, ending, fed) = (HashMap::new(), Vec::new(), Vec::new());
+        let (open, ending, fed) = (HashMap::new(), Vec::new(), HashSet::new());
         Self { address: address.to_owned(), config, open, ending, fed }
     }
 
@@ -210,14 +210,12 @@ impl Lines {
         };
         line.write.feed(message).await?;
         line.messages += 1;
-        if self.fed.last() != Some(&peer) {
-            self.fed.push(peer);
-        }
+        self.fed.insert(peer);
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        for peer in self.fed.drain(..) {
+        for peer in self.fed.drain() {
             if let Some(line) = self.open.get_mut(&peer) {
                 line.write.flush().await?;
             }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use crate::foreign::find;
 use crate::program::{Folder, Running, ok, run, text};
 
 /// The time at a percentile, in milliseconds.
@@ -26,6 +27,19 @@ fn an_echo_is_measured_and_drawn() {
     assert!(output.stderr.is_empty(), "progress is for terminals: {}", text(&output.stderr));
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg ") && svg.contains("1000 replies") && svg.contains("99.9%"), "{svg}");
+    echo.stop();
+}
+
+/// The bar is for people: it is drawn on a terminal, and as the tests above see, nowhere else.
+#[test]
+fn progress_is_drawn_on_a_terminal() {
+    let Some(mut python) = find("python3") else { return };
+    let echo = Running::start(&["listen", "127.0.0.1:0", "--echo", "--print", "none"]);
+    let terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let bench = [env!("CARGO_BIN_EXE_buffstreams"), "bench", &echo.address, "--rate", "10000", "--for", "1s"];
+    let output = python.args(["-c", terminal]).args(bench).output().unwrap();
+    let drawn = text(&output.stdout);
+    assert!(output.status.success() && drawn.contains("/10,000 messages"), "{drawn:?}");
     echo.stop();
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use crate::program::{Running, good, ok, text, with_input};
 
 /// A program of the system, or `None`, with a line that says so. In CI it must be there.
-fn find(name: &str) -> Option<Command> {
+pub(crate) fn find(name: &str) -> Option<Command> {
     let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
     must_be(name, found).then(|| Command::new(name))
 }
