@@ -163,23 +163,23 @@ enum Told {
 fn describe(event: &Event) -> Told {
     Told::Always(match event {
         Event::Connected { peer, .. } => return Told::Verbosely(format!("{peer} has connected")),
-        Event::Disconnected { peer, reason } => match reason {
+        Event::Disconnected { peer, reason, .. } => match reason {
             // Told by the event of its own.
             Reason::Closed | Reason::Stopped | Reason::Rejected => return Told::Verbosely(format!("{peer} is gone")),
             Reason::Truncated { got, want, .. } => {
                 format!("{peer} ended inside a message: {got} of {want} bytes received")
             }
             Reason::Failed(error) => format!("{peer} is gone: {error}"),
-            Reason::Timeout { what, after } => format!("{peer} is disconnected: {what} of {after:?} is over"),
+            Reason::Timeout { what, after, .. } => format!("{peer} is disconnected: {what} of {after:?} is over"),
             other => format!("{peer} is gone: {other:?}"),
         },
-        Event::Rejected { peer, error } => format!("{peer} is disconnected: {error}"),
-        Event::Refused { addr, max_connections } => {
+        Event::Rejected { peer, error, .. } => format!("{peer} is disconnected: {error}"),
+        Event::Refused { addr, max_connections, .. } => {
             format!("{addr} is turned away: --max-connections is {max_connections}")
         }
-        Event::HandshakeFailed { from, error } => format!("no TLS session with {from}: {error}"),
+        Event::HandshakeFailed { from, error, .. } => format!("no TLS session with {from}: {error}"),
         Event::AcceptFailed { error, .. } => format!("cannot accept connections: {error}"),
-        Event::Undelivered { peer, messages } => format!("{messages} replies were not delivered to {peer}"),
+        Event::Undelivered { peer, messages, .. } => format!("{messages} replies were not delivered to {peer}"),
         other => format!("{other:?}"),
     })
 }

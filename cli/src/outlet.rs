@@ -181,11 +181,11 @@ impl Outlet {
 
     fn say(&self, event: &ManagerEvent) {
         match event {
-            ManagerEvent::Opened { address } if self.verbose => say(format_args!("connected to {address}")),
+            ManagerEvent::Opened { address, .. } if self.verbose => say(format_args!("connected to {address}")),
             ManagerEvent::DialFailed { error, .. } if self.verbose => say(chain(error)),
             // What comes of it is told where it does.
             ManagerEvent::Opened { .. } | ManagerEvent::DialFailed { .. } => {}
-            ManagerEvent::Broken { address, error } => {
+            ManagerEvent::Broken { address, error, .. } => {
                 let written = self.manager.stats().addresses.get(address).map_or(0, |link| link.written);
                 let why = error.as_ref().map_or("it was closed".to_owned(), |error| chain(error));
                 say(format_args!("warning: the connection to {address} is gone: {why}"));
