@@ -1,11 +1,11 @@
 //! Where a relay sends to: one address, or several of which one at a time has the messages.
 
 use std::mem;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use buffstreams::{Address, Bytes, Error, Events, Manager, ManagerEvent};
-use futures::future::join_all;
-use futures::{FutureExt, StreamExt};
+use buffstreams::{Address, Bytes, DeadLetters, Error, Events, Manager, ManagerEvent, ManagerSink, Outcome};
+use futures::{FutureExt, SinkExt, StreamExt, select_biased};
 use smol::Timer;
 
 use crate::failure::{Code, Failure, chain};
@@ -25,6 +25,8 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 /// which is said. What the kernel has not taken whole cannot have been read as a message, and may go to the next address.
 pub(crate) struct Outlet {
     manager: Manager,
+    sink: ManagerSink,
+    letters: DeadLetters,
     events: Events<ManagerEvent>,
     /// Each with whether it was dialed.
     addresses: Vec<(Address, bool)>,
@@ -48,6 +50,8 @@ impl Outlet {
         let delays = if addresses.len() > 1 { settings.reconnect.take() } else { None };
         let manager = Manager::new(settings.config(Side::Dial)?);
         Ok(Self {
+            sink: manager.sink(),
+            letters: manager.dead_letters(),
             events: manager.events(),
             manager,
             addresses,
@@ -94,7 +98,8 @@ impl Outlet {
                 Ok(()) => continue,
                 Err(error) => error,
             };
-            if let Error::MessageTooLarge { .. } = error {
+            // Another address would not have them either.
+            if self.pending.is_empty() || matches!(error, Error::MessageTooLarge { .. }) {
                 outcome = Err(Failure::of(&error, &self.settings));
                 continue;
             }
@@ -126,27 +131,33 @@ impl Outlet {
             self.dial().await?;
         }
         let (address, batch) = (&self.addresses[self.current].0, mem::take(&mut self.pending));
-        let writes = batch.iter().map(|message| self.manager.write(address.clone(), message.clone()));
-        let outcomes = join_all(writes).await;
-        let mut first = Ok(());
-        for (message, outcome) in batch.into_iter().zip(outcomes) {
-            match outcome {
-                Ok(()) => continue,
-                // No other address would take it.
-                Err(error @ Error::MessageTooLarge { .. }) => {
-                    self.lost += 1;
-                    first = first.and(Err(error));
-                }
-                Err(error) => {
-                    self.pending.push(message);
-                    first = match first {
-                        Ok(()) | Err(Error::MessageTooLarge { .. }) => Err(error),
-                        earlier => earlier,
-                    };
+        let before = self.manager.stats().total.dead_lettered;
+        let mut back = Vec::new();
+        let Given { outcome, mut refused, mut unfed } = {
+            let mut letters = (&mut self.letters).fuse();
+            let mut give = pin!(give(&mut self.sink, address, batch).fuse());
+            // What comes back is taken meanwhile: it may be in the way of what is still to come back.
+            loop {
+                select_biased! {
+                    given = give => break given,
+                    letter = letters.next() => back.extend(letter),
                 }
             }
+        };
+        // The flush has ended, so each message is either written or one of these, in their order.
+        let count = self.manager.stats().total.dead_lettered - before;
+        while (back.len() as u64) < count
+            && let Some(letter) = self.letters.next().await
+        {
+            back.push(letter);
         }
-        first
+        for letter in back {
+            // What is too old for one address is for all.
+            if letter.outcome == Outcome::Expired { self.lost += 1 } else { self.pending.push(letter.message) }
+        }
+        self.pending.append(&mut unfed);
+        self.lost += refused.len() as u64;
+        outcome.and(refused.pop().map_or(Ok(()), Err))
     }
 
     async fn dial(&mut self) -> Result<(), Error> {
@@ -220,6 +231,34 @@ impl Outlet {
         let message = format!("{} has not closed: whether it read everything is not known", cut.join(", "));
         Err(Failure::new(Code::Undelivered, message).with_hint("wait longer: --close-timeout TIME".to_owned()))
     }
+}
+
+/// What has become of messages that were given to a sink.
+struct Given {
+    outcome: Result<(), Error>,
+    /// Those that are too large for the format, or the limit.
+    refused: Vec<Error>,
+    /// Those that the sink did not take.
+    unfed: Vec<Bytes>,
+}
+
+/// Gives messages to an address, and waits until each is either written or on its way back.
+async fn give(sink: &mut ManagerSink, address: &Address, batch: Vec<Bytes>) -> Given {
+    let mut given = Given { outcome: Ok(()), refused: Vec::new(), unfed: Vec::new() };
+    let mut batch = batch.into_iter();
+    while let Some(message) = batch.next() {
+        match sink.feed((address.clone(), message.clone())).await {
+            Ok(()) => {}
+            Err(error @ Error::MessageTooLarge { .. }) => given.refused.push(error),
+            Err(error) => {
+                given.unfed.push(message);
+                given.unfed.extend(batch.by_ref());
+                given.outcome = Err(error);
+            }
+        }
+    }
+    given.outcome = sink.flush().await.and(given.outcome);
+    given
 }
 
 /// The delays between rounds, each twice as long as the one before it.

@@ -142,6 +142,21 @@ fn with_reconnect_it_goes_round_until_somebody_is_there() {
 }
 
 #[test]
+fn what_is_too_old_is_not_sent() {
+    let port = Port::new();
+    let first = port.listen();
+    let options = ["--reconnect", "1ms..10ms", "--message-ttl", "50ms"];
+    let mut relay = Running::start(&[&["relay", "127.0.0.1:0", &port.address], &options[..]].concat());
+    drop(first);
+    let mut peer = TcpStream::connect(&relay.address).unwrap();
+    while !relay.line().contains(" those that it had not read are lost") {}
+    peer.write_all(b"\x06\0\0one").unwrap();
+    let output = relay.end();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("error: 1 messages were not sent: "), "{}", text(&output.stderr));
+}
+
+#[test]
 fn what_cannot_be_sent_ends_it_or_is_counted() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--format", "u8"]);
     let folder = Folder::new();
