@@ -68,8 +68,14 @@ impl Seat {
     /// A peer is gone, by itself, and its socket is closed but for what is held here.
     pub(crate) fn leave(self, member: &Member, reason: Reason) {
         let running = self.0.clone();
-        let entry = running.members.lock().connected.remove(&member.peer.id());
+        let (entry, stopped) = {
+            let mut members = running.members.lock();
+            (members.connected.remove(&member.peer.id()), members.stopped)
+        };
         if let Some(entry) = entry {
+            // The end of its socket is what it saw of a stop, where it was just coming.
+            let was_stopped = stopped && matches!(entry.owner, Owner::Task(None));
+            let reason = if was_stopped { Reason::Stopped } else { reason };
             entry.let_go();
             // Whoever hears of it finds room.
             drop(self);
