@@ -131,21 +131,30 @@ impl ManagerSink {
     }
 
     /// The address's producer, if the address is open.
+    #[inline]
     fn producer(&mut self, address: &Address) -> Option<&mut Producer> {
+        let goes_on = |last: &Producer| last.local.messages > 0 && last.link.address == *address;
+        if !self.producers.get(self.last).is_some_and(goes_on) {
+            self.last = self.find(address)?;
+        }
+        self.producers.get_mut(self.last)
+    }
+
+    /// Where the address's producer is: asked once for each batch, or where another address was the last.
+    #[inline(never)]
+    fn find(&mut self, address: &Address) -> Option<usize> {
         let known = match self.producers.get(self.last) {
             Some(producer) if producer.link.address == *address => Some(self.last),
             _ => self.by_address.get(address).copied(),
         };
-        let at = match known {
-            // Once for each batch: the address may have been closed, and opened again.
+        match known {
+            // The address may have been closed, and opened again.
             Some(at) if self.producers[at].local.messages == 0 && self.producers[at].link.outbox.is_closed() => {
-                self.producers[at].follow(&self.addresses).then_some(at)?
+                self.producers[at].follow(&self.addresses).then_some(at)
             }
-            Some(at) => at,
-            None => self.add(address)?,
-        };
-        self.last = at;
-        Some(&mut self.producers[at])
+            Some(at) => Some(at),
+            None => self.add(address),
+        }
     }
 
     fn add(&mut self, address: &Address) -> Option<usize> {

@@ -177,6 +177,8 @@ async fn with_one_bad(values: &mut Decoded<u64>, addr: SocketAddr, before: u64, 
     let bad_addr = bad.local_addr().unwrap();
     let mut of_bad = Vec::new();
     for n in 0.. {
+        // What it has brought is in front of what comes from now on.
+        let is_gone = n > 2 && values.stats().connections == 1;
         good.write_all(&words([n])).unwrap();
         loop {
             let (peer, value) = next(values).await.unwrap();
@@ -186,7 +188,7 @@ async fn with_one_bad(values: &mut Decoded<u64>, addr: SocketAddr, before: u64, 
             }
             of_bad.push(value);
         }
-        if n > 2 && values.stats().connections == 1 {
+        if is_gone {
             break;
         }
     }
