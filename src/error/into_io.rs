@@ -11,8 +11,8 @@ use super::TlsError;
 ///
 /// The kind is that of the system's error, where it comes of one, be it inside [`Error::NotSent`]. Otherwise it is `InvalidInput` for
 /// a setting that cannot work and a message that is too long, `TimedOut`, `UnexpectedEof` for what was cut short, `InvalidData`
-/// for what makes no sense or cannot be encoded or decoded, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed, `QuotaExceeded` for a queue that is
-/// full, and `Other` for a panic.
+/// for what makes no sense or cannot be encoded or decoded, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed,
+/// `QuotaExceeded` for a queue that is full, and `Other` for a panic.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(kind(&error), error)

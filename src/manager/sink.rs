@@ -107,7 +107,8 @@ impl ManagerSink {
 
     /// Whether only a poll can say what becomes of a message.
     pub(crate) fn must_wait(&self) -> bool {
-        !self.closed && self.is_full()
+        // No address but the last can have collected a whole hand-over: it was the last when its last message came.
+        !self.closed && self.producers.get(self.last).is_some_and(|last| last.local.output.len() >= self.batch)
     }
 
     /// Accepts the message that `push` puts behind the others.
@@ -123,11 +124,6 @@ impl ManagerSink {
         }
         let message = Output::new(self.addresses.common.config.codec()?).message_of(push)?;
         self.start_send_unpin((address.clone(), message))
-    }
-
-    /// Whether as much as a hand-over is collected. No address but the last can be: it was the last when its last message came.
-    fn is_full(&self) -> bool {
-        self.producers.get(self.last).is_some_and(|last| last.local.output.len() >= self.batch)
     }
 
     /// The address's producer, if the address is open.
@@ -267,7 +263,7 @@ impl Sink<(Address, Bytes)> for ManagerSink {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         // When it is closed, `start_send` gives the message back.
-        if this.closed || !this.is_full() {
+        if !this.must_wait() {
             return Poll::Ready(Ok(()));
         }
         if ready!(this.producers[this.last].poll_hand_over(&this.addresses, cx)) {

@@ -44,13 +44,11 @@ impl Batch {
     /// Accepts a message. Where it is over the limit it comes back in the error.
     #[inline(always)]
     pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
-        self.output.push(message)?;
-        self.messages += 1;
-        Ok(())
+        self.push_with(|output| output.push(message))
     }
 
     /// Accepts the message that `push` puts behind the others.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
         push(&mut self.output)?;
         self.messages += 1;
