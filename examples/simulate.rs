@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
-use buffstreams::{Address, Backoff, Bytes, Config, Fault, Listener, Manager, Side, Sim};
+use buffstreams::{Address, Backoff, Bytes, Config, Fault, Listener, Manager, ManagerEvent, Side, Sim};
 use futures::stream::{self, Stream};
 use futures::{FutureExt, StreamExt};
 
@@ -22,7 +22,7 @@ async fn ship(numbers: impl Stream<Item = u32>, config: Config, is_mended: bool)
     for address in [&main, &spare] {
         while manager.dial(address).await.is_err() {}
     }
-    let mut sent = BTreeSet::new();
+    let (mut sent, mut events) = (BTreeSet::new(), manager.events());
     let mut numbers = pin!(numbers);
     while let Some(number) = numbers.next().await {
         let mut message = Bytes::copy_from_slice(&number.to_be_bytes());
@@ -37,7 +37,11 @@ async fn ship(numbers: impl Stream<Item = u32>, config: Config, is_mended: bool)
                 Err(_) if to == &spare && !is_mended => break,
                 Err(error) => message = error.into_unsent().expect("an error gives the message back"),
             }
-            to = &spare;
+            if to == &spare {
+                // Both are down, and would give it back at once.
+                while !matches!(events.next().await, Some(ManagerEvent::Up { .. })) {}
+            }
+            to = if to == &main { &spare } else { &main };
         }
     }
     sent

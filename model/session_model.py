@@ -413,7 +413,8 @@ class Direction:
         for j, session in enumerate(sessions):
             if session.session == link.session and session.link == at:
                 settled = 0 <= session.end <= self.taken(session)
-                session = session._replace(link=-1, gone=1 if link.clean and settled else session.gone)
+                # Also behind a FIN, which may come from something on the way: the positions are remembered until they expire.
+                session = session._replace(link=-1)
                 if settled and self.mutant == "tombstone_forgets":
                     session = session._replace(unconfirmed=(), unwritten=())
                 sessions = put(sessions, j, session)

@@ -14,19 +14,22 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// The policy of [`Config::reconnect`](crate::Config::reconnect): the delays between the attempts to open a connection
 /// again.
 ///
-/// In each outage the first attempt is made at once, the next after the first delay, and so on. The outage ends in one of
-/// two ways: with a connection that was [stable](Self::stable_after), or when it gives up, because there are no more delays or
-/// [`max_elapsed`](Self::max_elapsed) is over. Then the delays start over. A connection that breaks before it was stable
-/// belongs to the outage before it, even if it took messages: a peer that accepts and closes, or dies of each message, is
-/// dialed with delays that grow, and given up.
+/// In each outage the first attempt is made at once, the next after the first delay, and so on. The outage ends in one
+/// of two ways: with a connection that was [stable](Self::stable_after), or when it gives up, because there are no more
+/// delays or [`max_elapsed`](Self::max_elapsed) is over. Then the delays start over. A connection that breaks before it
+/// was stable belongs to the outage before it, even if it took messages: a peer that accepts and closes, or fails at
+/// each message, is dialed with delays that grow, and given up.
 ///
-/// When it gives up, what is held comes back. Where nothing is held, nothing does; either way the next message is the first of
-/// a new outage.
+/// When it gives up, what is held comes back. Where nothing is held, nothing does. The address of a manager is
+/// [down](crate::Health::Down) then: it is dialed in the background, by the delays that are left, and after them at the longest
+/// that there was, a second if there was none; what is sent comes back at once. With the next connection all starts over. For
+/// a `Connection` it is the next message that is the first of a new outage.
 ///
-/// A peer that takes longer than `stable_after` to refuse a message, closing the connection each time, is sent it again without
-/// an end: then [`Config::message_ttl`] is the bound.
+/// A peer that takes longer than `stable_after` to refuse a message, closing the connection each time, is sent that
+/// message again without end: then [`Config::message_ttl`] is the bound.
 ///
-/// The iterator may panic, and whatever makes it: then it gives up, with [`Error::Panicked`](crate::Error::Panicked).
+/// The iterator may panic, and so may the closure that makes it: then it gives up, with
+/// [`Error::Panicked`](crate::Error::Panicked).
 ///
 /// [`Config::message_ttl`]: crate::Config::message_ttl
 ///
@@ -87,9 +90,9 @@ impl Backoff {
         Self::of(Source::Exponential { first, longest })
     }
 
-    /// The delays of whatever iterator `delays` makes, anew for each outage whose first attempt fails; it gives up at their
-    /// end. They are used as they are, but for those below 1 ms, which last that long: jitter them where many clients share a
-    /// peer. The builders of the `backon` crate fit in: `Backoff::from_fn(move || builder.build())`.
+    /// The delays of the iterator that `delays` makes, a new one for each outage whose first attempt fails. It gives up
+    /// at their end. They are used as they are, except that one below 1 ms lasts 1 ms: jitter them where many clients
+    /// share a peer. The builders of the `backon` crate fit in: `Backoff::from_fn(move || builder.build())`.
     pub fn from_fn<I>(delays: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
         I: IntoIterator<Item = Duration>,

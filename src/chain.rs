@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-/// Prints an error with all its sources, as `cannot connect to db:5031: Connection refused (os error 111)`. The errors of this
-/// crate say what happened at one layer, and leave the rest to their sources, for whoever prints those anyway.
+/// Prints an error with all its sources, as `cannot connect to db:5031: Connection refused (os error 111)`. The errors
+/// of this crate say what happened at one layer, and leave the rest to their sources, so that a program which prints
+/// those too does not print it twice.
 ///
 /// ```
 /// use buffstreams::{Config, Connection, chain};

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 pub enum Endpoint {
     /// A TCP socket.
     Ip(SocketAddr),
-    /// A Unix socket. The path is empty where it has none, as that of whoever dials. One that begins with `@` is a name without a
-    /// file, which Linux and Android have: the abstract namespace.
+    /// A Unix socket. The path is empty where the socket has none, as at the end that dialed. One that begins with `@`
+    /// is a name without a file, which Linux and Android have: the abstract namespace.
     Unix(PathBuf),
 }
 

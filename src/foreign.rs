@@ -26,12 +26,14 @@ pub(crate) struct Panic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PanicSource {
-    /// The logger that the program has installed.
+    /// The logger that the program has installed, or its subscriber of `tracing`.
     Logger,
     /// The waker of a task that waited. Mostly its executor is gone, and the task with it.
     Waker,
     /// The delays of a [`Backoff::from_fn`](crate::Backoff::from_fn), or the closure that makes them.
     Backoff,
+    /// The key of a [`Route::by_key`](crate::Route::by_key), of a message that came back.
+    Key,
     /// Something of the program, an error, a future or a closure, when it was dropped.
     Drop,
     /// A task of this crate: a defect of it.
@@ -44,6 +46,7 @@ impl fmt::Display for PanicSource {
             Self::Logger => "the logger",
             Self::Waker => "a waker",
             Self::Backoff => "the delays of a backoff",
+            Self::Key => "the key of a route",
             Self::Drop => "a drop",
             Self::Task => "a task of this library",
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Who the other end of a connection is, as its transport has made sure: not what the other end says of itself.
+/// Who the other end of a connection is, as its transport has verified: not what the other end says of itself.
 ///
 /// Plain TCP knows nothing, and has no identity at all. The other end of a Unix socket has [`credentials`](Self::credentials), one
 /// that has shown a certificate over TLS has [`certificates`](Self::certificates).

@@ -43,7 +43,7 @@ impl Peer {
         self.id
     }
 
-    /// The remote end of the socket, if that has an address: whoever dials a Unix socket has none.
+    /// The remote end of the socket, if that has an address: the end that dialed a Unix socket has none.
     pub fn addr(&self) -> Option<SocketAddr> {
         match self.remote {
             Remote::Ip(addr) => Some(addr),
@@ -64,14 +64,14 @@ impl fmt::Display for Peer {
 /// Where to dial or to listen: `host:port`, an IP address with a port, Go's `:port`, or `unix:` and the path of a socket.
 ///
 /// An IPv6 address is in brackets: `[::1]:5031`. It is text until the moment it is used, so a name is resolved again on each
-/// dial, and what cannot be an address is an error there, of the kind `InvalidInput`. A host left out means every
+/// dial, but for those that go on with an acknowledged session, and what cannot be an address is an error there, of the kind `InvalidInput`. A host left out means every
 /// interface when listening, and this machine when dialing. A clone shares the text, so an address beside every
 /// message of a [`ManagerSink`](crate::ManagerSink) costs a reference count, not a copy.
 ///
-/// Whatever begins with `unix:` is a Unix socket (a host of that name is `unix.:5031`): `unix:/run/app.sock`, or a path from where
-/// the process is, `unix:app.sock`. It has 107 bytes at the most, on some systems 103. `unix:@name` is a name without a file, in
-/// the abstract namespace of Linux and Android, which anybody may listen on or dial; a file of such a name is `unix:./@name`.
-/// See [`Listener::bind`](crate::Listener::bind) for what becomes of the file.
+/// Whatever begins with `unix:` is a Unix socket (a host of that name is `unix.:5031`): `unix:/run/app.sock`, or a path
+/// from where the process is, `unix:app.sock`. It has 107 bytes at the most, on some systems 103. `unix:@name` is a
+/// name without a file, in the abstract namespace of Linux and Android, which any process may listen on or dial; a file
+/// of such a name is `unix:./@name`. See [`Listener::bind`](crate::Listener::bind) for what becomes of the file.
 ///
 /// To find out at once whether a text can be an address, as when settings are read, parse it: `text.parse::<Address>()`. From a
 /// host and a port, `Address::from(("::1", 5031))` puts the brackets where they are needed.

@@ -8,23 +8,18 @@ use std::time::{Duration, Instant};
 
 use async_std::task;
 use buffstreams::{
-    Address, Backoff, BoxError, Bytes, Config, DeadLetter, Error, Event, Events, LinkStats, Listener, Manager,
-    ManagerEvent, Reason,
+    Address, Backoff, BoxError, Config, DeadLetter, Error, Event, Events, LinkStats, Listener, Manager, ManagerEvent,
+    Reason,
 };
 use fastrand::Rng;
 use futures::task::AtomicWaker;
 use futures::{SinkExt, StreamExt, future};
 
 use crate::fault_lab::books::{Books, Ends, Id, Receipts, Tally};
+use crate::fault_lab::messages::{MAX_MESSAGE, MEAN_FRAME, message, noise, parse};
 use crate::fault_lab::proxy::{Plan, Proxy};
 
 const PRODUCERS: u32 = 4;
-/// The bytes before a message's body: its checksum, its producer, its number.
-const HEAD: usize = 16;
-/// The longest body is a little less than 4 KiB.
-const MAX_MESSAGE: usize = 4096;
-/// The mean length of a frame: the logarithm of a length is evenly spread, so that small messages are common.
-const MEAN_FRAME: u64 = 740;
 /// How much of a run is over when its last fault comes: the end shows that all is well again. What is lost and what comes
 /// back does not go through the proxy, so it is not nearer to 1.
 const FAULTY: f64 = 0.45;
@@ -247,7 +242,7 @@ async fn produce(
     count: u64,
 ) -> (u64, Option<String>) {
     let mut rng = Rng::with_seed(seed ^ (u64::from(producer) + 1) << 32);
-    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(2 * MAX_MESSAGE).collect();
+    let noise = noise(&mut rng, MAX_MESSAGE);
     let mut sink = manager.sink();
     let (mut breaks, mut burst) = (0, 0..0);
     for number in 0..count {
@@ -273,37 +268,6 @@ async fn produce(
             Err(error) => return (count, Some(format!("producer {producer}, the end: {error:?}"))),
         }
     }
-}
-
-/// A message from 16 bytes to 4 KiB, with its id and a checksum.
-fn message(id: Id, rng: &mut Rng, noise: &[u8]) -> Bytes {
-    let len = (HEAD as f64 * (MAX_MESSAGE as f64 / HEAD as f64).powf(rng.f64())) as usize;
-    let from = rng.usize(0..noise.len() - MAX_MESSAGE);
-    let mut message = vec![0; HEAD];
-    message[4..8].copy_from_slice(&id.producer.to_be_bytes());
-    message[8..16].copy_from_slice(&id.number.to_be_bytes());
-    message.extend_from_slice(&noise[from..from + len - HEAD]);
-    let checksum = checksum(&message[4..]);
-    message[..4].copy_from_slice(&checksum.to_be_bytes());
-    message.into()
-}
-
-/// The id of a message, if it is whole.
-fn parse(message: &[u8]) -> Option<Id> {
-    let (checked, rest) = message.split_first_chunk()?;
-    let (producer, body) = rest.split_first_chunk()?;
-    let number = body.first_chunk()?;
-    let id = Id { producer: u32::from_be_bytes(*producer), number: u64::from_be_bytes(*number) };
-    (u32::from_be_bytes(*checked) == checksum(rest)).then_some(id)
-}
-
-/// Sees every byte, its place and the length; eight bytes at a time, or it would be what the lab spends its time on.
-fn checksum(bytes: &[u8]) -> u32 {
-    let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    let (words, rest) = bytes.as_chunks();
-    let sum = words.iter().fold(bytes.len() as u64, |sum, word| mix(sum, u64::from_le_bytes(*word)));
-    let sum = rest.iter().fold(sum, |sum, byte| mix(sum, u64::from(*byte)));
-    (sum ^ (sum >> 32)) as u32
 }
 
 /// Counts how the receiver's connections end, until the listener is gone.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::backoff::Backoff;
+use crate::session::Session;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::wire::WireFormat;
@@ -88,6 +89,11 @@ impl Config {
     /// See [`unix_mode`](Self::unix_mode).
     pub fn get_unix_mode(&self) -> Option<u32> {
         self.unix_mode
+    }
+
+    /// See [`session`](Self::session).
+    pub fn get_session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     /// See [`tls`](Self::tls).

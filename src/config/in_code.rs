@@ -3,8 +3,6 @@
 use serde::ser::{Error, Serializer};
 
 use crate::runtime::Handle;
-#[cfg(feature = "tls")]
-use crate::tls::Tls;
 
 pub(super) fn is_default(runtime: &Handle) -> bool {
     *runtime == Handle::default()
@@ -12,9 +10,4 @@ pub(super) fn is_default(runtime: &Handle) -> bool {
 
 pub(super) fn runtime<S: Serializer>(runtime: &Handle, _: S) -> Result<S::Ok, S::Error> {
     Err(S::Error::custom(format_args!("a runtime cannot be serialized: {runtime:?} is for the program to set")))
-}
-
-#[cfg(feature = "tls")]
-pub(super) fn tls<S: Serializer>(_: &Option<Tls>, _: S) -> Result<S::Ok, S::Error> {
-    Err(S::Error::custom("TLS cannot be serialized: its certificates and keys are for the program to set"))
 }

@@ -9,12 +9,16 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::error::{ConfigError, Error, Limit};
 use crate::runtime::{Handle, Runtime};
+use crate::session::{MAGIC, MAX_MESSAGE, Session};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::wire::{Codec, WireFormat};
 
 /// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
 const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
+
+/// The shortest and the longest delay between two attempts to open a connection of a session again, where nothing else is said.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// The settings of a listener, a connection or a manager: the wire format, and every limit with its default.
 ///
@@ -83,16 +87,15 @@ pub struct Config {
     pub(crate) user_timeout: Option<Duration>,
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub(crate) unix_mode: Option<u32>,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub(crate) session: Option<Session>,
     #[cfg_attr(
         feature = "serde",
         serde(skip_deserializing, serialize_with = "in_code::runtime", skip_serializing_if = "in_code::is_default")
     )]
     pub(crate) runtime: Handle,
     #[cfg(feature = "tls")]
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_deserializing, serialize_with = "in_code::tls", skip_serializing_if = "Option::is_none")
-    )]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub(crate) tls: Option<Tls>,
 }
 
@@ -115,6 +118,7 @@ impl Default for Config {
             keepalive: Some(Duration::from_secs(60)),
             user_timeout: Some(Duration::from_secs(30)),
             unix_mode: None,
+            session: None,
             runtime: Handle::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -147,6 +151,51 @@ impl Config {
         self
     }
 
+    /// Acknowledged sessions instead of plain connections. Default: none. Both ends need one.
+    ///
+    /// A session outlives its connections. Each message has a place in it and is acknowledged when the *program* at the
+    /// other end has taken it, not when a kernel has. When a connection breaks, the end that dialed opens another, the
+    /// two ends compare how far they have come, and what had not arrived is sent again: within a session each message
+    /// is taken once and in order, over any number of connections, in both directions. It holds as long as both
+    /// processes live. Where a session is lost, because the other process has died or the [`ttl`](Session::ttl) is
+    /// over, what was sent and not acknowledged comes back as *in doubt*: it may or may not have been taken, and it is
+    /// not sent again. What was never sent goes on in the next session. Nothing is kept on a disk.
+    ///
+    /// A message is taken when the consumer asks a stream for the next one behind its batch, or when a callback has returned
+    /// `Ok`. One for which a callback returns an error is refused, and its sender gets it back.
+    ///
+    /// It costs 88 bytes each way for each connection, small acknowledgements, and memory: what was sent is held until
+    /// it is acknowledged, within [`queue_bytes`](Self::queue_bytes) and the other end's
+    /// [`window_bytes`](Session::window_bytes). A stalled consumer stalls its senders, visibly, and is not disconnected
+    /// for that.
+    ///
+    /// With a session:
+    ///
+    /// - [`wire_format`](Self::wire_format) is not used, but by [`or_plain`](Session::or_plain): each message has a header of 4
+    ///   bytes, and [`max_message_size`](Self::max_message_size) is 2^31 - 1 at the most.
+    /// - [`write_timeout`](Self::write_timeout), [`user_timeout`](Self::user_timeout), [`keepalive`](Self::keepalive) and
+    ///   [`idle_timeout`](Self::idle_timeout) are off at its sockets: the [`heartbeat`](Session::heartbeat) tells a host that has
+    ///   vanished from a consumer that is slow. `write_timeout`, or 30 s without one, is how long a listener whose replies to a
+    ///   peer have filled `queue_bytes` waits for an acknowledgement before it ends that session.
+    /// - [`frame_timeout`](Self::frame_timeout) ends a connection, and not the session.
+    /// - [`reconnect`](Self::reconnect) is `Backoff::exponential(50 ms, 5 s)` up to the `ttl` where none is given.
+    /// - [`message_ttl`](Self::message_ttl) ends when a message is first sent: it cannot be withdrawn then.
+    ///
+    /// A peer without sessions at the other end is told by the handshake, with an error that says so. On plain TCP,
+    /// anyone who can read or change the traffic can take a session over. A session protects from breaks, not from an
+    /// attacker: that is what `Config::tls` is for.
+    ///
+    /// ```
+    /// use buffstreams::{Config, Session};
+    ///
+    /// let config = Config::new().session(Session::new());
+    /// ```
+    #[must_use]
+    pub fn session(mut self, session: impl Into<Option<Session>>) -> Self {
+        self.session = session.into();
+        self
+    }
+
     /// How the length of a message is written. Default: [`WireFormat::buffstreams`]. Both ends need the same.
     #[must_use]
     pub fn wire_format(mut self, format: impl Into<WireFormat>) -> Self {
@@ -160,10 +209,10 @@ impl Config {
     /// alone. Whatever it is, memory follows the bytes received, not the length announced; with many peers the bound is
     /// `max_connections` times this.
     ///
-    /// In the [`buffstreams`](WireFormat::buffstreams) format, the default, it sets the width of the header as well, and both
-    /// ends need the same width: with up to 255 bytes it is 2, up to 65,535 it is 3, up to 16,777,215 it is 4, and so
-    /// on, a byte more for each 8 bits of the limit. The same value at both ends is the simplest way. In the
-    /// other formats each end may have a value of its own: it is the longest that this end sends and takes.
+    /// In the [`buffstreams`](WireFormat::buffstreams) format, the default, it sets the width of the header as well,
+    /// and both ends need the same width: with up to 255 bytes it is 2, up to 65,535 it is 3, up to 16,777,215 it is 4,
+    /// and so on, a byte more for each 8 bits of the limit. The same value at both ends is the simplest way. In the
+    /// other formats the two ends may have different values: each is the longest message that its end sends and takes.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
@@ -209,12 +258,12 @@ impl Config {
 
     /// Whether and how a connection that broke is opened again and again. Default: `None`, one attempt.
     ///
-    /// With a [`Backoff`], what was accepted is held while the peer is away, [`queue_bytes`](Self::queue_bytes) of it, and
-    /// nobody sees an error until the backoff gives up; then a manager's messages become dead letters with
-    /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. A peer that
-    /// accepts and closes again and again is one outage, whatever it takes in between. Without a backoff, the first attempt
-    /// that fails says so. Either way, a connection is opened again only when there is something
-    /// to write, and a first dial is not repeated.
+    /// With a [`Backoff`], what was accepted is held while the peer is away, [`queue_bytes`](Self::queue_bytes) of it,
+    /// and no error is returned until the backoff gives up; then a manager's messages become dead letters with
+    /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. A
+    /// peer that accepts and closes again and again is one outage, whatever it takes in between. Without a backoff, the
+    /// first attempt that fails says so. Either way, a connection is opened again only when there is something to
+    /// write, and a first dial is not repeated.
     #[must_use]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
@@ -224,9 +273,10 @@ impl Config {
     /// How old a message may be when it is given to the kernel. Default: no limit.
     ///
     /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
-    /// letters, or wait to become some while earlier ones are not taken, with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. A batch that a
-    /// peer has begun to take is not looked at again until its connection breaks. It bounds how stale news may be after an
-    /// outage; what a `Connection` holds is for its program to judge.
+    /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. While
+    /// earlier dead letters are not taken, the next ones are held. A batch that a peer has begun to take is not looked
+    /// at again until its connection breaks. It bounds how stale news may be after an outage; what a
+    /// `Connection` holds is for its program to judge.
     #[must_use]
     pub fn message_ttl(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.message_ttl = limit.into();
@@ -256,8 +306,8 @@ impl Config {
     /// How long a frame may take from its first byte to its last. Default: 30 s.
     ///
     /// Bounds a peer that sends a byte now and then. Time in which a listener does not read, because the inbox is full,
-    /// does not count, nor does time in which nobody polls a [`Connection`](crate::Connection). Raise it for large messages
-    /// over slow lines.
+    /// does not count, nor does time in which a [`Connection`](crate::Connection) is not polled. Raise it for large
+    /// messages over slow lines.
     #[must_use]
     pub fn frame_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.frame_timeout = limit.into();
@@ -286,10 +336,11 @@ impl Config {
 
     /// How long a listener that is being closed goes on receiving. Default: 60 s.
     ///
-    /// Bounds peers that never come to an end, by sending a byte now and then, or always another message. Who has not closed
-    /// by then is disconnected; what has arrived by then is received all the same. It is also how long
+    /// Bounds peers that never come to an end, by sending a byte now and then, or always another message. A peer that
+    /// has not closed by then is disconnected; what has arrived by then is received all the same. It is also how long
     /// [`Serving::close`](crate::Serving::close) waits for a callback. A peer that was cut off is an error there and of
-    /// [`Listener::serve`](crate::Listener::serve), and its [`Event::Disconnected`](crate::Event::Disconnected) tells of it.
+    /// [`Listener::serve`](crate::Listener::serve), and its [`Event::Disconnected`](crate::Event::Disconnected) tells
+    /// of it.
     #[must_use]
     pub fn drain_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.drain_timeout = limit.into();
@@ -325,9 +376,10 @@ impl Config {
     /// Who may dial a Unix socket that is listened on: the permissions of its file, as `chmod` takes them. Default: what the
     /// umask of the process leaves of `0o777`.
     ///
-    /// They are in force before the first connection can be made. On Linux, whoever dials needs the permission to write, and in
-    /// each folder on the way the one to search; some other systems look at the folders alone. `0o600` is for the own user,
-    /// `0o660` for the group as well. More than `0o777` is an error, and so is any for a name without a file, which has none.
+    /// They are in force before the first connection can be made. On Linux, a program that dials needs the permission
+    /// to write, and in each folder on the way the one to search; some other systems look at the folders alone. `0o600`
+    /// is for the same user, `0o660` for the group as well. More than `0o777` is an error, and so is any for a name
+    /// without a file, which has none.
     #[must_use]
     pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> Self {
         self.unix_mode = mode.into();
@@ -351,13 +403,41 @@ impl Config {
         Error::Timeout { what, after: self.limit(what).unwrap_or_default() }
     }
 
-    /// How many bytes are held while a peer is away.
-    pub(crate) fn room_while_down(&self) -> Option<usize> {
-        self.reconnect.as_ref().map(|_| self.queue_bytes)
+    /// Whether and how a connection that broke is opened again: with a session it always is.
+    pub(crate) fn backoff(&self) -> Option<Backoff> {
+        let of_session = |session: &Session| Backoff::exponential(REDIAL.0, REDIAL.1).max_elapsed(session.ttl);
+        self.reconnect.clone().or_else(|| self.session.as_ref().map(of_session))
     }
 
-    /// The format with its limit, if all settings can work.
+    /// How many bytes are held while a peer is away.
+    pub(crate) fn room_while_down(&self) -> Option<usize> {
+        self.backoff().map(|_| self.queue_bytes)
+    }
+
+    /// The format of what is sent and received, with its limit, if all settings can work. That of a session is always the same.
     pub(crate) fn codec(&self) -> Result<Codec, ConfigError> {
+        let Some(session) = &self.session else { return self.plain_codec() };
+        self.check()?;
+        let codec = Codec::new(WireFormat::u32_be(), self.max_message_size.min(MAX_MESSAGE as usize))?;
+        session.check(codec.max())?;
+        if session.or_plain {
+            let (plain, byte) = (self.plain_codec()?, MAGIC[0]);
+            if plain.can_begin_with(byte) {
+                let (wire_format, max_message_size) = (self.wire_format.to_string(), plain.max());
+                return Err(ConfigError::Ambiguous { wire_format, max_message_size, byte });
+            }
+        }
+        Ok(codec)
+    }
+
+    /// The format of a peer without a session, with its limit, if all settings of such a one can work.
+    pub(crate) fn plain_codec(&self) -> Result<Codec, ConfigError> {
+        self.check()?;
+        Codec::new(self.wire_format, self.max_message_size)
+    }
+
+    /// Whether the settings can work, whatever the format.
+    fn check(&self) -> Result<(), ConfigError> {
         let counts = [
             ("inbox_bytes", self.inbox_bytes),
             ("queue_bytes", self.queue_bytes),
@@ -381,9 +461,130 @@ impl Config {
                 return Err(ConfigError::Time { name, given, least, most });
             }
         }
-        if let Some(given) = self.unix_mode.filter(|mode| *mode > 0o777) {
-            return Err(ConfigError::UnixMode { given });
+        match self.unix_mode.filter(|mode| *mode > 0o777) {
+            Some(given) => Err(ConfigError::UnixMode { given }),
+            None => Ok(()),
         }
-        Codec::new(self.wire_format, self.max_message_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: Config) -> ConfigError {
+        config.codec().unwrap_err()
+    }
+
+    fn with(session: Session) -> Config {
+        Config::new().session(session)
+    }
+
+    const KIB: usize = 1024;
+
+    #[test]
+    fn a_window_has_room_for_what_a_read_brings_and_for_a_frame() {
+        let given = |window: usize, max: usize| with(Session::new().window_bytes(window)).max_message_size(max);
+        let least = 64 * KIB + 4 + 4096;
+        assert!(given(least, 4096).codec().is_ok());
+        let error = refused(given(least - 1, 4096));
+        let most = u32::MAX as usize;
+        assert_eq!(error, ConfigError::Window { given: least - 1, least, most, max_message_size: 4096 });
+        assert_eq!(
+            error.to_string(),
+            "window_bytes is 69635: it is from 69636, which is 64 KiB and a frame of max_message_size, 4096, to 4294967295"
+        );
+        assert!(given(most, 4096).codec().is_ok());
+        assert!(matches!(refused(given(usize::MAX, 4096)), ConfigError::Window { given: usize::MAX, .. }));
+        // However much is asked for, a session has no longer message than this.
+        let longest = (1 << 31) - 1;
+        assert_eq!(given(most, usize::MAX).codec().unwrap().max(), longest);
+        assert!(given(64 * KIB + 4 + longest, usize::MAX).codec().is_ok());
+        assert!(matches!(refused(given(64 * KIB + 3 + longest, longest)), ConfigError::Window { .. }));
+    }
+
+    #[test]
+    fn times_of_a_session_are_milliseconds_of_32_bits() {
+        let (ms, longest) = (Duration::from_millis(1), Duration::from_millis(u32::MAX.into()));
+        type Set = fn(Session, Duration) -> Session;
+        let cases: [(&str, Set, Duration); 2] =
+            [("ttl", Session::ttl, ms), ("heartbeat", Session::heartbeat, 100 * ms)];
+        for (name, set, least) in cases {
+            let given = |time| with(set(Session::new(), time));
+            for time in [least, longest] {
+                assert!(given(time).codec().is_ok(), "{name} {time:?}");
+            }
+            let nano = Duration::from_nanos(1);
+            for time in [Duration::ZERO, least - nano, longest + nano, Duration::MAX] {
+                let error =
+                    ConfigError::SessionTime { name, given: time, bound: if time < least { least } else { longest } };
+                assert_eq!(refused(given(time)), error, "{name} {time:?}");
+            }
+        }
+        let error = refused(with(Session::new().heartbeat(99 * ms)));
+        assert_eq!(error.to_string(), "heartbeat of a session is 99ms: it is at least 100ms");
+    }
+
+    #[test]
+    fn a_listener_has_room_for_a_session() {
+        assert_eq!(refused(with(Session::new().max_sessions(0))), ConfigError::Zero { name: "max_sessions" });
+        assert!(with(Session::new().max_sessions(1).detached_bytes(0)).codec().is_ok());
+    }
+
+    #[test]
+    fn plain_peers_are_taken_where_they_can_be_told_from_sessions() {
+        let given = |format| with(Session::new().or_plain()).wire_format(format);
+        for format in [WireFormat::buffstreams(), WireFormat::u16_be(), WireFormat::u32_be(), WireFormat::u64_be()] {
+            assert!(given(format).codec().is_ok(), "{format}");
+        }
+        let error = refused(given(WireFormat::u8()));
+        let wire_format = WireFormat::u8().to_string();
+        assert_eq!(error, ConfigError::Ambiguous { wire_format, max_message_size: 255, byte: 0xf5 });
+        assert_eq!(
+            error.to_string(),
+            "or_plain: in this format (u8), a frame of up to 255 bytes may begin with 0xf5, as a session does"
+        );
+        for format in [WireFormat::varint(), WireFormat::u32_le(), WireFormat::fixed(4).offset(1).into()] {
+            assert!(matches!(refused(given(format)), ConfigError::Ambiguous { .. }), "{format}");
+            assert!(given(format).max_message_size(100).codec().is_ok() != format.to_string().contains("offset"));
+            assert!(
+                with(Session::new()).wire_format(format).codec().is_ok(),
+                "{format}: without or_plain it is not used"
+            );
+        }
+        assert_eq!(refused(given(WireFormat::fixed(9).into())), ConfigError::LengthWidth { width: 9 });
+    }
+
+    #[test]
+    fn a_session_has_one_format_and_what_is_plain_keeps_its_own() {
+        let format = WireFormat::fixed(2).little_endian();
+        let config = with(Session::new()).wire_format(format);
+        assert_eq!(config.codec().unwrap(), Codec::new(WireFormat::u32_be(), 4096).unwrap());
+        assert_eq!(config.plain_codec().unwrap(), Codec::new(format.into(), 4096).unwrap());
+        let config = config.session(None);
+        assert_eq!(config.codec().unwrap(), config.plain_codec().unwrap());
+        for zero in [Config::max_message_size, Config::inbox_bytes] {
+            assert!(matches!(refused(zero(with(Session::new()), 0)), ConfigError::Zero { .. }));
+        }
+    }
+
+    #[test]
+    fn a_session_is_dialed_again_until_its_ttl_is_over() {
+        assert!(Config::new().backoff().is_none() && Config::new().room_while_down().is_none());
+        let ttl = Duration::from_secs(7);
+        let config = with(Session::new().ttl(ttl)).queue_bytes(9);
+        assert_eq!((config.backoff().unwrap().max_elapsed, config.room_while_down()), (Some(ttl), Some(9)));
+        let delays: Vec<_> = config.backoff().unwrap().delays(1).take(20).collect();
+        assert!(delays[0] <= REDIAL.0 && delays[0] >= REDIAL.0 / 2, "{delays:?}");
+        assert!(delays[19] <= REDIAL.1 && delays[19] >= REDIAL.1 / 2, "{delays:?}");
+        let given = config.reconnect(Backoff::from_fn(|| [Duration::ZERO; 2]));
+        assert_eq!(given.backoff().unwrap().delays(1).count(), 2);
+    }
+
+    #[test]
+    fn the_other_end_is_told_the_settings() {
+        let session = Session::new().window_bytes(1 << 18).heartbeat(Duration::from_micros(100_500));
+        let terms = session.terms(4096);
+        assert_eq!((terms.max_message, terms.window, terms.heartbeat, terms.ttl), (4096, 1 << 18, 100, 120_000));
     }
 }

@@ -1,9 +1,12 @@
 //! A connection: a `Sink` of messages and a `Stream` of the replies. No task and no lock stands between it and its
 //! socket; it moves when it is polled.
 
-mod read_half;
+mod halves;
+mod inlet;
+mod plain_read;
+mod plain_write;
+mod session;
 mod socket;
-mod write_half;
 
 use std::fmt;
 use std::future::Future;
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::sink::Sink;
 use futures::stream::Stream;
 
@@ -23,10 +27,11 @@ use crate::identity::Identity;
 use crate::peer::{Address, Peer};
 use crate::transport;
 use crate::wire::Codec;
-pub use read_half::ReadHalf;
+pub use halves::{ReadHalf, WriteHalf};
+pub(crate) use inlet::{Batch, Inlet};
+pub(crate) use session::{Line, Returned};
 pub(crate) use socket::OnEnd;
 use socket::{Origin, Shared};
-pub use write_half::WriteHalf;
 
 /// One connection: a `Sink<Bytes>` of messages and a `Stream<Item = Result<Bytes, Error>>` of the replies.
 ///
@@ -35,8 +40,8 @@ pub use write_half::WriteHalf;
 /// - `poll_ready` waits while 60 KiB are pending.
 /// - `start_send` never waits and never loses a message; one over the limit comes back in
 ///   [`Error::MessageTooLarge`], and the sink works on.
-/// - `poll_flush` is ready when the kernel has taken everything. That the peer's host, or its program, has it is more
-///   than TCP can tell.
+/// - `poll_flush` is ready when the kernel has taken everything. TCP cannot tell whether the peer's host, or its
+///   program, has it.
 /// - `poll_close` flushes, then ends this direction (`shutdown(Write)`); replies can still be read. It takes
 ///   `close_timeout` at the most.
 ///
@@ -53,15 +58,15 @@ pub use write_half::WriteHalf;
 ///
 /// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
 /// [`Error::Dial`], [`Error::DialTimeout`]. `poll_ready` leaves it to `start_send`, which returns it as the source of
-/// [`Error::NotSent`], and the message that there was no room for with it. So whatever was given to `feed` or `send` is
-/// written, held, or in the error ([`Error::into_unsent`]).
+/// [`Error::NotSent`], and the message that there was no room for with it. So a message that was given to `feed` or
+/// `send` is written, held, or in the error ([`Error::into_unsent`]).
 ///
 /// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
 /// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an
-/// [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end may arrive
-/// too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it. On other
-/// systems than Linux and Android, any reply that was not read hides it. Over TLS it is the end of the socket that counts, with
-/// which an end of this crate follows the end of its session at once.
+/// [`Error::Write`].) A peer that has ended its sending direction looks the same, and counts as closed. Its end may
+/// arrive too late: if it closes at the same moment, or if more replies than the kernel has room for lie before it. On
+/// other systems than Linux and Android, any reply that was not read hides it. Over TLS it is the end of the socket
+/// that counts. An end of this crate closes its socket as soon as its TLS session has ended.
 ///
 /// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
 /// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
@@ -78,16 +83,18 @@ pub use write_half::WriteHalf;
 ///
 /// # Time limits
 ///
-/// `write_timeout`, `frame_timeout`, `idle_timeout` and `close_timeout` count the time in which somebody waits. While nobody
-/// polls, because a future was dropped or the program is busy, none of them runs; only a pause of less than a quarter of the
-/// limit looks like a wait, and counts. Each call of [`close`](Self::close) has a time of its own.
+/// `write_timeout`, `frame_timeout`, `idle_timeout` and `close_timeout` count the time in which the program waits for
+/// the connection. While it is not polled, because a future was dropped or the program is busy, none of them runs; only
+/// a pause of less than a quarter of the limit looks like a wait, and counts. Each call of [`close`](Self::close) has
+/// the whole time.
 ///
 /// # Cancel safety and dropping
 ///
 /// Dropping a future of `next`, `feed`, `send`, `flush` or `close` loses nothing that was accepted. Dropping the
-/// connection closes its socket at once, without waiting for what is pending; close it first. After a close, what the
+/// connection closes its socket at once, without waiting for what is pending; close it first. Of an acknowledged session that was
+/// dialed, the other end is told that it is over, for which the socket is kept in the background for a second at the most. After a close, what the
 /// peer still sends is read and discarded in the background for `close_timeout` at the most, since a socket that is
-/// dropped with unread input would cut off our own last messages.
+/// dropped with unread input would cut off the last messages of this end.
 pub struct Connection {
     read: ReadHalf,
     write: WriteHalf,
@@ -100,8 +107,27 @@ impl Connection {
     /// [`Error::Dial`], [`Error::DialTimeout`] and, with TLS, `Error::Tls`. Dropping the future gives the attempt up.
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
+        if let Some(session) = &config.session {
+            let window = session.terms(codec.max()).window;
+            // On the heap: who has no session does not make room for it.
+            let (read, write) = session::dial(address, config, codec, window).boxed().await?;
+            return Ok(Self { read: ReadHalf::session(read), write: WriteHalf::session(write) });
+        }
         let stream = transport::dial(&address, &config).await?;
         Ok(Self::new(stream, config, codec, Origin::Dialed { address }))
+    }
+
+    /// That of a session that a listener has accepted.
+    pub(crate) fn of_session(
+        line: Arc<dyn Line>,
+        inlet: Arc<Inlet>,
+        returned: Arc<Returned>,
+        config: Config,
+        codec: Codec,
+        peer: Peer,
+    ) -> Self {
+        let (read, write) = session::accepted(line, inlet, returned, config, codec, peer);
+        Self { read: ReadHalf::session(read), write: WriteHalf::session(write) }
     }
 
     /// The connection of a socket that a listener accepted.
@@ -111,7 +137,7 @@ impl Connection {
 
     fn new(stream: transport::Stream, config: Config, codec: Codec, origin: Origin) -> Self {
         let shared = Shared::new(stream, config, codec, origin);
-        Self { read: ReadHalf::new(shared.clone()), write: WriteHalf::new(shared) }
+        Self { read: ReadHalf::plain(shared.clone()), write: WriteHalf::plain(shared) }
     }
 
     /// Who has connected, as the listener's events name them; `None` for a connection that was dialed.
@@ -129,8 +155,8 @@ impl Connection {
         self.write.local_addr()
     }
 
-    /// Who the other end is, as the transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP. After
-    /// it was opened again, it may be another.
+    /// Who the other end is, as the transport has verified: see [`Identity`]. `None` if the transport does not know, as
+    /// over plain TCP. After the connection was opened again, it may be another.
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.write.identity()
     }
@@ -141,8 +167,8 @@ impl Connection {
         (self.read, self.write)
     }
 
-    /// Flushes, then ends the sending direction, as `poll_close` does. It takes `close_timeout` at the most, and each call
-    /// has all that time, whatever became of one before it.
+    /// Flushes, then ends the sending direction, as `poll_close` does. It takes `close_timeout` at the most. Each call
+    /// has all of that time, whatever became of the one before.
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.write.close()
     }
@@ -174,9 +200,19 @@ impl Connection {
         self.write.try_feed(message)
     }
 
-    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell: see [`WriteHalf::ready`].
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to return: see [`WriteHalf::ready`].
     pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.write.ready()
+    }
+
+    /// Waits until all that was accepted is acknowledged: see [`WriteHalf::barrier`].
+    pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.write.barrier()
+    }
+
+    /// See [`WriteHalf::take_in_doubt`].
+    pub fn take_in_doubt(&mut self) -> Vec<Bytes> {
+        self.write.take_in_doubt()
     }
 
     /// Waits for the next messages, all of one read together: see [`ReadHalf::next_batch`].

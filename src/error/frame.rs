@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A header that makes no sense: the stream has lost its place, and nothing after it can be trusted.
 ///
-/// It is never skipped over. Its peer is disconnected; nobody else is. Where the bytes are telling, it says what they look
-/// like, because two ends that disagree on a setting is how this mostly comes about.
+/// It is never skipped over. Its peer is disconnected, and no other. Where that can be told, it says what the bytes
+/// look like: mostly the two ends disagree on a setting.
 ///
 /// It can be logged. As text it has the bytes that were read as a length, 10 at the most, and in `Debug` none; never what is
 /// behind a header. Where the peer speaks another format, the bytes in that place may be of a message.
@@ -26,8 +26,8 @@ impl FrameError {
         Self { kind, looks_like, header: header.to_vec(), offset }
     }
 
-    /// The bytes at which the stream lost its place: as many as a header of the configured format has, from 1 to 16, and
-    /// nothing of what is behind it.
+    /// The bytes at which the stream lost its place: as many as a header of the configured format has, from 1 to 16,
+    /// and nothing of what is behind it.
     ///
     /// They are a header only if the peer speaks this format. If it does not, they are whatever it sent there, which may be
     /// of a message: think before you log them.
@@ -105,8 +105,8 @@ pub enum FrameErrorKind {
 
 /// What bytes look like that the configured format cannot read.
 ///
-/// Mostly there is no telling, and then nothing is said: a wrong name costs more time than none. Of 1,000 names one at the most
-/// is wrong, and far fewer of those of a foreign protocol.
+/// Mostly that cannot be told, and then nothing is said: a wrong name costs more time than none. Of 1,000 names at most
+/// one is wrong, and far fewer of those of a foreign protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LooksLike {
@@ -168,6 +168,9 @@ pub enum LooksLike {
     },
     /// Protobuf's own varint delimiter.
     Varint,
+    /// The handshake of an acknowledged session: the other end has [`Config::session`](crate::Config::session), and
+    /// this one has not.
+    Session,
     /// Frames of the configured format, where a TLS session should begin.
     #[cfg(feature = "tls")]
     WithoutTls,
@@ -197,6 +200,7 @@ impl fmt::Display for LooksLike {
             Self::LengthIncludesHeader => "a length that includes the header",
             Self::LengthExcludesHeader => "a length that does not include the header",
             Self::Varint => "protobuf's varint delimiter",
+            Self::Session => "the handshake of an acknowledged session: is Config::session set at both ends?",
             #[cfg(feature = "tls")]
             Self::WithoutTls => "frames of this format without TLS",
             Self::BuffstreamsWidth { width } => {

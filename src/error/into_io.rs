@@ -2,9 +2,9 @@
 
 use std::io::{self, ErrorKind};
 
-use super::Error;
 #[cfg(feature = "tls")]
 use super::TlsError;
+use super::{Error, HandshakeErrorKind};
 
 /// For functions that return `io::Result`. The error itself is inside, whole, with the message that was not sent where there is
 /// one: see [`io::Error::get_ref`] and [`io::Error::downcast`].
@@ -12,7 +12,7 @@ use super::TlsError;
 /// The kind is that of the system's error, where it comes of one, be it inside [`Error::NotSent`]. Otherwise it is `InvalidInput` for
 /// a setting that cannot work and a message that is too long, `TimedOut`, `UnexpectedEof` for what was cut short, `InvalidData`
 /// for what makes no sense or cannot be encoded or decoded, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed,
-/// `QuotaExceeded` for a queue that is full, and `Other` for a panic.
+/// `QuotaExceeded` for a queue that is full, `ConnectionAborted` where a session is lost, and `Other` for a panic.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(kind(&error), error)
@@ -38,6 +38,21 @@ fn kind(error: &Error) -> ErrorKind {
         Error::QueueFull { .. } => ErrorKind::QuotaExceeded,
         Error::Panicked { .. } => ErrorKind::Other,
         Error::Closed { .. } => ErrorKind::BrokenPipe,
+        Error::Handshake { kind, .. } => kind_of_handshake(kind),
+        Error::SessionLost { .. } | Error::InDoubt { .. } => ErrorKind::ConnectionAborted,
+        Error::Refused { .. } => ErrorKind::ConnectionRefused,
+        Error::NoSession => ErrorKind::Unsupported,
+    }
+}
+
+fn kind_of_handshake(kind: &HandshakeErrorKind) -> ErrorKind {
+    match kind {
+        HandshakeErrorKind::Io(kind) => *kind,
+        HandshakeErrorKind::NoAnswer | HandshakeErrorKind::Truncated { .. } => ErrorKind::UnexpectedEof,
+        HandshakeErrorKind::Timeout { .. } => ErrorKind::TimedOut,
+        HandshakeErrorKind::Denied => ErrorKind::PermissionDenied,
+        HandshakeErrorKind::Busy { .. } => ErrorKind::ResourceBusy,
+        _ => ErrorKind::InvalidData,
     }
 }
 
@@ -57,7 +72,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::{ConfigError, Limit};
+    use crate::error::{ConfigError, Limit, Loss};
     use crate::foreign::PanicSource;
 
     /// Kept here because nobody outside can make each of them.
@@ -67,6 +82,7 @@ mod tests {
         let refused = || io::Error::from(ErrorKind::ConnectionRefused);
         let message = || bytes::Bytes::from_static(b"one").into();
         let frame = crate::Config::new().codec().map(crate::wire::Decoder::with).unwrap().header(&[1, 0, 0]);
+        let no_session = |kind| Error::Handshake { address: address(), kind };
         let not_sent = |source| Error::NotSent { address: address(), message: None, source: Arc::new(source) };
         for (error, kind) in [
             (ConfigError::NoRuntime.into(), ErrorKind::InvalidInput),
@@ -88,6 +104,16 @@ mod tests {
             (Error::QueueFull { max: 1 }, ErrorKind::QuotaExceeded),
             (Error::Panicked { what: PanicSource::Task }, ErrorKind::Other),
             (Error::Closed { message: None }, ErrorKind::BrokenPipe),
+            (Error::SessionLost { in_doubt: 1, why: Loss::Expired }, ErrorKind::ConnectionAborted),
+            (Error::InDoubt { message: None, why: None }, ErrorKind::ConnectionAborted),
+            (Error::Refused { message: None }, ErrorKind::ConnectionRefused),
+            (Error::NoSession, ErrorKind::Unsupported),
+            (no_session(HandshakeErrorKind::Io(ErrorKind::ConnectionReset)), ErrorKind::ConnectionReset),
+            (no_session(HandshakeErrorKind::NoAnswer), ErrorKind::UnexpectedEof),
+            (no_session(HandshakeErrorKind::Timeout { after }), ErrorKind::TimedOut),
+            (no_session(HandshakeErrorKind::Denied), ErrorKind::PermissionDenied),
+            (no_session(HandshakeErrorKind::Busy { retry_in: after }), ErrorKind::ResourceBusy),
+            (no_session(HandshakeErrorKind::Fenced), ErrorKind::InvalidData),
         ] {
             let text = error.to_string();
             let error = io::Error::from(error);

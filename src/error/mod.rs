@@ -7,6 +7,7 @@ mod frame;
 mod into_io;
 mod limit;
 mod parse;
+mod session;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -23,10 +24,12 @@ use frame::Hint;
 pub use frame::{FrameError, FrameErrorKind, LooksLike};
 pub use limit::Limit;
 pub use parse::ParseWireFormatError;
+use session::Doubt;
+pub use session::{HandshakeErrorKind, Loss, SessionErrorCode};
 #[cfg(feature = "tls")]
 pub use tls::TlsError;
 
-/// An error of a callback: whatever the program's own error is.
+/// An error of a callback: any error of the program.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types. What is not PEM,
@@ -79,6 +82,24 @@ pub enum ConfigError {
         /// What is wrong.
         problem: String,
     },
+    /// A file with certificates or a key cannot be read.
+    #[cfg(feature = "tls")]
+    #[error("cannot read {path}: {kind}")]
+    TlsFile {
+        /// The file.
+        path: String,
+        /// Why not.
+        kind: io::ErrorKind,
+    },
+    /// A certificate is named without its private key, or the key without its certificate.
+    #[cfg(feature = "tls")]
+    #[error("tls.client names its {given}, and not its {missing}")]
+    TlsPair {
+        /// What is there.
+        given: &'static str,
+        /// What is missing.
+        missing: &'static str,
+    },
     /// The private key is not that of the certificate.
     #[cfg(feature = "tls")]
     #[error("the private key is not that of the certificate")]
@@ -114,6 +135,42 @@ pub enum ConfigError {
         least: Duration,
         /// The longest.
         most: Duration,
+    },
+    /// A window of a session that has no room for what may have to wait in it together, or none that can be.
+    #[error(
+        "window_bytes is {given}: it is from {least}, which is 64 KiB and a frame of max_message_size, {max_message_size}, to {most}"
+    )]
+    Window {
+        /// The window asked for, in bytes.
+        given: usize,
+        /// The smallest, in bytes.
+        least: usize,
+        /// The largest, in bytes.
+        most: usize,
+        /// The longest message that a session of this configuration has, in bytes.
+        max_message_size: usize,
+    },
+    /// A time that a session cannot have.
+    #[error("{name} of a session is {given:?}: it is at {} {bound:?}", if given < bound { "least" } else { "most" })]
+    SessionTime {
+        /// The setting.
+        name: &'static str,
+        /// The time asked for.
+        given: Duration,
+        /// The shortest, or the longest, that there may be.
+        bound: Duration,
+    },
+    /// Peers with and without sessions cannot be told apart: see [`Session::or_plain`](crate::Session::or_plain).
+    #[error(
+        "or_plain: in this format ({wire_format}), a frame of up to {max_message_size} bytes may begin with {byte:#04x}, as a session does"
+    )]
+    Ambiguous {
+        /// What prints the format that was asked for.
+        wire_format: String,
+        /// The longest message that is sent or received in this format, in bytes.
+        max_message_size: usize,
+        /// The byte.
+        byte: u8,
     },
     /// The wire format cannot write a length this large.
     #[error("max_message_size is {asked} bytes: this wire format holds at most {max}")]
@@ -196,7 +253,8 @@ pub enum Error {
         message: Unsent,
     },
 
-    /// There is no TLS session with whoever was dialed. That the handshake takes too long is a [`DialTimeout`](Self::DialTimeout).
+    /// The handshake of TLS with the end that was dialed failed. That the handshake takes too long is a
+    /// [`DialTimeout`](Self::DialTimeout).
     #[cfg(feature = "tls")]
     #[error("no TLS session with {address}")]
     #[non_exhaustive]
@@ -206,6 +264,47 @@ pub enum Error {
         /// Why not.
         source: TlsError,
     },
+
+    /// The handshake of an acknowledged session with the end that was dialed failed. That of TLS, where there is one,
+    /// was done before.
+    #[error("no session with {address}: {kind}")]
+    Handshake {
+        /// The address, as it was given.
+        address: Address,
+        /// Why not.
+        kind: HandshakeErrorKind,
+    },
+
+    /// A session is lost, and cannot be resumed. The next one starts anew, with what was not sent.
+    #[error("the session is lost, with {in_doubt} in doubt: {why}")]
+    SessionLost {
+        /// How many messages were sent in it and not acknowledged. Each of them may or may not have been taken, and none is
+        /// sent again.
+        in_doubt: usize,
+        /// Why.
+        why: Loss,
+    },
+
+    /// The message was sent, and the program at the other end refused it. Its session goes on.
+    #[error("the program at the other end refused it")]
+    Refused {
+        /// The message that was refused, where the operation had one.
+        message: Option<Unsent>,
+    },
+
+    /// The message was sent, and it is no longer known whether the program at the other end has taken it. It is not
+    /// sent again: if it was taken, that would be twice.
+    #[error("it may or may not have been taken: {}", Doubt(why))]
+    InDoubt {
+        /// The message that is in doubt, where the operation had one.
+        message: Option<Unsent>,
+        /// Why its session was lost; `None` where it goes on, and the other end's program has dropped the message.
+        why: Option<Loss>,
+    },
+
+    /// There is no session to wait for acknowledgements in: [`Config::session`](crate::Config::session) is not set.
+    #[error("it has no session: what it sends is not acknowledged")]
+    NoSession,
 
     /// A typed message could not be encoded, and was not sent; the sink works on. The source is the codec's error, or
     /// [`BufferFull`](crate::typed::BufferFull) where the message is over `max_message_size`.
@@ -228,8 +327,8 @@ pub enum Error {
     #[error(transparent)]
     Frame(#[from] FrameError),
 
-    /// The stream ended inside a frame; or, over TLS, without the message `close_notify` that ends a session, and then `got` may
-    /// be 0: somebody may have cut it short.
+    /// The stream ended inside a frame; or, over TLS, without the message `close_notify` that ends a session, and then
+    /// `got` may be 0: an attacker may have cut it short.
     #[error("the stream ended inside a frame: {got} of {want} bytes received{}", Hint(looks_like))]
     #[non_exhaustive]
     Truncated {
@@ -285,7 +384,8 @@ pub enum Error {
         after: Duration,
     },
 
-    /// A queue holds as much as it may, and whoever had messages for it could not wait: why they became dead letters.
+    /// A queue holds as much as it may, and a sink that was dropped could not wait for room: why its messages became
+    /// dead letters.
     #[error("the queue is full: {max} bytes or more are held")]
     #[non_exhaustive]
     QueueFull {
@@ -312,7 +412,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Takes the message that was not sent out of the error, where it holds one.
+    /// Takes the message that was not sent out of the error, where it holds one. One that was sent, and was
+    /// [refused](Self::Refused) or is [in doubt](Self::InDoubt), stays where it is: if it were sent again, it might be
+    /// taken twice.
     pub fn into_unsent(self) -> Option<Bytes> {
         match self {
             Self::MessageTooLarge { message, .. } | Self::NotWritten { message, .. } => Some(message.into_inner()),
@@ -324,7 +426,7 @@ impl Error {
     }
 }
 
-/// A message that was not sent, given back inside an error. It prints its length, never its content, so an error can
+/// A message given back inside an error: it was not sent, or its error says what else became of it. It prints its length, never its content, so an error can
 /// be logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Unsent(Bytes);

@@ -7,11 +7,12 @@ use super::frame::{Hint, LooksLike};
 
 /// Why there is no TLS session with the other end, or none any more: what was expected, and what came.
 ///
-/// No message has been received before the handshake is over. One that has failed for whoever dials has sent none either. One
-/// that fails for whoever was dialed may have been over at the other end: see [`Tls`](crate::Tls).
+/// No message has been received before the handshake is over. Where it failed at the end that dials, that has sent none
+/// either. Where it failed at the end that was dialed, it may already have been over at the other end: see
+/// [`Tls`](crate::Tls).
 ///
-/// That of a session that there was is inside [`Error::Read`](crate::Error::Read): `error.get_ref()` of the `io::Error` can be
-/// downcast to it. In a [`Reason::Failed`](crate::Reason::Failed) it is text.
+/// The error of a session that ended later is inside [`Error::Read`](crate::Error::Read): `error.get_ref()` of the
+/// `io::Error` can be downcast to it. In a [`Reason::Failed`](crate::Reason::Failed) it is text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -31,8 +32,8 @@ pub enum TlsError {
         received: u64,
     },
 
-    /// The handshake of somebody who has connected took longer than `dial_timeout` allows; or, while the listener closes,
-    /// `close_timeout`.
+    /// The handshake of a client that has connected took longer than `dial_timeout` allows; or, while the listener
+    /// closes, `close_timeout`.
     #[error("the handshake is not over after {after:?}")]
     #[non_exhaustive]
     Timeout {
@@ -82,7 +83,7 @@ pub enum TlsError {
         presented: Vec<String>,
     },
 
-    /// The certificate was not signed by anybody who is trusted here.
+    /// The certificate was not signed by an authority that is trusted here.
     #[error("the certificate was signed by an authority that is not known here")]
     UnknownIssuer,
 

@@ -9,9 +9,9 @@ use crate::wire::{Frames, Slices};
 
 /// Messages that were received together: what one read brought, in order. It is never empty.
 ///
-/// They are looked at where they lie, without a copy and without a count of references for each, by [`iter`](Self::iter), as
-/// often as one likes. A message that is to be kept is taken out by [`slice_ref`](Self::slice_ref), and all of them by
-/// [`bytes`](Self::bytes): each of these shares the memory of the read, as the items of the stream do.
+/// They are looked at where they lie, without a copy and without a count of references for each, by
+/// [`iter`](Self::iter), as often as needed. To keep a message, take it out with [`slice_ref`](Self::slice_ref), and
+/// all of them with [`bytes`](Self::bytes): each of these shares the memory of the read, as the items of the stream do.
 pub struct Messages(Frames);
 
 impl Messages {

@@ -13,6 +13,7 @@ use super::buffers::{CHUNK, Lent};
 use super::messages::Messages;
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
+use crate::session::{Control, Frame, Side, Violation};
 use crate::wire::{Decoder, Frames, Start};
 
 /// Up to this many bytes of an unfinished frame are set aside in a buffer of about their size while the reader waits: a peer
@@ -34,8 +35,9 @@ const READS_PER_POLL: usize = 16;
 /// file, or a test. A clean end between two frames is the end of the stream; an end inside a frame is
 /// [`Error::Truncated`]; a header that makes no sense is [`Error::Frame`]. After an error the stream ends.
 ///
-/// A message shares the memory of the read that it came in: keeping a small one alive keeps at most four times the bytes
-/// that were received with it, or about 128 bytes. It is never the only owner of that memory, which is used again. Dropping a future that waits for the next message loses nothing.
+/// A message shares the memory of the read that it came in: keeping a small one alive keeps at most four times the
+/// bytes that were received with it, or about 128 bytes. It is never the only owner of that memory, which is used
+/// again. Dropping a future that waits for the next message loses nothing.
 ///
 /// ```
 /// use buffstreams::{Config, Reader};
@@ -57,9 +59,18 @@ pub struct Reader<R> {
     want: usize,
     /// It stopped reading to let other tasks run, not because nothing was there.
     yielded: bool,
-    /// What the peer may speak is told by how the connection started.
-    start: Start,
+    dialect: Dialect,
     frames: Frames,
+}
+
+/// What the peer speaks.
+struct Dialect {
+    /// It is told by how the connection started.
+    start: Start,
+    /// The frames are those of a session, in which this side is at the other end, and what is no message is a control.
+    session: Option<Side>,
+    /// What stood where a header should be: it comes before what is in the buffer.
+    control: Option<Result<Control, Violation>>,
 }
 
 enum Source<R> {
@@ -94,9 +105,9 @@ pub(crate) struct Batch {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// Reads frames of `config`'s format and limit from `io`.
+    /// Reads frames of `config`'s format and limit from `io`. It knows no sessions: [`Config::session`] changes nothing here.
     pub fn new(io: R, config: &Config) -> Result<Self, ConfigError> {
-        config.codec().map(|codec| Self::with(io, Decoder::with(codec)))
+        config.plain_codec().map(|codec| Self::with(io, Decoder::with(codec)))
     }
 
     /// Takes it apart: the transport, and what was read from it and not yielded, from the header of the next message on. To go on
@@ -115,8 +126,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Waits for the next messages, all of one read together: see [`Messages`]. `None` at the end.
     ///
-    /// It goes together with the stream, in turn: what that has not yielded of a read is what comes first. The errors and the
-    /// end are those of the stream. Dropping the future loses nothing.
+    /// It can be mixed with the stream: what that has not yielded of a read comes first. The errors and the end are
+    /// those of the stream. Dropping the future loses nothing.
     ///
     /// ```
     /// use buffstreams::{Config, Reader};
@@ -145,7 +156,27 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) fn with(io: R, decoder: Decoder) -> Self {
         let frames = Frames::new(decoder, Bytes::new());
         let source = Source::Open(io);
-        Self { source, buffer: Buffer::Empty, want: 0, yielded: false, start: Start::new(), frames }
+        Self {
+            source,
+            buffer: Buffer::Empty,
+            want: 0,
+            yielded: false,
+            dialect: Dialect { start: Start::new(), session: None, control: None },
+            frames,
+        }
+    }
+
+    /// Reads what `from` sends in a session. What is no message comes by [`take_control`](Self::take_control).
+    pub(crate) fn in_session(io: R, decoder: Decoder, from: Side) -> Self {
+        let mut reader = Self::with(io, decoder);
+        reader.dialect.session = Some(from);
+        reader
+    }
+
+    /// In a session, when [`poll_fill`](Self::poll_fill) is ready: the control that came, if it was one, and not frames. After a
+    /// violation nothing behind it can be trusted.
+    pub(crate) fn take_control(&mut self) -> Option<Result<Control, Violation>> {
+        self.dialect.control.take()
     }
 
     /// Whether a frame has begun and has not ended.
@@ -174,10 +205,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         &mut self.frames
     }
 
+    /// The last message that was taken out of the frames did not decode: without a session, nobody is told.
+    pub(crate) fn refuse_last(&mut self) {}
+
     /// Takes what was received.
     pub(crate) fn take_frames(&mut self) -> Frames {
-        let none = Frames::new(self.frames.decoder(), Bytes::new());
-        std::mem::replace(&mut self.frames, none)
+        self.frames.take_rest()
     }
 
     /// Waits for more frames; `false` at a clean end. It comes once for each batch.
@@ -194,7 +227,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
         let Source::Open(io) = &mut self.source else { return Poll::Ready(Ok(false)) };
         let decoder = self.frames.decoder();
-        let polled = self.buffer.poll_fill(io, decoder, &self.start, &mut self.want, &mut self.yielded, cx);
+        let Self { buffer, dialect, want, yielded, .. } = self;
+        let polled = buffer.poll_fill(io, decoder, dialect, want, yielded, cx);
         if let Poll::Ready(Ok(false) | Err(_)) = polled {
             self.source = Source::Ended;
             self.buffer = Buffer::Empty;
@@ -209,7 +243,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Batch { frames: Frames::new(decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
         };
         let scan = decoder.scan(&buf[..filled], |_| {});
-        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
+        self.dialect.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         let end = scan.end;
         self.want = scan.want();
         // A buffer of the pool may be many times larger than what was read into it.
@@ -246,7 +280,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
         let decoder = self.frames.decoder();
         let scan = decoder.scan(&buf[..filled], visit);
-        self.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
+        self.dialect.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         self.want = scan.want();
         buf.copy_within(scan.end..filled, 0);
         self.buffer = Buffer::of(buf, filled - scan.end);
@@ -309,7 +343,7 @@ impl Buffer {
         &mut self,
         io: &mut R,
         decoder: Decoder,
-        start: &Start,
+        Dialect { start, session, control }: &mut Dialect,
         want: &mut usize,
         yielded: &mut bool,
         cx: &mut Context<'_>,
@@ -319,7 +353,24 @@ impl Buffer {
         for _ in 0..READS_PER_POLL {
             // A frame that has been announced is looked at again when it is whole, and not before.
             if filled > 0 && filled >= *want {
-                *want = decoder.want(&buf[..filled]).map_err(|kind| start.refuse(decoder, kind, &buf[..filled]))?;
+                *want = match (decoder.want(&buf[..filled]), *session) {
+                    (Ok(want), _) => want,
+                    (Err(kind), None) => return Poll::Ready(Err(start.refuse(decoder, kind, &buf[..filled]).into())),
+                    (Err(_), Some(from)) => match control_in(&buf[..filled], decoder, from) {
+                        Ok((read, len)) if len <= filled => {
+                            *control = read.map(Ok);
+                            *want = 0;
+                            buf.copy_within(len..filled, 0);
+                            *self = Self::of(buf, filled - len);
+                            return Poll::Ready(Ok(true));
+                        }
+                        Ok((_, len)) => len,
+                        Err(violation) => {
+                            *control = Some(Err(violation));
+                            return Poll::Ready(Ok(true));
+                        }
+                    },
+                };
                 if *want <= filled {
                     *self = Self::Lent { buf, filled };
                     return Poll::Ready(Ok(true));
@@ -352,6 +403,15 @@ impl Buffer {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// The control at the start of `received`, where there is no message, and how many bytes it has; it may not be whole.
+fn control_in(received: &[u8], decoder: Decoder, from: Side) -> Result<(Option<Control>, usize), Violation> {
+    let max = u32::try_from(decoder.max_message_size()).unwrap_or(u32::MAX);
+    Ok(match Frame::parse(received, max, from)? {
+        Some((Frame::Control(control), len)) => (Some(control), len),
+        Some((Frame::Data(_), _)) | None => (None, Frame::len_of(received)),
+    })
 }
 
 /// Whether it is an end where there should be more: inside a frame, or, as the transport knows, anywhere.

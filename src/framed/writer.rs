@@ -33,9 +33,9 @@ const MAX_SLICES: usize = 32;
 /// - `poll_close` flushes, then closes the transport.
 ///
 /// After [`Error::Write`] it is closed, and gives each message back in [`Error::Closed`];
-/// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. `poll_ready` does not fail: a
-/// break that it meets is told by `start_send`, in [`Error::NotWritten`] with the message that there was no room for, or by
-/// the next flush. Dropping a future that waits loses nothing.
+/// [`into_unsent`](Self::into_unsent) gives those back that the transport had not taken whole. `poll_ready` does not
+/// fail: a break that it meets is returned by `start_send`, in [`Error::NotWritten`] with the message that there was no
+/// room for, or by the next flush. Dropping a future that waits loses nothing.
 ///
 /// Large messages, and several at once, are written by `poll_write_vectored`. A socket of std, of async-std or of async-io
 /// raises SIGPIPE there when its peer is gone: in a program that has restored the default action, that ends the process. A
@@ -62,9 +62,9 @@ impl<W> State<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
-    /// Writes frames of `config`'s format and limit to `io`.
+    /// Writes frames of `config`'s format and limit to `io`. It knows no sessions: [`Config::session`] changes nothing here.
     pub fn new(io: W, config: &Config) -> Result<Self, ConfigError> {
-        config.codec().map(|codec| Self::with(io, Output::new(codec)))
+        config.plain_codec().map(|codec| Self::with(io, Output::new(codec)))
     }
 
     /// Goes on, on a new transport, with what an old one did not take.
@@ -102,8 +102,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
     }
 
-    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell. Dropping the future
-    /// loses nothing.
+    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to return. Dropping
+    /// the future loses nothing.
     pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Unpin {
         poll_fn(|cx| self.poll_ready_unpin(cx))
     }
@@ -140,6 +140,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(crate) fn into_io_and_output(mut self) -> (Option<W>, Output) {
         self.output.rewind();
         (self.state.into_io(), self.output)
+    }
+
+    /// The transport, if it is open.
+    pub(crate) fn into_io(self) -> Option<W> {
+        self.state.into_io()
     }
 
     /// The transport, while it is open.

@@ -10,6 +10,9 @@ use crate::foreign::{self, Panic, PanicHook, PanicSource};
 /// The shortest delay: without one, a peer that refuses would keep a core busy.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// After how long one that was given up is dialed again, where the backoff has no delay at all.
+const PROBES: Duration = Duration::from_secs(1);
+
 /// Without a backoff: how many connections in a row may break without having taken a whole message, before the messages
 /// come back.
 const BREAKS_IN_VAIN: u32 = 3;
@@ -34,6 +37,8 @@ struct Outage {
     began: Instant,
     /// Made when the first attempt has failed.
     delays: Option<Delays>,
+    /// The longest of them so far.
+    longest: Option<Duration>,
     attempts: u32,
     /// The peer refused a message, and without a backoff it is tried again at once.
     once_more: bool,
@@ -116,8 +121,18 @@ impl Retries {
             }
         }
         self.start_over();
-        self.outage = Some(Outage { began: now, delays: None, attempts: 1, once_more: false, idle: false });
+        self.outage =
+            Some(Outage { began: now, delays: None, longest: None, attempts: 1, once_more: false, idle: false });
         Ok(Some(Duration::ZERO))
+    }
+
+    /// All was given up, and another attempt is made all the same, after this delay: the next one of the backoff, or where it
+    /// has no more, the longest that it had.
+    pub(crate) fn probe(&mut self) -> Duration {
+        let next = self.delay().unwrap_or_default();
+        self.once_more();
+        let longest = self.outage.as_ref().and_then(|outage| outage.longest);
+        next.or(longest).unwrap_or(PROBES)
     }
 
     /// The next delay of the outage that goes on.
@@ -131,7 +146,11 @@ impl Retries {
             none => foreign::call(|| none.insert(backoff.delays(self.rng.u64(..))).next()),
         };
         let panic = match next {
-            Ok(delay) => return Ok(delay.map(|delay| delay.max(SHORTEST))),
+            Ok(delay) => {
+                let delay = delay.map(|delay| delay.max(SHORTEST));
+                outage.longest = outage.longest.max(delay);
+                return Ok(delay);
+            }
             Err(panic) => panic,
         };
         // It is not asked again.

@@ -3,42 +3,66 @@
 //! The books of the attempts, [`Retries`], last as long as the connection; [`Down`] is there from a break until it is open
 //! again. What is held meanwhile, and who is told, is the business of whoever drives it.
 
+mod attached;
 mod attempts;
 mod dial;
+mod handle;
+mod handshake;
+mod health;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod opened;
+mod owner;
+mod parting;
+mod redial;
+mod serve;
+mod session;
+mod socket;
+mod stats;
+mod task;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::peer::Address;
 use crate::runtime::Handle;
 use crate::transport::Stream;
+pub(crate) use attached::{Attached, Break, Came};
 pub(crate) use attempts::Retries;
 pub(crate) use dial::Dial;
+pub(crate) use handle::Link;
+pub use health::Health;
+pub(crate) use opened::First;
+pub(crate) use owner::{News, Owner};
+pub(crate) use parting::{part, refuse};
+pub use stats::LinkStats;
 
 /// A connection that broke, or could not be opened again, and how far it is with the next attempt. `W` is why: the last
 /// error, as its owner tells it when there is no other attempt.
-pub(crate) struct Down<W> {
+pub(crate) struct Down<W, T = Stream> {
     pub(crate) why: W,
-    step: Step,
+    /// The other end has said so: whatever the delay, no attempt is made before.
+    pub(crate) not_before: Option<Instant>,
+    step: Step<T>,
 }
 
-enum Step {
+enum Step<T> {
     /// No attempt is under way.
     Idle,
     /// For the delay before it; `None` where that is over.
     Waiting(Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>),
-    Dialing(Dial),
+    Dialing(Dial<T>),
 }
 
 /// How far it has come.
-pub(crate) enum Progress {
+pub(crate) enum Progress<T = Stream> {
     /// The delay is over, and this comes next, unless it is [stopped](Down::stop).
-    Due(Dial),
-    Opened(Stream),
+    Due(Dial<T>),
+    Opened(T),
     /// The dial failed, and the next attempt comes next.
     Failed,
     /// There is no other attempt.
@@ -46,10 +70,6 @@ pub(crate) enum Progress {
 }
 
 impl<W: From<Error>> Down<W> {
-    pub(crate) fn new(why: W) -> Self {
-        Self { why, step: Step::Idle }
-    }
-
     /// Goes on to whatever its owner may want to know.
     pub(crate) fn poll_progress(
         &mut self,
@@ -58,10 +78,27 @@ impl<W: From<Error>> Down<W> {
         config: &Config,
         cx: &mut Context<'_>,
     ) -> Poll<Progress> {
+        self.poll_attempts(retries, &config.runtime, || Dial::new(address.clone(), config.clone()), cx)
+    }
+}
+
+impl<W: From<Error>, T> Down<W, T> {
+    pub(crate) fn new(why: W) -> Self {
+        Self { why, not_before: None, step: Step::Idle }
+    }
+
+    /// Goes on to whatever its owner may want to know. An attempt is what `dial` makes.
+    pub(crate) fn poll_attempts(
+        &mut self,
+        retries: &mut Retries,
+        runtime: &Handle,
+        mut dial: impl FnMut() -> Dial<T>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Progress<T>> {
         loop {
             match &mut self.step {
-                Step::Idle => match retries.next(config.runtime.now()) {
-                    Ok(Some(delay)) => self.wait(delay, &config.runtime),
+                Step::Idle => match retries.next(runtime.now()) {
+                    Ok(Some(delay)) => self.wait(delay, runtime),
                     Ok(None) => return Poll::Ready(Progress::GaveUp),
                     Err(error) => {
                         self.why = error.into();
@@ -72,7 +109,7 @@ impl<W: From<Error>> Down<W> {
                     if let Some(sleep) = sleep {
                         ready!(sleep.as_mut().poll(cx));
                     }
-                    let dial = Dial::new(address.clone(), config.clone());
+                    let dial = dial();
                     self.step = Step::Dialing(dial.clone());
                     return Poll::Ready(Progress::Due(dial));
                 }
@@ -86,15 +123,17 @@ impl<W: From<Error>> Down<W> {
         }
     }
 
-    /// Begins an attempt with this delay.
+    /// Begins an attempt with this delay, which starts when the other end lets it.
     pub(crate) fn wait(&mut self, delay: Duration, runtime: &Handle) {
+        let closed = self.not_before.map(|at| at.saturating_duration_since(runtime.now()));
+        let delay = delay.saturating_add(closed.unwrap_or_default());
         self.step = Step::Waiting(if delay.is_zero() { None } else { Some(Box::pin(runtime.sleep(delay))) });
     }
 
-    /// Makes the attempt at once.
-    pub(crate) fn hurry(&mut self) {
-        if let Step::Waiting(sleep) = &mut self.step {
-            *sleep = None;
+    /// Makes the attempt without a delay.
+    pub(crate) fn hurry(&mut self, runtime: &Handle) {
+        if let Step::Waiting(_) = self.step {
+            self.wait(Duration::ZERO, runtime);
         }
     }
 

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::member::Arrival;
-use super::peer_task;
-use super::peers::{Running, Seat};
-#[cfg(feature = "tls")]
-use super::secure;
+use super::greeting;
+use super::peers::Guest;
+use super::peers::Running;
+use super::received::Arrival;
 use super::shared::Shared;
 use crate::endpoint::Endpoint;
 use crate::foreign::{self, PanicSource};
@@ -103,18 +102,8 @@ impl Accepting {
     }
 
     fn admit(&self, stream: transport::Stream, remote: Endpoint) {
-        let Some(seat) = self.running.take_seat(&remote) else { return };
-        let (inbox, from) = (self.inbox.clone(), remote.clone());
-        let admit = move |running: &Running, seat: Seat, stream| {
-            running.admit(seat, stream, from, |seat, member, stream| {
-                running.config.runtime.spawn(peer_task::run(seat, member, stream, inbox))
-            });
-        };
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.running.config.tls {
-            return secure::begin(&self.running, tls, seat, stream, remote, admit);
-        }
-        admit(&self.running, seat, stream);
+        let Some(place) = self.running.take_place(&remote) else { return };
+        greeting::begin(&self.running, Guest { place, stream, from: remote }, self.inbox.clone());
     }
 
     /// Waits before the next attempt.

@@ -4,10 +4,12 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::decoding::AnyValues;
-use super::member::{Member, Received};
+use super::member::Member;
+use super::received::Received;
 use crate::framed::{Messages, MessagesIter};
 use crate::peer::Peer;
-use crate::queue::Share;
+use crate::queue::{Share, Unsettled};
+use crate::session::Settled;
 use crate::wire::Frames;
 
 /// The messages that one read of a peer brought, and their place in the inbox: an item of
@@ -31,6 +33,33 @@ impl Batch {
     #[inline]
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// All of it is taken: nobody looks at it any more.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        self.received.settle();
+    }
+
+    /// It is the program's now, which has taken it when it drops it.
+    pub(crate) fn given(mut self) -> Self {
+        self.received.take_by_drop();
+        self
+    }
+
+    /// The received batch, for the stream of messages to take apart.
+    pub(crate) fn received(&mut self) -> &mut Received {
+        &mut self.received
+    }
+
+    /// The messages that are left of it, for whoever settles each of them. Those before are taken.
+    pub(crate) fn take_apart(&mut self) -> (Frames, Option<Unsettled>) {
+        let frames = self.received.messages.frames().take_rest();
+        let mut unsettled = self.received.unsettled.take();
+        if let Some(unsettled) = &mut unsettled {
+            unsettled.split_passed(&frames).settle(&self.member().outbox, Settled::Taken);
+        }
+        (frames, unsettled)
     }
 
     pub(crate) fn member(&self) -> &Member {

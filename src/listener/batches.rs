@@ -9,7 +9,7 @@ use futures::stream::{FusedStream, Stream};
 use super::batch::Batch;
 use super::handle::{Closer, ListenerStats, debug};
 use super::incoming::Incoming;
-use super::shared::Delivery;
+use super::shared::Handling;
 use crate::endpoint::Endpoint;
 use crate::observe::{Event, Events};
 use crate::peer::Peer;
@@ -20,9 +20,9 @@ use crate::peer::Peer;
 /// It is the stream of messages, and ends, waits and takes turns as that does; but its items are what one read brought, whose
 /// messages can be looked at where they lie. For small messages, it is the faster of the two.
 ///
-/// A [`Batch`] has its part of `inbox_bytes` until it is dropped. So whoever keeps batches, and waits for the next, waits for
-/// themselves when those that they keep fill the inbox; messages are kept with [`Messages::slice_ref`](crate::Messages::slice_ref)
-/// or [`Messages::bytes`](crate::Messages::bytes) instead.
+/// A [`Batch`] has its part of `inbox_bytes` until it is dropped. So a task that keeps batches and asks for the next
+/// waits for ever when those that it keeps fill the inbox. Keep messages with
+/// [`Messages::slice_ref`](crate::Messages::slice_ref) or [`Messages::bytes`](crate::Messages::bytes) instead.
 pub struct Batches {
     incoming: Incoming,
 }
@@ -31,7 +31,7 @@ impl Incoming {
     /// The same messages, a read at a time. What was received of a read and not taken comes first. See
     /// [`Listener::batches`](crate::Listener::batches).
     pub fn batches(self) -> Batches {
-        self.shared().choose(Delivery::Inbox);
+        self.shared().choose(Handling::Inbox);
         Batches { incoming: self }
     }
 }

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::peers::Running;
-use super::shared::{AsyncCallback, Callback, Delivery};
+use super::shared::{AsyncCallback, Callback, Handling};
 use super::{Closer, Incoming, Listener};
 use crate::error::{BoxError, Error, Limit};
 use crate::foreign::{self, PanicHook, PanicSource, Told};
-use crate::observe::Reason;
 use crate::peer::Peer;
 use crate::runtime::Task;
+use crate::session::Settled;
 
 /// How much longer than `drain_timeout` whoever closes waits for tasks to end in order, before they are taken for stuck.
 const GRACE: Duration = Duration::from_millis(250);
@@ -72,7 +72,7 @@ impl Listener {
     {
         let callback = move |peer, message| callback(peer, message).boxed();
         let callback: Box<AsyncCallback> = Box::new(callback);
-        run(self, |hook| Delivery::AsyncCallback(Arc::new(Told::new(callback, hook))))
+        run(self, |hook| Handling::AsyncCallback(Arc::new(Told::new(callback, hook))))
     }
 
     /// As [`serve`](Self::serve), in the background, until the handle is closed or dropped.
@@ -133,18 +133,18 @@ impl Drop for Serving {
     }
 }
 
-fn of_callback<F>(callback: F, hook: PanicHook) -> Delivery
+fn of_callback<F>(callback: F, hook: PanicHook) -> Handling
 where
     F: Fn(Peer, &[u8]) -> Result<(), BoxError> + Send + Sync + 'static,
 {
     let callback: Box<Callback> = Box::new(callback);
-    Delivery::Callback(Arc::new(Told::new(callback, hook)))
+    Handling::Callback(Arc::new(Told::new(callback, hook)))
 }
 
 /// Runs until the listener ends. The callback is in place before the future is polled.
 fn run(
     listener: Listener,
-    delivery: impl FnOnce(PanicHook) -> Delivery,
+    delivery: impl FnOnce(PanicHook) -> Handling,
 ) -> impl Future<Output = Result<(), Error>> + Send {
     let incoming = listener.into_incoming();
     let shared = incoming.shared().shared();
@@ -154,7 +154,7 @@ fn run(
 }
 
 /// Waits for the end. The peers' tasks call the callback; if they were set to fill the inbox before, it is called here.
-async fn call_all(mut incoming: Incoming, delivery: Delivery) -> Result<(), Error> {
+async fn call_all(mut incoming: Incoming, delivery: Handling) -> Result<(), Error> {
     let running = incoming.shared().clone();
     let mut expelled = HashSet::new();
     while let Some((peer, message)) = incoming.next().await {
@@ -164,21 +164,25 @@ async fn call_all(mut incoming: Incoming, delivery: Delivery) -> Result<(), Erro
         let called = foreign::run(call(&delivery, peer, message), |panic| running.call_panicked(peer, panic)).await;
         match called {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => running.call_failed(peer, error),
+            Ok(Err(error)) => {
+                incoming.except_last(Settled::Refused);
+                running.call_failed(peer, error);
+            }
             Err(panic) => {
-                running.call_panicked(peer, panic);
-                running.expel(peer, Reason::CallbackPanicked);
-                expelled.insert(peer);
+                incoming.except_last(Settled::Dropped);
+                if running.call_panicked_at(peer, panic) {
+                    expelled.insert(peer);
+                }
             }
         }
     }
     running.result()
 }
 
-async fn call(delivery: &Delivery, peer: Peer, message: Bytes) -> Result<(), BoxError> {
+async fn call(delivery: &Handling, peer: Peer, message: Bytes) -> Result<(), BoxError> {
     match delivery {
-        Delivery::Callback(callback) => callback.get()(peer, &message),
-        Delivery::AsyncCallback(callback) => callback.get()(peer, message).await,
-        Delivery::Inbox | Delivery::Decoded(_) | Delivery::Connections => Ok(()),
+        Handling::Callback(callback) => callback.get()(peer, &message),
+        Handling::AsyncCallback(callback) => callback.get()(peer, message).await,
+        Handling::Inbox | Handling::Decoded(_) | Handling::Connections => Ok(()),
     }
 }

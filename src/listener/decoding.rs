@@ -8,6 +8,7 @@ use crate::error::BoxError;
 use crate::foreign::{self, Panic, PanicHook, Told};
 use crate::framed::CHUNK;
 use crate::queue::ITEM;
+use crate::session::Settled;
 use crate::sync::Lock;
 use crate::wire::Frames;
 
@@ -33,6 +34,10 @@ pub(crate) struct Piece {
     pub(crate) values: Option<AnyValues>,
     /// What they take of the inbox, in bytes: what they were decoded from, or the memory of their list, if that is more.
     pub(crate) memory: usize,
+    /// How many messages were looked at.
+    pub(crate) messages: u64,
+    /// Those of them that are no value, in order: how many come before it, and what becomes of it.
+    pub(crate) except: Vec<(u64, Settled)>,
     /// Whether the peer may go on.
     pub(crate) end: Result<(), Undecoded>,
 }
@@ -100,17 +105,25 @@ where
         // A message of no bytes may be a value of many.
         let most = (CHUNK / size_of::<T>().max(1)).max(1);
         let mut values = self.spare.take(frames.slices().take(most).count(), most);
+        let (mut messages, mut except) = (0, Vec::new());
         let decoded = foreign::call(|| {
             while values.len() < most
                 && let Some(len) = frames.find()
             {
+                messages += 1;
                 match frames.show(len, &self.decode) {
                     Ok(value) => values.push_back(value),
-                    Err(error) => failed(error.into())?,
+                    Err(error) => {
+                        except.push((messages - 1, Settled::Refused));
+                        failed(error.into())?;
+                    }
                 }
             }
             Ok(())
         });
+        if decoded.is_err() {
+            except.push((messages - 1, Settled::Dropped));
+        }
         let memory = (before - frames.len()).max(values.capacity().saturating_mul(size_of::<T>()));
         let values = if values.is_empty() {
             self.spare.keep(values);
@@ -118,7 +131,7 @@ where
         } else {
             Some(AnyValues(Lock::new(values)))
         };
-        Piece { values, memory, end: decoded.unwrap_or_else(|panic| Err(Undecoded::Panicked(panic))) }
+        Piece { values, memory, messages, except, end: decoded.unwrap_or_else(|panic| Err(Undecoded::Panicked(panic))) }
     }
 }
 

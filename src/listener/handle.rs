@@ -22,7 +22,7 @@ pub struct Closer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerStats {
-    /// How many peers are connected now.
+    /// How many peers are connected now, sessions included that are without a connection.
     pub connections: usize,
     /// How many have been accepted.
     pub accepted: u64,
@@ -32,6 +32,17 @@ pub struct ListenerStats {
     pub messages: u64,
     /// How many bytes they have on the wire, headers included.
     pub bytes: u64,
+    /// How many callbacks returned an error, or panicked.
+    pub callback_errors: u64,
+    /// How many sessions there are now, those without a connection included. This and what follows is 0 without
+    /// [`Config::session`](crate::Config::session).
+    pub sessions: usize,
+    /// How many of them are without a connection.
+    pub detached: usize,
+    /// How many messages were received in them and are not over: not settled by the program, or behind one of the same peer that is
+    /// not. Their senders hold on to them, and are at a standstill when they fill
+    /// [`window_bytes`](crate::Session::window_bytes). This is counted when it is asked for, peer by peer.
+    pub untaken: u64,
 }
 
 impl Closer {
@@ -41,9 +52,9 @@ impl Closer {
 
     /// Closes the listener: see [`Listener::close`](crate::Listener::close).
     ///
-    /// It waits for the peers' tasks, so not in a callback, and, with a sink of replies, not between two messages in the
-    /// task that takes them: the message that has just been taken may still be answered, and it would wait for itself until
-    /// `close_timeout`.
+    /// It waits for the tasks of the peers. So do not await it in a callback, and, with a sink of replies, not between
+    /// two messages in the task that takes them: the message that has just been taken may still be answered, so it
+    /// would wait for itself until `close_timeout`.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close().await
     }
@@ -53,8 +64,8 @@ impl Closer {
         self.shared.local_addr.clone()
     }
 
-    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
-    /// peer is gone.
+    /// Who a peer is, as its transport has verified: see [`Identity`]. `None` if the transport does not know, as over
+    /// plain TCP, and when the peer is gone.
     pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.shared.identity(peer)
     }
@@ -76,12 +87,17 @@ impl Closer {
 
 pub(crate) fn stats(shared: &Shared) -> ListenerStats {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (sessions, detached) = shared.sessions.as_ref().map(|sessions| sessions.counts()).unwrap_or_default();
     ListenerStats {
         connections: shared.connections(),
         accepted: count(&shared.counters.accepted),
         refused: count(&shared.counters.refused),
         messages: count(&shared.counters.messages),
         bytes: count(&shared.counters.bytes),
+        callback_errors: count(&shared.counters.callback_errors),
+        sessions,
+        detached,
+        untaken: shared.untaken(),
     }
 }
 

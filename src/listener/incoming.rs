@@ -12,10 +12,11 @@ use futures::stream::{FusedStream, Stream};
 use super::batch::Batch;
 use super::decoding::{AnyValues, Decoding, Undecoded};
 use super::handle::{Closer, ListenerStats, debug, stats};
-use super::member::{Arrival, Member, Received};
+use super::member::Member;
 use super::peers::Running;
 use super::read_on::{Lent, Loaned};
-use super::shared::Delivery;
+use super::received::{Arrival, Received};
+use super::shared::Handling;
 use crate::endpoint::Endpoint;
 use crate::error::BoxError;
 use crate::framed::{self, CHUNK};
@@ -24,6 +25,7 @@ use crate::observe::{Event, Events, Reason};
 use crate::peer::Peer;
 use crate::queue::{ITEM, Parcel, Receiver, Share};
 use crate::runtime::Task;
+use crate::session::Settled;
 
 /// The receiving half of a [`Listener`](crate::Listener): a `Stream` of `(Peer, Bytes)`. Dropping it ends the listener.
 pub struct Incoming {
@@ -77,7 +79,7 @@ impl FusedStream for Incoming {
 impl Arrivals {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Parcel<Arrival>>> {
         // The first poll is the choice, if there was none.
-        self.shared.choose(Delivery::Inbox);
+        self.shared.choose(Handling::Inbox);
         Pin::new(&mut self.inbox).poll_next(cx)
     }
 
@@ -111,8 +113,11 @@ impl Incoming {
     /// Waits for the next batch; `false` when none comes any more.
     #[inline(never)]
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        // Only now is its last message answered: see `Outgoing`.
-        self.batch = None;
+        // Only now is its last message answered: see `Outgoing`. In a session, all of it is taken.
+        if let Some(batch) = &mut self.batch {
+            batch.settle();
+            self.batch = None;
+        }
         ready!(self.read_on(cx));
         while self.batch.is_none() {
             match ready!(self.arrivals.poll_next(cx)) {
@@ -147,27 +152,44 @@ impl Incoming {
         }
     }
 
+    /// The message that came last is not taken, in a session.
+    #[cold]
+    pub(crate) fn except_last(&mut self, how: Settled) {
+        if let Some(batch) = &mut self.batch {
+            batch.received().except_last(how);
+        }
+    }
+
     /// The message of this peer that was shown last did not decode. If the peer is to end, so are the messages behind it.
     #[cold]
     pub(crate) fn decode_failed(&mut self, peer: Peer, error: BoxError, ends: bool) {
+        self.except_last(Settled::Refused);
         self.arrivals.shared.decode_failed(peer, error);
         if ends {
+            if let Some(batch) = &mut self.batch {
+                batch.received().settle_passed();
+            }
             self.expel(peer, Reason::DecodeFailed);
         }
     }
 
     /// Ends the peer of this batch, and drops its messages.
     fn expel(&mut self, peer: Peer, reason: Reason) {
+        self.drop_batch();
+        self.arrivals.shared.expel(peer, reason);
+    }
+
+    /// Its peer ends: neither its messages nor those of it that are in the inbox are yielded.
+    fn drop_batch(&mut self) {
         if let Some(batch) = self.batch.take() {
             batch.member().is_expelled.store(true, Ordering::Relaxed);
         }
-        self.arrivals.shared.expel(peer, reason);
     }
 
     /// Waits for the next values. What was received while this was a stream of bytes is decoded here, and what its peers send
     /// after that.
     pub(crate) fn poll_values(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Option<(Peer, AnyValues)>> {
-        self.arrivals.shared.choose(Delivery::Decoded(decoding.clone()));
+        self.arrivals.shared.choose(Handling::Decoded(decoding.clone()));
         loop {
             if let Some(batch) = &mut self.batch {
                 let (peer, shared) = (batch.peer(), &self.arrivals.shared);
@@ -175,13 +197,14 @@ impl Incoming {
                     return Poll::Ready(Some((peer, values)));
                 }
                 if !batch.frames().is_empty() {
-                    let piece = decoding.decode(batch.frames(), |error| shared.decode_failed(peer, error));
+                    let piece = batch.received().decode(decoding, |error| shared.decode_failed(peer, error));
                     match piece.end {
                         Ok(()) => {}
                         Err(Undecoded::Failed) => self.expel(peer, Reason::DecodeFailed),
                         Err(Undecoded::Panicked(panic)) => {
-                            shared.call_panicked(peer, panic);
-                            self.expel(peer, Reason::CallbackPanicked);
+                            if shared.call_panicked_at(peer, panic) {
+                                self.drop_batch();
+                            }
                         }
                     }
                     if let Some(values) = piece.values {
@@ -202,7 +225,7 @@ impl Incoming {
         if self.batch.as_mut().is_none_or(|batch| batch.frames().is_empty()) {
             ready!(self.poll_batch(cx));
         }
-        Poll::Ready(self.batch.take())
+        Poll::Ready(self.batch.take().map(Batch::given))
     }
 
     /// A batch out of the inbox, and with it perhaps the reader of its peer.
@@ -255,8 +278,8 @@ impl Incoming {
         self.arrivals.shared.local_addr.clone()
     }
 
-    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
-    /// peer is gone.
+    /// Who a peer is, as its transport has verified: see [`Identity`]. `None` if the transport does not know, as over
+    /// plain TCP, and when the peer is gone.
     pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.arrivals.shared.identity(peer)
     }

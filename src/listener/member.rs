@@ -1,50 +1,19 @@
-//! One connected peer, as a listener's tasks and handles know it, and what its task sends to the consumer.
+//! One connected peer, as a listener's tasks and handles know it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::decoding::AnyValues;
-use super::read_on::{Lent, Loan};
-use crate::connection::Connection;
+use super::read_on::Loan;
+use super::seating::Seating;
+use crate::connection::Line;
 use crate::foreign;
-use crate::framed::{HIGH_WATER, Messages};
+use crate::framed::HIGH_WATER;
 use crate::peer::{ById, Peer};
 use crate::queue::{Outbox, Rules};
 use crate::runtime::Task;
+use crate::session::Side;
 use crate::transport;
-use crate::wire::{Codec, Frames};
-
-/// What the inbox carries.
-pub(crate) enum Arrival {
-    Batch(Received),
-    Connection(Box<Connection>),
-}
-
-/// A batch, and whose it is.
-pub(crate) struct Received {
-    pub(crate) member: Arc<Member>,
-    pub(crate) messages: Messages,
-    /// With these, the reader was lent.
-    pub(crate) lent: Option<Lent>,
-    /// What the task has decoded, instead of messages.
-    pub(crate) values: Option<AnyValues>,
-}
-
-impl Received {
-    pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
-        member.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { member: member.clone(), messages: Messages::new(frames), lent: None, values: None }
-    }
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        let last = self.member.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.member.waits_for_consumer.load(Ordering::SeqCst) {
-            self.member.outbox.call_driver();
-        }
-    }
-}
+use crate::wire::Codec;
 
 /// One connected peer. It may be held longer than its socket should live, so it does not hold the socket.
 pub(crate) struct Member {
@@ -52,9 +21,9 @@ pub(crate) struct Member {
     /// The replies to it; its task is the driver.
     pub(crate) outbox: Outbox<transport::Stream>,
     /// Its batches that the consumer has not finished with.
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     /// Its task ends the connection when there are none.
-    waits_for_consumer: AtomicBool,
+    pub(super) waits_for_consumer: AtomicBool,
     /// The sink of replies was closed, and the socket did not take the end at once.
     pub(crate) half_closes: AtomicBool,
     /// A close took too long, and did not wait for it to end.
@@ -63,6 +32,8 @@ pub(crate) struct Member {
     pub(crate) is_expelled: AtomicBool,
     /// Its reader, when its task has lent it.
     pub(crate) loan: Loan,
+    /// That of an acknowledged session, which has one connection after the other.
+    pub(crate) session: Option<Box<Seating>>,
 }
 
 impl Member {
@@ -72,8 +43,23 @@ impl Member {
         codec: Codec,
         rules: Arc<Rules<transport::Stream>>,
     ) -> Arc<Self> {
-        let outbox = Outbox::new(stream, codec, rules);
-        Arc::new(Self {
+        Arc::new(Self::with(peer, Outbox::new(stream, codec, rules), None))
+    }
+
+    /// That of a session, which has no connection yet. `window` is what it accepts, in bytes.
+    pub(crate) fn of_session(
+        peer: Peer,
+        codec: Codec,
+        rules: Arc<Rules<transport::Stream>>,
+        window: u32,
+        seating: Seating,
+    ) -> Arc<Self> {
+        let outbox = Outbox::in_session(codec, rules, Side::Listener, window);
+        Arc::new(Self::with(peer, outbox, Some(Box::new(seating))))
+    }
+
+    fn with(peer: Peer, outbox: Outbox<transport::Stream>, session: Option<Box<Seating>>) -> Self {
+        Self {
             peer,
             outbox,
             in_flight: AtomicUsize::new(0),
@@ -82,7 +68,8 @@ impl Member {
             is_cut: AtomicBool::new(false),
             is_expelled: AtomicBool::new(false),
             loan: Loan::default(),
-        })
+            session,
+        }
     }
 
     /// Whether the consumer has finished with everything. If not, the peer's task is called when it has.
@@ -98,10 +85,26 @@ impl Member {
     }
 
     /// Gives up the socket, and the reader if it is lent.
-    fn give_up(&self, stream: transport::Stream) {
+    fn give_up(&self, stream: Option<transport::Stream>) {
         // The last of them drops the waker that the socket has kept, which may be the program's.
         let _ = foreign::dispose(self.loan.end());
         let _ = foreign::dispose(stream);
+    }
+}
+
+impl Line for Member {
+    fn outbox(&self) -> &Outbox<transport::Stream> {
+        &self.outbox
+    }
+
+    fn stream(&self) -> Option<transport::Stream> {
+        self.outbox.stream()
+    }
+
+    fn cut(&self) {
+        // Its task ends it.
+        self.outbox.end();
+        self.outbox.call_driver();
     }
 }
 
@@ -116,7 +119,8 @@ pub(crate) struct Members {
 
 pub(crate) struct Entry {
     pub(crate) member: Arc<Member>,
-    pub(crate) stream: transport::Stream,
+    /// A session may have none.
+    pub(crate) stream: Option<transport::Stream>,
     pub(crate) owner: Owner,
 }
 
@@ -141,7 +145,7 @@ impl Entry {
     pub(crate) fn cut(self) -> Arc<Member> {
         let Self { member, stream, owner } = self;
         drop(owner);
-        stream.shut_down();
+        stream.iter().for_each(transport::Stream::shut_down);
         member.give_up(stream);
         member
     }

@@ -5,19 +5,28 @@ mod batch;
 mod batches;
 mod callback;
 mod decoding;
+mod deliveries;
+mod greeting;
 mod handle;
-#[cfg(feature = "tls")]
 mod handshakes;
 mod incoming;
 mod member;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod peer_decode;
 mod peer_task;
 mod peers;
+mod place;
+mod principal;
 mod read_on;
+mod received;
 mod replies;
-#[cfg(feature = "tls")]
-mod secure;
+mod seating;
+mod session_delivery;
+mod session_task;
+mod sessions;
 mod shared;
+mod tombstone;
 
 use std::fmt;
 use std::pin::Pin;
@@ -40,14 +49,15 @@ use crate::transport::Acceptor;
 use crate::wire::Codec;
 use handle::{debug, stats};
 use incoming::Arrivals;
-use member::Arrival;
 use peers::Running;
-use shared::{Delivery, Shared};
+use received::Arrival;
+use shared::{Handling, Shared};
 
 pub use batch::Batch;
 pub use batches::Batches;
 pub use callback::Serving;
 pub(crate) use decoding::{Decoding, Spare, Values};
+pub use deliveries::{Deliveries, Delivery, DeliveryId};
 pub use handle::{Closer, ListenerStats};
 pub use incoming::Incoming;
 #[cfg(test)]
@@ -60,9 +70,10 @@ pub use replies::Outgoing;
 ///
 /// - polled as a `Stream`, or [`split`](Self::split): a task per connection reads batches of messages into one inbox,
 ///   from which the stream takes them. Each peer's messages come in order; peers take turns. A stream that finds the
-///   inbox empty reads on from the peer that it served last, as much as the inbox would hold. Errors are not items: a
-///   peer that fails ends alone, and [`events`](Self::events) tells.
+///   inbox empty reads on from the peer that it served last, up to as much as the inbox would hold. Errors are not items:
+///   a peer that fails ends alone, and [`events`](Self::events) reports it.
 /// - [`batches`](Self::batches): the same, a read at a time, to look at the messages where they lie.
+/// - [`deliveries`](Self::deliveries): the same, each to be acknowledged by the program, in any order.
 /// - [`typed`](Self::typed), [`decode`](Self::decode): messages of a type, decoded where the stream is polled, or in the
 ///   connection's own task.
 /// - [`serve`](Self::serve), [`serve_async`](Self::serve_async): a callback per message, in the connection's own task.
@@ -94,21 +105,21 @@ pub struct Connections {
 }
 
 impl Listener {
-    /// Listens on `address`: `host:port`, a `SocketAddr`, Go's `:port` for all interfaces, of IPv6 and IPv4, or `unix:/path`. Port 0
-    /// lets the system choose; [`local_addr`](Self::local_addr) tells.
+    /// Listens on `address`: `host:port`, a `SocketAddr`, Go's `:port` for all interfaces, of IPv6 and IPv4, or
+    /// `unix:/path`. Port 0 lets the system choose; [`local_addr`](Self::local_addr) returns which.
     ///
-    /// It is one socket, at one address. `:port` that is taken on one side only, be it IPv6 or IPv4, is an error; where the
-    /// system has no IPv6, it is all of IPv4. Of a name, it is the first of its addresses that this machine has, in the
-    /// system's order; if that one is taken, it is an error, although another may be free.
+    /// It is one socket, at one address. `:port` that is taken on one side only, be it IPv6 or IPv4, is an error; where
+    /// the system has no IPv6, it is all of IPv4. For a name, it is the first of its addresses that this machine has,
+    /// in the system's order; if that one is taken, it is an error, although another may be free.
     ///
-    /// A Unix socket has a file, with the permissions of [`Config::unix_mode`]. It is removed when the listener closes or is
-    /// dropped, if it is still the same. One that a dead process left behind is replaced; where somebody answers, who sees a
-    /// connection that comes and goes, the error is of the kind `AddrInUse`, and a file that is no socket is an error of the kind
-    /// `AlreadyExists`, and stays. Of two listeners of this library that begin at the same time at the same path, one has it, and
-    /// neither takes it from one that lives. Other programs do not know the lock that this takes on the folder, which must be
-    /// readable: one of them that has bound the path and does not listen yet looks dead, and one that keeps the folder locked for five
-    /// seconds makes this an error of the kind `TimedOut`. On other systems than Linux and Android, a listener whose queue is full
-    /// may look dead as well.
+    /// A Unix socket has a file, with the permissions of [`Config::unix_mode`]. It is removed when the listener closes
+    /// or is dropped, if it is still the same. A file that a dead process left behind is replaced. Where a process
+    /// answers, the error is of the kind `AddrInUse`, and that process sees a connection that comes and goes. A file
+    /// that is no socket is an error of the kind `AlreadyExists`, and stays. Of two listeners of this library that
+    /// begin at the same time at the same path, one gets it, and neither takes it from one that is alive. For that it
+    /// locks the folder, which must be readable. Other programs do not know this lock: one that has bound the path and
+    /// does not listen yet looks dead, and one that keeps the folder locked for five seconds makes this an error of the
+    /// kind `TimedOut`. On other systems than Linux and Android, a listener whose queue is full may look dead as well.
     ///
     /// The errors are [`Error::Config`] and [`Error::Bind`].
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
@@ -139,6 +150,11 @@ impl Listener {
     fn new(acceptor: Acceptor, local_addr: Endpoint, config: Config, codec: Codec) -> Self {
         let shared = Running::new(Shared::new(local_addr, config, codec, acceptor.shutter()));
         let (sender, inbox) = queue::inbox(shared.config.inbox_bytes, Some(shared.panic_hook.clone()));
+        #[cfg(feature = "metrics")]
+        {
+            let _ = shared.inbox.set(inbox.usage());
+            crate::metrics::register(shared.shared());
+        }
         let _accept = shared.config.runtime.spawn(accept::accept_all(shared.clone(), acceptor, sender));
         Self { incoming: Incoming::new(Arrivals { shared, inbox, _accept }) }
     }
@@ -148,8 +164,8 @@ impl Listener {
         self.shared().local_addr.clone()
     }
 
-    /// Who a peer is, as its transport has made sure: see [`Identity`]. `None` if it knows nothing, as over plain TCP, and when the
-    /// peer is gone.
+    /// Who a peer is, as its transport has verified: see [`Identity`]. `None` if the transport does not know, as over
+    /// plain TCP, and when the peer is gone.
     pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.shared().identity(peer)
     }
@@ -182,8 +198,39 @@ impl Listener {
     /// ```
     pub fn split(self) -> (Incoming, Outgoing) {
         let outgoing = Outgoing::new(self.shared().shared().clone());
-        self.shared().choose(Delivery::Inbox);
+        self.shared().choose(Handling::Inbox);
         (self.incoming, outgoing)
+    }
+
+    /// The messages of all peers, each of which the program acknowledges, in an acknowledged session: see [`Delivery`].
+    ///
+    /// For replies, [`split`](Self::split) it first, and take [`Incoming::deliveries`].
+    ///
+    /// ```
+    /// use buffstreams::{Config, Listener, Manager, Outcome, Session};
+    /// use futures::{SinkExt, StreamExt};
+    ///
+    /// # async_std::task::block_on(async {
+    /// let config = Config::new().session(Session::new());
+    /// let mut deliveries = Listener::bind("127.0.0.1:0", config.clone()).await?.deliveries();
+    /// let (manager, address) = (Manager::new(config), deliveries.local_addr());
+    /// let mut letters = manager.dead_letters();
+    /// manager.dial(address.clone()).await?;
+    /// let mut sink = manager.sink();
+    /// sink.feed((address.clone().into(), "to keep".into())).await?;
+    /// sink.send((address.into(), "not for us".into())).await?;
+    ///
+    /// // In any order.
+    /// let (first, second) = (deliveries.next().await.unwrap(), deliveries.next().await.unwrap());
+    /// second.refuse();
+    /// first.ack();
+    /// let letter = letters.next().await.unwrap();
+    /// assert_eq!((letter.outcome, letter.message), (Outcome::Refused, "not for us".into()));
+    /// assert_eq!(manager.stats().total.acked, 1);
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub fn deliveries(self) -> Deliveries {
+        self.into_incoming().deliveries()
     }
 
     /// The messages of all peers, a read at a time, to be looked at where they lie: see [`Batches`].
@@ -220,16 +267,16 @@ impl Listener {
 
     /// One [`Connection`] for each peer, instead of the merged stream.
     ///
-    /// It must be the first thing that is done with the listener: one that has been polled as a stream, or closed, goes on
-    /// that way, and this stream yields nothing then.
+    /// It must be the first thing that is done with the listener. One that has been polled as a stream, or closed, goes
+    /// on that way, and this stream then yields nothing.
     pub fn connections(self) -> Connections {
-        self.shared().choose(Delivery::Connections);
+        self.shared().choose(Handling::Connections);
         Connections { arrivals: self.incoming.arrivals }
     }
 
-    /// Closes: stops accepting, frees the port, and tells the peers by ending the sending direction of their
-    /// connections. What they send until they close is still received, for `drain_timeout` at the most: read the stream to its
-    /// end.
+    /// Closes: stops accepting, frees the port, and tells the peers by ending this end's sending direction of their
+    /// connections. What they send until they close is still received, for `drain_timeout` at the most: read the stream
+    /// to its end.
     ///
     /// It waits until they are told, for `close_timeout` at the most; then the error is [`Error::Timeout`]. Dropping the
     /// future does not take the close back.

@@ -2,15 +2,12 @@
 
 use std::future::poll_fn;
 
-use bytes::Bytes;
-
 use super::decoding::{Decoding, Undecoded};
-use super::member::{Arrival, Received};
 use super::peer_task::{End, PeerTask, Readable, rest};
 use super::read_on::PeerReader;
+use super::received::{Arrival, Received};
 use crate::foreign::{self, PanicSource};
 use crate::queue::{ITEM, Sender};
-use crate::wire::Frames;
 
 impl PeerTask {
     /// What was decoded into the inbox, each piece with its share of the budget.
@@ -26,9 +23,8 @@ impl PeerTask {
             self.seat.count(batch.messages, batch.bytes);
             // In flight until the last piece is: its replies are still to come.
             let mut undecoded = Received::new(&self.member, batch.frames);
-            let frames = undecoded.messages.frames();
-            while !frames.is_empty() {
-                let most = decoding.most_memory(frames.len());
+            while !undecoded.messages.frames().is_empty() {
+                let most = decoding.most_memory(undecoded.messages.frames().len());
                 let mut share = match share.take() {
                     Some(share) if most <= share.bytes() => share,
                     // Nothing is held while another share is waited for, or two could wait for each other.
@@ -38,11 +34,10 @@ impl PeerTask {
                     }
                 };
                 let (peer, seat) = (self.member.peer, &self.seat);
-                let piece = decoding.decode(frames, |error| seat.decode_failed(peer, error));
+                let piece = undecoded.decode(decoding, |error| seat.decode_failed(peer, error));
                 if let Some(values) = piece.values {
                     share.shrink(piece.memory + ITEM);
-                    let mut received = Received::new(&self.member, Frames::new(frames.decoder(), Bytes::new()));
-                    received.values = Some(values);
+                    let received = undecoded.of_values(values);
                     // Without a consumer they are dropped here, which is code of the program.
                     match foreign::call(|| inbox.send(Arrival::Batch(received), share)) {
                         Ok(sent) => sent.map_err(|_| End::Stopped)?,

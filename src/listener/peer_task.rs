@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::member::{Arrival, Member, Received};
+use super::member::Member;
 use super::peers::{Running, Seat};
 use super::read_on::PeerReader;
-use super::shared::{AsyncCallback, Callback, Delivery};
+use super::received::{Arrival, Received};
+use super::shared::{AsyncCallback, Callback, Handling};
 use crate::connection::{Connection, OnEnd};
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
@@ -62,18 +63,18 @@ async fn serve(
 ) -> Option<Ended> {
     // Without a choice the listener is gone, and its tasks with it.
     let delivery = seat.chosen().await?;
-    if let Delivery::Connections = delivery {
+    if let Handling::Connections = delivery {
         hand_over(seat, member, stream, inbox).await;
         return None;
     }
-    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.codec)));
+    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.plain_codec)));
     let (slow, stalled) = (Deadline::new(&seat.config.runtime), Deadline::new(&seat.config.runtime));
     let mut task = PeerTask { stream, member, slow, stalled, half_closed: false, seat };
     let end = match delivery {
-        Delivery::Callback(callback) => task.call(reader, callback.get()).await,
-        Delivery::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
-        Delivery::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).await,
-        Delivery::Inbox | Delivery::Connections => task.fill(reader, &mut inbox).await,
+        Handling::Callback(callback) => task.call(reader, callback.get()).await,
+        Handling::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
+        Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).await,
+        Handling::Inbox | Handling::Connections => task.fill(reader, &mut inbox).await,
     };
     let reason = task.finish(end).await;
     Some(Ended { seat: task.close(), reason, inbox })
@@ -82,7 +83,7 @@ async fn serve(
 /// Gives the connection to the program, which reads and writes it by itself.
 async fn hand_over(seat: Seat, member: Arc<Member>, stream: transport::Stream, mut inbox: Sender<Arrival>) {
     let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
-    let (config, codec, peer) = (seat.config.clone(), seat.codec, member.peer);
+    let (config, codec, peer) = (seat.config.clone(), seat.plain_codec, member.peer);
     seat.hand_over(&member).await;
     let on_end = OnEnd::new(move |reason| seat.leave(&member, reason));
     let connection = Connection::accepted(stream, config, codec, peer, on_end);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use futures::FutureExt;
 
 use super::member::{Entry, Member, Owner};
+use super::place::Place;
 use super::shared::Shared;
 use crate::endpoint::Endpoint;
 use crate::foreign::{self, Panic, PanicSource};
@@ -52,22 +53,27 @@ impl Drop for Running {
     }
 }
 
-/// A place among `max_connections`: whoever has the socket has it, and drops it later.
-pub(crate) struct Seat(Running);
+/// Somebody who has connected.
+pub(crate) struct Guest {
+    pub(crate) place: Place,
+    pub(crate) stream: transport::Stream,
+    pub(crate) from: Endpoint,
+}
+
+/// A part in what runs, and a place: that of a peer without a session.
+pub(crate) struct Seat {
+    running: Running,
+    place: Place,
+}
 
 impl Seat {
-    /// Only the accept loop takes seats, so there is room still when one is taken.
-    fn take(running: &Running) -> Option<Self> {
-        let room = running.seats.load(Ordering::Acquire) < running.config.max_connections;
-        room.then(|| {
-            running.seats.fetch_add(1, Ordering::AcqRel);
-            Self(running.clone())
-        })
+    pub(crate) fn new(running: Running, place: Place) -> Self {
+        Self { running, place }
     }
 
     /// A peer is gone, by itself, and its socket is closed but for what is held here.
     pub(crate) fn leave(self, member: &Member, reason: Reason) {
-        let running = self.0.clone();
+        let Self { running, place } = self;
         let (entry, stopped) = {
             let mut members = running.members.lock();
             (members.connected.remove(&member.peer.id()), members.stopped)
@@ -78,7 +84,7 @@ impl Seat {
             let reason = if was_stopped { Reason::Stopped } else { reason };
             entry.let_go();
             // Whoever hears of it finds room.
-            drop(self);
+            drop(place);
             running.reporter.report(Event::Disconnected { peer: member.peer, reason });
         }
     }
@@ -87,53 +93,81 @@ impl Seat {
 impl Deref for Seat {
     type Target = Running;
     fn deref(&self) -> &Running {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.seats.fetch_sub(1, Ordering::AcqRel);
+        &self.running
     }
 }
 
 impl Running {
     /// A place for somebody who has connected, if there is room.
-    pub(crate) fn take_seat(&self, remote: &Endpoint) -> Option<Seat> {
-        let seat = Seat::take(self);
-        if seat.is_none() {
+    pub(crate) fn take_place(&self, remote: &Endpoint) -> Option<Place> {
+        let place = self.places.take();
+        if place.is_none() {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             self.reporter.report(Event::Refused { addr: remote.clone(), max_connections: self.config.max_connections });
         }
-        seat
+        place
     }
 
-    /// Takes a new connection in; `start` starts its task.
-    pub(crate) fn admit(
-        &self,
-        seat: Seat,
-        stream: transport::Stream,
-        remote: Endpoint,
-        start: impl FnOnce(Seat, Arc<Member>, transport::Stream) -> Task,
-    ) {
-        let (peer, member) = {
+    /// A name for somebody who is about to be a peer.
+    pub(crate) fn next_peer(&self, remote: &Endpoint) -> Peer {
+        let mut members = self.members.lock();
+        members.last_id += 1;
+        Peer::new(members.last_id, remote, self.number)
+    }
+
+    /// Takes a new peer in; `start` starts its task. `false` where the listener is gone.
+    pub(crate) fn admit(&self, member: &Arc<Member>, stream: transport::Stream, start: impl FnOnce() -> Task) -> bool {
+        let peer = member.peer;
+        let identity = stream.identity();
+        {
             let mut members = self.members.lock();
             if members.stopped {
-                return;
+                return false;
             }
-            members.last_id += 1;
-            let peer = Peer::new(members.last_id, &remote, self.number);
-            let member = Member::new(peer, stream.clone(), self.codec, self.rules.clone());
-            let entry = Entry { member: member.clone(), stream: stream.clone(), owner: Owner::Task(None) };
+            let entry = Entry { member: member.clone(), stream: Some(stream), owner: Owner::Task(None) };
             members.connected.insert(peer.id(), entry);
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-            (peer, member)
-        };
-        self.reporter.report(Event::Connected { peer, identity: stream.identity() });
+        }
+        self.reporter.report(Event::Connected { peer, identity });
         // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
-        match foreign::call(|| start(seat, member.clone(), stream)) {
-            Ok(task) => self.started(&member, task),
-            Err(panic) => self.failed(&member, PanicSource::Logger, panic),
+        match foreign::call(start) {
+            Ok(task) => self.started(member, task),
+            Err(panic) => self.failed(member, PanicSource::Logger, panic),
+        }
+        true
+    }
+
+    /// A session has another connection. `false` where the listener is gone.
+    pub(crate) fn attach(&self, member: &Member, stream: transport::Stream) -> bool {
+        let mut members = self.members.lock();
+        if members.stopped {
+            return false;
+        }
+        let Some(entry) = members.connected.get_mut(&member.peer.id()) else { return false };
+        let before = entry.stream.replace(stream);
+        drop(members);
+        let _ = foreign::dispose(before);
+        true
+    }
+
+    /// A session has no connection any more.
+    pub(crate) fn detach(&self, member: &Member) {
+        let stream = {
+            let mut members = self.members.lock();
+            members.connected.get_mut(&member.peer.id()).and_then(|entry| entry.stream.take())
+        };
+        if let Some(stream) = stream {
+            stream.shut_down();
+            let _ = foreign::dispose(stream);
+        }
+    }
+
+    /// A session is over.
+    pub(crate) fn session_over(&self, member: &Member, reason: Reason) {
+        let entry = self.members.lock().connected.remove(&member.peer.id());
+        if let Some(entry) = entry {
+            entry.let_go();
+            self.reporter.report(Event::Disconnected { peer: member.peer, reason });
         }
     }
 
@@ -155,7 +189,7 @@ impl Running {
             task.detach();
         }
         if stopped {
-            self.expel(member.peer, Reason::Stopped);
+            self.cut_off(member.peer, Reason::Stopped);
         }
     }
 
@@ -180,8 +214,32 @@ impl Running {
         }
     }
 
-    /// Ends one peer at once.
+    /// Ends one peer at once. That of a session is ended by its task, which tells the other end that it is over.
     pub(crate) fn expel(&self, peer: Peer, reason: Reason) {
+        let Some(member) = self.member(peer) else { return };
+        let Some(seating) = &member.session else { return self.cut_off(peer, reason) };
+        let offer = seating.end(reason);
+        drop(offer);
+        member.outbox.call_driver();
+    }
+
+    /// The program has panicked on a message of this peer outside of the peer's task. As there, the peer ends, or the connection of
+    /// its session, which goes on behind that message. Whether the peer ends.
+    pub(crate) fn call_panicked_at(&self, peer: Peer, panic: Panic) -> bool {
+        self.call_panicked(peer, panic);
+        if let Some(member) = self.member(peer)
+            && let Some(seating) = &member.session
+        {
+            seating.panicked.store(true, Ordering::Release);
+            member.outbox.call_driver();
+            return false;
+        }
+        self.expel(peer, Reason::CallbackPanicked);
+        true
+    }
+
+    /// Ends one peer at once, and its task, which may have no thread to run on.
+    fn cut_off(&self, peer: Peer, reason: Reason) {
         let entry = self.members.lock().connected.remove(&peer.id());
         if let Some(entry) = entry {
             self.forget(entry.cut(), reason);
@@ -195,14 +253,13 @@ impl Running {
             members.stopped = true;
             // Who is just coming is ended there, but for the socket: its task may run already, and have brought messages.
             let coming = members.connected.values().filter(|entry| matches!(entry.owner, Owner::Task(None)));
-            let coming = coming.map(|entry| entry.stream.clone()).collect();
+            let coming = coming.filter_map(|entry| entry.stream.clone()).collect();
             let ours = members.connected.extract_if(|_, entry| matches!(entry.owner, Owner::Task(Some(_))));
             (ours.collect(), coming)
         };
         // The sockets come first, by whoever is here: what follows calls code of the program, and the tasks may have no thread
         // to run on.
         self.stop_accepting();
-        #[cfg(feature = "tls")]
         self.handshakes.end();
         for stream in coming {
             stream.shut_down();
@@ -219,9 +276,16 @@ impl Running {
 
     /// A peer is gone. Its replies come back, in the background where the sink of replies is writing to it at this moment.
     fn forget(&self, member: Arc<Member>, reason: Reason) {
+        if let Some(table) = &self.sessions {
+            table.forget(&member, reason.clone());
+        }
         let leaving = Leaving { running: self.clone(), member, reason: Some(reason) };
         let mut ending = Box::pin(async move {
-            leaving.running.end_replies(&leaving.member).await;
+            let Leaving { running, member, .. } = &leaving;
+            if member.session.is_some() {
+                running.lose_session(member).await;
+            }
+            running.end_replies(member).await;
             drop(leaving);
         });
         let _ = foreign::call(|| {

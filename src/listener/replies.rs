@@ -64,8 +64,8 @@ impl Outgoing {
         }
     }
 
-    /// Flushes, then ends the sending direction of every connection, as `poll_close` does. It takes `close_timeout` at the
-    /// most, and each call has all that time, whatever became of one before it.
+    /// Flushes, then ends the sending direction of every connection, as `poll_close` does. It takes `close_timeout` at
+    /// the most. Each call has all of that time, whatever became of the one before.
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.closing.clear();
         poll_fn(|cx| self.poll_close_unpin(cx))
@@ -133,7 +133,7 @@ impl Sink<(Peer, Bytes)> for Outgoing {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // A peer that is gone has been reported by its own task.
         let this = self.get_mut();
-        this.unflushed.retain(|_, (member, place)| member.outbox.poll_over(place, cx).is_pending());
+        this.unflushed.retain(|_, (member, place)| member.outbox.poll_written(place, cx).is_pending());
         if this.unflushed.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 

@@ -8,24 +8,27 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::decoding::Decoding;
-#[cfg(feature = "tls")]
 use super::handshakes::Handshakes;
 use super::member::{Member, Members, Owner};
+use super::place::Places;
+use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
-use crate::error::{BoxError, Error, Limit};
+use crate::error::{BoxError, Error, Limit, Loss};
 use crate::foreign::{self, Panic, PanicHook, PanicSource, Told};
 use crate::identity::Identity;
 use crate::observe::{Event, Reporter};
 use crate::peer::Peer;
+#[cfg(feature = "metrics")]
+use crate::queue::Usage;
 use crate::queue::{Rules, Verdict};
-use crate::sync::{Lock, Signal};
+use crate::sync::{Given, Lock, Signal};
 use crate::transport::{self, Shutter};
 use crate::wire::Codec;
 
 /// What the peers' tasks do with what they receive. Chosen once, by what the program does with its listener.
 #[derive(Clone)]
-pub(crate) enum Delivery {
+pub(crate) enum Handling {
     /// Batches into the inbox.
     Inbox,
     /// A callback on each message where it lies, in the peer's own task.
@@ -47,7 +50,10 @@ static LISTENERS: AtomicU32 = AtomicU32::new(0);
 /// What a listener, its handles and its tasks share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Of peers in a session, if there are sessions.
     pub(crate) codec: Codec,
+    pub(crate) plain_codec: Codec,
+    pub(crate) sessions: Option<Arc<SessionTable>>,
     pub(crate) local_addr: Endpoint,
     /// Its own among all listeners of the process.
     pub(crate) number: u32,
@@ -56,16 +62,17 @@ pub(crate) struct Shared {
     pub(crate) panic_hook: PanicHook,
     /// Those of the peers' queues.
     pub(crate) rules: Arc<Rules<transport::Stream>>,
+    /// The same, in a session.
+    pub(crate) session_rules: Arc<Rules<transport::Stream>>,
     pub(crate) counters: Counters,
     /// Whether there is a sink of replies.
     pub(crate) replies: AtomicBool,
     /// Whose batch came last.
     last: AtomicU64,
     pub(crate) members: Lock<Members>,
-    #[cfg(feature = "tls")]
     pub(crate) handshakes: Handshakes,
     /// How many sockets there are: more than members for a moment, while some of them end.
-    pub(crate) seats: AtomicUsize,
+    pub(crate) places: Places,
     /// How many have a part in what runs: see `Running`.
     pub(crate) running: AtomicUsize,
     chosen: Signal<Choice>,
@@ -76,6 +83,9 @@ pub(crate) struct Shared {
     shutter: Lock<Option<Shutter>>,
     /// The limit that the first peer met that was not done when this end closed.
     cut: OnceLock<Limit>,
+    /// How much of the inbox is in use.
+    #[cfg(feature = "metrics")]
+    pub(crate) inbox: OnceLock<Usage>,
 }
 
 #[derive(Default)]
@@ -84,17 +94,29 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) callback_errors: AtomicU64,
 }
 
 /// `None` when the listener is gone.
-type Choice = Arc<Lock<Option<Delivery>>>;
+pub(crate) type Choice = Arc<Lock<Option<Handling>>>;
 
 impl Shared {
     /// A shared without members.
     pub(crate) fn new(local_addr: Endpoint, config: Config, codec: Codec, shutter: Shutter) -> Arc<Self> {
         let reporter = Arc::new(Reporter::new(config.runtime.clone()));
+        let sessions = config.session.as_ref().map(|session| SessionTable::new(session, &config, codec.max()));
+        let session_rules = Rules {
+            room_while_down: Some(config.queue_bytes),
+            clock: Some(config.runtime.clone()),
+            panicked: Some(reporter.panic_hook()),
+            ..Rules::default()
+        };
+        let places = Places::new(config.max_connections);
         Arc::new(Self {
             panic_hook: reporter.panic_hook(),
+            plain_codec: config.plain_codec().unwrap_or(codec),
+            sessions: sessions.map(Arc::new),
+            session_rules: Arc::new(session_rules),
             config,
             codec,
             local_addr,
@@ -105,39 +127,45 @@ impl Shared {
             replies: AtomicBool::new(false),
             last: AtomicU64::new(0),
             members: Lock::default(),
-            #[cfg(feature = "tls")]
             handshakes: Handshakes::default(),
-            seats: AtomicUsize::new(0),
+            places,
             running: AtomicUsize::new(0),
             chosen: Signal::default(),
             closing: Signal::default(),
             closed: Signal::default(),
             shutter: Lock::new(Some(shutter)),
             cut: OnceLock::new(),
+            #[cfg(feature = "metrics")]
+            inbox: OnceLock::new(),
         })
     }
 
     // ---- what becomes of the messages
 
     /// Chooses what becomes of the messages. The first choice stays.
-    pub(crate) fn choose(&self, delivery: Delivery) {
+    pub(crate) fn choose(&self, handling: Handling) {
         // As mostly, it was made long ago.
         if self.chosen.get().is_none() {
-            self.chosen.give(Arc::new(Lock::new(Some(delivery))));
+            self.chosen.give(Arc::new(Lock::new(Some(handling))));
         }
     }
 
     /// Waits for the choice; `None` if the listener is gone.
-    pub(crate) async fn chosen(&self) -> Option<Delivery> {
-        let choice = self.chosen.wait().await;
+    pub(crate) async fn chosen(&self) -> Option<Handling> {
+        let choice = self.choice().await;
         choice.lock().clone()
+    }
+
+    /// Waits for the choice.
+    pub(crate) fn choice(&self) -> Given<Choice> {
+        self.chosen.wait()
     }
 
     /// Lets go of the callback.
     pub(crate) fn forget_choice(&self) {
-        let delivery = self.chosen.get().and_then(|choice| choice.lock().take());
+        let handling = self.chosen.get().and_then(|choice| choice.lock().take());
         // The lock is free again: the program's closure may come back here when it is dropped.
-        drop(delivery);
+        drop(handling);
     }
 
     // ---- who is connected
@@ -154,7 +182,7 @@ impl Shared {
         let stream = {
             let members = self.members.lock();
             let entry = members.connected.get(&peer.id())?;
-            (entry.member.peer == peer).then(|| entry.stream.clone())?
+            (entry.member.peer == peer).then(|| entry.stream.clone())??
         };
         let identity = stream.identity();
         // It may be the last clone, and drop the waker that the socket has kept.
@@ -179,17 +207,30 @@ impl Shared {
         members.connected.values().filter(|entry| matches!(entry.owner, Owner::Program)).count()
     }
 
+    /// Messages that came in sessions, and that are not settled.
+    pub(crate) fn untaken(&self) -> u64 {
+        if self.sessions.is_none() {
+            return 0;
+        }
+        self.members().iter().map(|member| member.outbox.untaken().0).sum()
+    }
+
     /// The peers, and their sockets, except those that the program has been given.
     fn sockets(&self) -> Vec<(Arc<Member>, transport::Stream)> {
         let members = self.members.lock();
         let ours = members.connected.values().filter(|entry| matches!(entry.owner, Owner::Task(_)));
-        ours.map(|entry| (entry.member.clone(), entry.stream.clone())).collect()
+        ours.filter_map(|entry| Some((entry.member.clone(), entry.stream.clone()?))).collect()
     }
 
     /// Ends the sending direction to every peer. Where that takes a while, its task goes on.
     pub(crate) fn half_close_all(&self) {
         for (member, stream) in self.sockets() {
             member.outbox.close();
+            if member.session.is_some() {
+                // Its task tells the other end, which ends the connection.
+                member.outbox.call_driver();
+                continue;
+            }
             // A peer that is gone has no use for it.
             if stream.poll_half_close(&mut Context::from_waker(Waker::noop())).is_pending() {
                 member.half_closes.store(true, Ordering::Release);
@@ -198,13 +239,27 @@ impl Shared {
         }
     }
 
+    /// A session is over without its task. The replies that were sent to it are counted as those that it will not get.
+    pub(crate) async fn lose_session(&self, member: &Member) {
+        member.outbox.close();
+        member.outbox.lose().await;
+        member.outbox.end_session();
+        let (_, untaken) = member.outbox.lose_session(Loss::Ended);
+        let letters = untaken.letters().into_iter().flat_map(|(messages, _)| messages);
+        self.undelivered(member, letters.collect());
+    }
+
     /// Accepts no more replies to a peer. Those that it will not get are counted, and nobody waits for them.
     pub(crate) async fn end_replies(&self, member: &Member) {
         member.outbox.close();
         member.outbox.lose().await;
-        let unsent = member.outbox.give_back(&Verdict::closed());
-        let messages = unsent.len();
-        for message in unsent {
+        self.undelivered(member, member.outbox.give_back(&Verdict::closed()));
+    }
+
+    /// Replies that come back, and that nobody takes back.
+    fn undelivered(&self, member: &Member, replies: Vec<Bytes>) {
+        let messages = replies.len();
+        for message in replies {
             if let Err(panic) = foreign::dispose(message) {
                 self.panicked(Some(member.peer), PanicSource::Drop, panic);
             }
@@ -222,6 +277,15 @@ impl Shared {
         self.counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Whether something is to be said before anybody is a peer.
+    pub(crate) fn greets(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.config.tls.is_some() {
+            return true;
+        }
+        self.sessions.is_some()
+    }
+
     /// Whether the batch before this one came from this peer as well.
     pub(crate) fn was_last(&self, peer: Peer) -> bool {
         self.last.swap(peer.id(), Ordering::Relaxed) == peer.id()
@@ -229,6 +293,7 @@ impl Shared {
 
     /// A callback returned an error.
     pub(crate) fn call_failed(&self, peer: Peer, error: BoxError) {
+        self.counters.callback_errors.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::CallbackFailed { peer, error: Arc::new(error) });
     }
 
@@ -239,6 +304,7 @@ impl Shared {
 
     /// A callback panicked.
     pub(crate) fn call_panicked(&self, peer: Peer, Panic { message }: Panic) {
+        self.counters.callback_errors.fetch_add(1, Ordering::Relaxed);
         self.reporter.report(Event::CallbackPanicked { peer, message });
     }
 
@@ -257,8 +323,11 @@ impl Shared {
     /// and ended that direction. What the peers send until they close is still received.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         // Peers that nobody has asked for are received as well, for whoever reads the listener to its end.
-        self.choose(Delivery::Inbox);
+        self.choose(Handling::Inbox);
         self.closing.give(());
+        if let Some(sessions) = &self.sessions {
+            sessions.close();
+        }
         let all_closed = async {
             self.closed.wait().await;
             for member in self.members() {
@@ -282,7 +351,6 @@ impl Shared {
     /// The close has taken `drain_timeout`: no more comes from whoever has not closed. What has arrived is received all the
     /// same.
     pub(crate) fn give_up(&self) {
-        #[cfg(feature = "tls")]
         self.handshakes.end();
         for (member, stream) in self.sockets() {
             if !stream.is_closed_by_peer() {

@@ -9,18 +9,35 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::link::{Common, Link, LinkStats};
+use super::common::{Common, Owned};
+use super::route_queue::RouteQueue;
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
+use crate::link::{First, Link, LinkStats};
+use crate::observe::in_link_span;
 use crate::peer::Address;
 use crate::runtime::{Handle, Task};
 use crate::sync::{Lock, Signal};
-use crate::transport;
 use crate::wire::Codec;
 
 /// How long a close whose time is over waits for the task to go: not for one that cannot run, because callbacks keep all
 /// threads of the runtime.
-const GRACE: Duration = Duration::from_millis(100);
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
+
+/// The clones of a manager, and the sinks that keep it: with the last of them it ends.
+pub(crate) struct Alive(Arc<Addresses>);
+
+impl Alive {
+    pub(crate) fn new(addresses: Arc<Addresses>) -> Arc<Self> {
+        Arc::new(Self(addresses))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
 
 /// What the clones of a manager and its sinks share.
 pub(crate) struct Addresses {
@@ -35,6 +52,11 @@ struct State {
     retired: LinkStats,
     /// Nothing is opened any more.
     shut_down: bool,
+    /// When the last address is closed, no more letters come.
+    over: bool,
+    /// And no more events: nobody has the manager any more.
+    ended: bool,
+    routers: Vec<(Arc<RouteQueue>, Task)>,
 }
 
 enum Slot {
@@ -140,6 +162,81 @@ impl Addresses {
         state.retired = state.retired + link.stats();
         drop(state);
         self.dispose(link, closed);
+        self.look();
+    }
+
+    /// After a shutdown: what comes back from now on has nobody to go to.
+    pub(crate) fn over(&self) {
+        self.state.lock().over = true;
+        self.look();
+    }
+
+    /// If the last address is closed, there may be no more letters, or events.
+    fn look(&self) {
+        let state = self.state.lock();
+        let (over, ended) = (state.over && state.links.is_empty(), state.ended && state.links.is_empty());
+        drop(state);
+        if over {
+            self.common.dead_letters.end();
+        }
+        if ended {
+            self.common.reporter.end();
+        }
+    }
+
+    /// The task of a route, until the manager ends or it does. `false` where nothing is opened any more.
+    pub(crate) fn keep_router(&self, queue: Arc<RouteQueue>, task: Task) -> bool {
+        let mut state = self.state.lock();
+        let known = mem::take(&mut state.routers);
+        let (over, mut goes_on): (Vec<_>, _) = known.into_iter().partition(|(queue, _)| queue.is_over());
+        let is_kept = !state.shut_down;
+        if is_kept {
+            goes_on.push((queue, task));
+        }
+        state.routers = goes_on;
+        drop(state);
+        for (_, task) in over {
+            task.detach();
+        }
+        is_kept
+    }
+
+    /// Those of routes that have not come to their end.
+    pub(crate) fn routers(&self) -> Vec<Arc<RouteQueue>> {
+        self.state.lock().routers.iter().map(|(queue, _)| queue.clone()).collect()
+    }
+
+    /// Ends all at once. What others are closing is theirs.
+    fn end(&self) {
+        let mut state = self.state.lock();
+        (state.shut_down, state.over, state.ended) = (true, true, true);
+        let routers = mem::take(&mut state.routers);
+        let links = mem::take(&mut state.links).into_iter();
+        let (closing, mut slots): (HashMap<_, _>, Vec<_>) =
+            links.fold(Default::default(), |(mut closing, mut open), (address, slot)| {
+                match slot {
+                    Slot::Closing(_) => drop(closing.insert(address, slot)),
+                    Slot::Open(..) | Slot::Dialing => open.push((address, slot)),
+                }
+                (closing, open)
+            });
+        state.links = closing;
+        drop(state);
+        slots.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // At once: the tasks may not run for a while.
+        slots.iter().filter_map(|(_, slot)| slot.link()).for_each(|link| link.socket.shut());
+        for (address, slot) in slots {
+            let link = slot.link().cloned();
+            if let Err(panic) = foreign::dispose(slot) {
+                self.common.panicked(&address, PanicSource::Drop, panic);
+            }
+            // A weak sink may have it still.
+            if let Some(link) = link {
+                link.abandon();
+            }
+        }
+        let _ = foreign::dispose(routers);
+        self.look();
     }
 
     /// What is dropped here may be the last of a message, and what the program made it of.
@@ -147,21 +244,6 @@ impl Addresses {
         if let Err(panic) = foreign::dispose(last) {
             self.common.panicked(&link.address, PanicSource::Drop, panic);
         }
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        let mut slots: Vec<_> = mem::take(&mut self.state.get_mut().links).into_iter().collect();
-        slots.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // At once: the tasks may not run for a while.
-        slots.iter().filter_map(|(_, slot)| slot.link()).for_each(|link| link.socket.shut());
-        for (address, slot) in slots {
-            if let Err(panic) = foreign::dispose(slot) {
-                self.common.panicked(&address, PanicSource::Drop, panic);
-            }
-        }
-        self.common.reporter.end();
     }
 }
 
@@ -173,13 +255,15 @@ pub(crate) struct Reserved<'a> {
 
 impl Reserved<'_> {
     /// It is open, on this connection, unless all is closed by now.
-    pub(crate) fn keep(self, stream: transport::Stream, codec: Codec) -> Result<(), Error> {
-        let (link, running) = Link::new(self.addresses.common.clone(), self.address.clone(), stream, codec);
+    pub(crate) fn keep(self, first: First, codec: Codec) -> Result<(), Error> {
+        let common = &self.addresses.common;
+        let owner = Arc::new(Owned { common: common.clone(), address: self.address.clone() });
+        let (link, running) = Link::new(owner, common.config.clone(), self.address.clone(), codec, first);
         let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
+        let watched = in_link_span(&self.address, watched);
         // So that the task finds itself there, however soon it ends.
         let known = Signal::default();
         let start = known.wait().then(|()| watched);
-        let common = &self.addresses.common;
         // Without the lock: the runtime logs that it starts a task, and the logger is the program's.
         let task = foreign::call(|| common.config.runtime.spawn(start)).map_err(|panic| {
             common.panicked(&self.address, PanicSource::Logger, panic);

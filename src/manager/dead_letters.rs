@@ -5,57 +5,36 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::Stream;
 
+use super::letters::{DeadLetter, Put, Queue, Turn, cost};
 use crate::config::Config;
-use crate::error::Error;
 use crate::foreign::{self, Panic, PanicSource};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
-use crate::queue::{ITEM, Outcome, Verdict};
+use crate::queue::Verdict;
 use crate::runtime::Handle;
-use crate::sync::{Key, Lock, Waiters};
+use crate::sync::Lock;
 
-/// A message that a manager had accepted and did not send.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// Where it should have gone, as it was given to the manager.
-    pub address: Address,
-    /// The message.
-    pub message: Bytes,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// How often the address had been dialed in the outage that it is a victim of; 0 where that was not the reason.
-    pub attempts: u32,
-    /// Why.
-    pub error: Arc<Error>,
-}
-
-impl DeadLetter {
-    pub(crate) fn new(address: &Address, message: Bytes, verdict: &Verdict) -> Self {
-        let Verdict { outcome, attempts, error } = verdict.clone();
-        Self { address: address.clone(), message, outcome, attempts, error }
-    }
-}
-
-/// The dead letters of a manager, from the moment this was made: an endless `Stream` for the program's own failover.
+/// The dead letters of a manager, from the moment this was made: a `Stream` for the program's own failover. It
+/// ends when the manager has: after [`Manager::shutdown`](crate::Manager::shutdown), and when the last of it is dropped.
 ///
-/// It holds `queue_bytes`. When it is full, an address whose letters do not fit is still dialed and written to, but nothing
-/// more of it comes back until they are taken: it holds its messages, and its producers wait when its queue is full. Where
-/// it would have given up, it is dialed once a second. Other addresses go on. So whoever takes the letters may send them to
-/// their own address again. With [`Config::message_ttl`](crate::Config::message_ttl) they should not wait for that: what is
-/// too old is not written, and is held, with all that is behind it, until the letters before it are taken.
+/// It holds `queue_bytes`. When it is full, an address whose letters do not fit is still dialed and written to, but
+/// nothing more of it comes back until they are taken: it holds its messages, and its producers wait when its queue is
+/// full. Where it would have given up, it is dialed once a second. Other addresses go on. So the task that takes the
+/// letters may send them to the same address again. With [`Config::message_ttl`](crate::Config::message_ttl) it should
+/// not wait until they are written: a message that is too old is not written, and is held, with all that is behind it,
+/// until the letters before it are taken.
 ///
-/// What a close, or a producer that has gone, leaves behind
-/// waits for nobody: up to `queue_bytes` of it, all addresses together, wait for room in the background; more is lost, with
-/// a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
+/// A close does not wait for what it leaves behind, and nor does a producer that has gone: up to `queue_bytes` of it,
+/// all addresses together, wait for room in the background; more is lost, with a
+/// [`ManagerEvent::Lost`](crate::ManagerEvent::Lost). Dropping a future that waits for the next letter loses nothing;
 /// dropping the stream loses what is in it, with a [`ManagerEvent::Lost`](crate::ManagerEvent::Lost) as well.
 pub struct DeadLetters {
     queue: Arc<Queue>,
@@ -70,39 +49,9 @@ pub(crate) struct DeadLetterBox {
     lost: AtomicU64,
     /// How many bytes of letters are on their way to it.
     on_their_way: AtomicUsize,
+    /// When none is, no more come.
+    ended: AtomicBool,
     runtime: Handle,
-}
-
-/// The letters of one taker.
-#[derive(Default)]
-struct Queue(Lock<QueueState>);
-
-#[derive(Default)]
-struct QueueState {
-    letters: VecDeque<DeadLetter>,
-    bytes: usize,
-    /// No more come: they go to another, or the manager is gone.
-    closed: bool,
-    /// Nobody takes them any more.
-    left: bool,
-    /// Letters that wait for room.
-    senders: Waiters,
-    taker: Option<Waker>,
-}
-
-/// What became of a letter that was to be put into a queue.
-enum Put {
-    Done,
-    /// It is for another queue.
-    Closed,
-    /// Nobody takes it.
-    Left,
-}
-
-/// A letter's place among those that wait for room.
-struct Turn {
-    queue: Arc<Queue>,
-    place: Option<Key>,
 }
 
 /// A place for letters on their way, until it is dropped.
@@ -113,7 +62,8 @@ struct Way {
 
 impl Drop for Way {
     fn drop(&mut self) {
-        self.letters.on_their_way.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.letters.on_their_way.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.letters.look();
     }
 }
 
@@ -123,17 +73,29 @@ struct Burial {
     address: Address,
     messages: VecDeque<Bytes>,
     verdict: Verdict,
+    tried: Option<Arc<[Address]>>,
 }
 
 /// One that goes on in the background when it is dropped.
-struct InTurn(Burial);
+struct InTurn(Option<Burial>);
+
+impl InTurn {
+    /// If nobody takes them, that is counted when this is dropped.
+    async fn send(mut self) {
+        if let Some(burial) = &mut self.0 {
+            // What comes back is not the last of its message.
+            let _ = burial.send().await;
+        }
+    }
+}
 
 impl DeadLetterBox {
     /// It holds as much on its way to whoever takes it as the queue of an address holds.
     pub(crate) fn new(config: &Config, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
         let (lost, on_their_way) = (AtomicU64::new(0), AtomicUsize::new(0));
         let (bytes, runtime) = (config.queue_bytes, config.runtime.clone());
-        Self { bytes, taker: Lock::new(None), reporter, lost, on_their_way, runtime }
+        let ended = AtomicBool::new(false);
+        Self { bytes, taker: Lock::new(None), reporter, lost, on_their_way, ended, runtime }
     }
 
     /// From now on they go to this one, and so do those that wait for room in the one before.
@@ -143,6 +105,7 @@ impl DeadLetterBox {
         if let Some(replaced) = replaced {
             replaced.close();
         }
+        self.look();
         DeadLetters { queue, letters: Arc::downgrade(self) }
     }
 
@@ -155,12 +118,67 @@ impl DeadLetterBox {
     /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
     /// the background.
     pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        if messages.is_empty() {
+        Burial { letters: self, address, messages: messages.into(), verdict, tried: None }.go().await;
+    }
+
+    /// As [`bury`](Self::bury), of a route that has `tried` these.
+    pub(crate) async fn bury_tried(
+        self: Arc<Self>,
+        address: Address,
+        message: Bytes,
+        verdict: Verdict,
+        tried: Arc<[Address]>,
+    ) {
+        Burial { letters: self, address, messages: [message].into(), verdict, tried: Some(tried) }.go().await;
+    }
+
+    /// As [`bury_in_turn`](Self::bury_in_turn), of a route that has `tried` these.
+    pub(crate) async fn bury_tried_in_turn(
+        self: Arc<Self>,
+        address: Address,
+        message: Bytes,
+        verdict: Verdict,
+        tried: Arc<[Address]>,
+    ) {
+        let burial = Burial { letters: self, address, messages: [message].into(), verdict, tried: Some(tried) };
+        InTurn(Some(burial)).send().await;
+    }
+
+    /// No more letters come but those on their way: then the stream of whoever takes them ends.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.look();
+    }
+
+    /// There may be no more letters to come.
+    fn look(&self) {
+        if self.on_their_way.load(Ordering::SeqCst) > 0 {
             return;
         }
-        let (way, letters, to) = (self.way(&messages), self.clone(), address.clone());
-        let mut burial = Burial { letters: self, address, messages: messages.into(), verdict };
-        let Some(way) = way else { return burial.lose_all() };
+        let taker = match self.ended.load(Ordering::SeqCst) {
+            true => self.taker.lock().take(),
+            false => None,
+        };
+        match taker {
+            Some(queue) => queue.close(),
+            None => self.taker().iter().for_each(|queue| queue.wake_watchers()),
+        }
+    }
+
+    /// Waits until all letters so far are taken, and whoever takes them asks for the next; or nobody takes them.
+    pub(crate) async fn taken(&self) {
+        if let Some(queue) = self.taker() {
+            queue.taken(|| self.on_their_way.load(Ordering::SeqCst) == 0).await;
+        }
+    }
+
+    /// As [`bury`](Self::bury).
+    async fn start(self: Arc<Self>, mut burial: Burial) {
+        if burial.messages.is_empty() {
+            return;
+        }
+        let (letters, to) = (self, burial.address.clone());
+        let Some(way) = letters.way(&burial.messages) else { return burial.lose_all() };
         let mut burying = Box::pin(async move {
             let _way = way;
             burial.send_or_lose().await;
@@ -177,14 +195,13 @@ impl DeadLetterBox {
     /// As [`bury`](Self::bury), for an address that buries no more until these are taken, however many others do: its queue is
     /// the bound. When this is dropped, what is left goes the other way.
     pub(crate) async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        let mut burial = InTurn(Burial { letters: self, address, messages: messages.into(), verdict });
-        // If nobody takes them, that is counted the other way.
-        let _ = burial.0.send().await;
+        let burial = Burial { letters: self, address, messages: messages.into(), verdict, tried: None };
+        InTurn(Some(burial)).send().await;
     }
 
     /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
-    fn way(self: &Arc<Self>, messages: &[Bytes]) -> Option<Way> {
-        let bytes = messages.iter().map(cost).sum();
+    fn way<'a>(self: &Arc<Self>, messages: impl IntoIterator<Item = &'a Bytes>) -> Option<Way> {
+        let bytes = messages.into_iter().map(cost).sum();
         let fits = |others: usize| (others == 0 || others + bytes <= self.bytes).then_some(others + bytes);
         self.on_their_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
         Some(Way { letters: self.clone(), bytes })
@@ -216,6 +233,8 @@ impl DeadLetterBox {
     fn lose(&self, address: &Address, messages: usize) {
         if messages > 0 {
             self.lost.fetch_add(messages as u64, Ordering::Relaxed);
+            #[cfg(feature = "metrics")]
+            crate::metrics::lost(address, messages);
             self.reporter.report(ManagerEvent::Lost { address: address.clone(), messages });
         }
     }
@@ -241,10 +260,16 @@ impl Drop for DeadLetterBox {
 }
 
 impl Burial {
+    /// As [`DeadLetterBox::bury`].
+    async fn go(self) {
+        self.letters.clone().start(self).await;
+    }
+
     /// Hands them over; the error is that nobody takes them.
     async fn send(&mut self) -> Result<(), DeadLetter> {
         while let Some(message) = self.messages.front() {
-            self.letters.send(DeadLetter::new(&self.address, message.clone(), &self.verdict)).await?;
+            let letter = DeadLetter::new(&self.address, message.clone(), &self.verdict);
+            self.letters.send(DeadLetter { tried: self.tried.clone(), ..letter }).await?;
             self.letters.dispose(&self.address, self.messages.pop_front());
         }
         Ok(())
@@ -278,78 +303,10 @@ impl Drop for Burial {
 
 impl Drop for InTurn {
     fn drop(&mut self) {
-        let Burial { letters, address, messages, verdict } = &mut self.0;
-        let left = mem::take(messages).into();
-        let _ = letters.clone().bury(address.clone(), left, verdict.clone()).now_or_never();
-    }
-}
-
-impl Queue {
-    /// No more letters come.
-    fn close(&self) {
-        let mut state = self.0.lock();
-        state.closed = true;
-        let (senders, taker) = (state.senders.take_all(), state.taker.take());
-        drop(state);
-        for waker in senders.into_iter().chain(taker) {
-            // Whose executor is gone does not wait.
-            let _ = foreign::wake(waker);
+        if let Some(burial) = self.0.take() {
+            let _ = burial.go().now_or_never();
         }
     }
-}
-
-impl Turn {
-    /// Puts the letter in when there is room for it, and for those before it. Wakers that panicked are told of.
-    fn poll_put(
-        &mut self,
-        letter: &mut Option<DeadLetter>,
-        room: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<(Put, Vec<Panic>)> {
-        let mut state = self.queue.0.lock();
-        let bytes = letter.as_ref().map_or(0, |letter| cost(&letter.message));
-        let put = if state.closed {
-            Put::Closed
-        } else if state.left {
-            Put::Left
-        } else if state.senders.is_first(self.place) && (state.bytes == 0 || state.bytes + bytes <= room) {
-            state.bytes += bytes;
-            state.letters.extend(letter.take());
-            Put::Done
-        } else {
-            let replaced = state.senders.wait(&mut self.place, cx.waker());
-            drop(state);
-            let _ = foreign::dispose(replaced);
-            return Poll::Pending;
-        };
-        let left = state.senders.leave(&mut self.place);
-        // There may be room for the next one, too.
-        let (taker, next) = (state.taker.take(), state.senders.take_first());
-        drop(state);
-        let _ = foreign::dispose(left);
-        let woken = [taker, next].into_iter().flatten().map(foreign::wake);
-        Poll::Ready((put, woken.filter_map(Result::err).collect()))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if self.place.is_none() {
-            return;
-        }
-        let mut state = self.queue.0.lock();
-        let left = state.senders.leave(&mut self.place);
-        let next = state.senders.take_first();
-        drop(state);
-        let _ = foreign::dispose(left);
-        // Whose executor is gone does not wait.
-        let _ = next.map(foreign::wake);
-    }
-}
-
-/// How much of the room the letter of this message takes.
-fn cost(message: &Bytes) -> usize {
-    message.len() + ITEM
 }
 
 impl Stream for DeadLetters {
@@ -364,6 +321,7 @@ impl Stream for DeadLetters {
             let replaced = state.taker.replace(cx.waker().clone());
             drop(state);
             let _ = foreign::dispose(replaced);
+            self.queue.wake_watchers();
             return Poll::Pending;
         };
         state.bytes -= cost(&letter.message);
@@ -380,7 +338,8 @@ impl Drop for DeadLetters {
         let mut state = self.queue.0.lock();
         state.left = true;
         let left = mem::take(&mut state.letters);
-        let (senders, taker) = (state.senders.take_all(), state.taker.take());
+        let (mut senders, taker) = (state.senders.take_all(), state.taker.take());
+        senders.extend(state.watchers.take_all());
         drop(state);
         let _ = foreign::dispose(taker);
         for sender in senders {
@@ -417,6 +376,7 @@ mod tests {
     use futures::StreamExt;
 
     use super::*;
+    use crate::queue::ITEM;
     use crate::sim::testing::{self, Sim};
 
     /// What it has room for are two letters, or one large one.

@@ -1,9 +1,14 @@
 //! Many addresses: dials, keeps, re-uses and multiplexes connections.
 
 mod addresses;
+mod common;
 mod dead_letters;
-mod link;
-mod link_socket;
+mod lane;
+mod letters;
+mod route;
+mod route_queue;
+mod route_sink;
+mod router;
 mod sink;
 
 use std::collections::BTreeMap;
@@ -17,28 +22,31 @@ use crate::config::Config;
 use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::identity::Identity;
+use crate::link::{First, Link};
+pub use crate::link::{Health, LinkStats};
 use crate::listener::{Closer, Listener};
 use crate::observe::{Events, ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::Place;
 use crate::sync::Lock;
-use crate::transport;
-use addresses::{Addresses, Closing};
+use addresses::{Addresses, Alive, Closing, GRACE};
 use bytes::Bytes;
+use common::{Common, untaken};
 use dead_letters::DeadLetterBox;
-pub use dead_letters::{DeadLetter, DeadLetters};
+pub use dead_letters::DeadLetters;
 use futures::FutureExt;
 use futures::future::join_all;
-pub use link::LinkStats;
-use link::{Common, Link};
+pub use letters::DeadLetter;
+pub use route::Route;
+pub use route_sink::RouteSink;
 pub use sink::ManagerSink;
 
 /// Connections to many addresses, shared by many producers. Cheap to clone; safe to share between tasks and threads.
 ///
 /// Each address has one connection and one queue in front of it. Producers put messages in, with [`write`](Self::write)
 /// or through a [`sink`](Self::sink) of their own; each one's messages keep their order. Addresses do not wait for each
-/// other: a dead one holds up only those who write to it. Who waits for room in a queue is served in the order in which they
-/// came, so sinks that always have something get equal shares.
+/// other: a dead one holds up only those who write to it. Producers that wait for room in a queue are served in the
+/// order in which they came, so sinks that always have something get equal shares.
 ///
 /// A manager has no stream of replies: what a peer sends is read and thrown away. To have replies, use a
 /// [`Connection`](crate::Connection).
@@ -50,22 +58,25 @@ pub use sink::ManagerSink;
 /// order, a frame that was cut from its start. A peer that ends its sending direction counts as closed.
 ///
 /// With [`Config::reconnect`] it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held, and the
-/// sinks wait when that is full. When it gives up, every message held comes back. Without it, the first attempt that fails
-/// is the last, and so are three connections in a row that break before they have taken one whole message (a peer
-/// that refuses a message does that). Messages of `write` come back in its error, those of sinks as
-/// [`dead_letters`](Self::dead_letters). The next message tries again.
+/// sinks wait when that is full. When it gives up, every message held comes back, and the address is [down](Health::Down): what
+/// is sent to it comes back at once, with the last error, while it is dialed in the background, until it is up or closed.
+/// Without it, the first attempt that fails is the last, and so are three connections in a row that break before they have
+/// taken one whole message (a peer that refuses a message does that); the next message tries again. Messages of `write` come
+/// back in its error, those of sinks as [`dead_letters`](Self::dead_letters).
 ///
-/// Order is that of one connection. What the kernel had taken of the old one may still arrive beside the newer messages of the
-/// next: after a `write_timeout`, say, when a peer that had stopped reads on.
+/// Order is that of one connection. What the kernel had taken of the old connection may still arrive beside the newer
+/// messages of the next one: for example after a `write_timeout`, when a peer that had stopped reads on.
 ///
 /// # The end
 ///
 /// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
-/// Dropping the last clone, and the last sink, ends all connections at once, without waiting, and so does the end of the
+/// Dropping the last clone, and the last sink that is not [weak](Self::weak_sink), ends all connections at once, without
+/// waiting, and so does the end of the
 /// process: what is pending then is gone, and nobody is told. Listeners belong to whoever has them.
 #[derive(Clone)]
 pub struct Manager {
     addresses: Arc<Addresses>,
+    alive: Arc<Alive>,
     listeners: Arc<Lock<Vec<(Address, Closer)>>>,
 }
 
@@ -98,8 +109,8 @@ impl Manager {
     pub fn new(config: Config) -> Self {
         let reporter = Arc::new(Reporter::new(config.runtime.clone()));
         let dead_letters = Arc::new(DeadLetterBox::new(&config, reporter.clone()));
-        let addresses = Addresses::new(Common { config, reporter, dead_letters });
-        Self { addresses: Arc::new(addresses), listeners: Arc::default() }
+        let addresses = Arc::new(Addresses::new(Common { config, reporter, dead_letters }));
+        Self { alive: Alive::new(addresses.clone()), addresses, listeners: Arc::default() }
     }
 
     /// Connects to an address, as [`Connection::dial`](crate::Connection::dial) does, and keeps the connection.
@@ -110,21 +121,62 @@ impl Manager {
         let (address, common) = (address.into(), &self.addresses.common);
         let codec = common.config.codec()?;
         let reserved = self.addresses.reserve(&address)?;
-        let stream = transport::dial(&address, &common.config).await?;
-        reserved.keep(stream, codec)?;
+        // It takes no replies, in a session either.
+        let first = First::dial(&address, &common.config, codec, 0).await?;
+        reserved.keep(first, codec)?;
         common.reporter.report(ManagerEvent::Opened { address });
         Ok(())
     }
 
-    /// Sends one message, and waits until the kernel has taken it.
+    /// Registers an address, and dials it in the background. It returns at once, and from then on the address is open: what is
+    /// written to it is held until there is a connection, as for one that is away, up to `queue_bytes` with
+    /// [`Config::reconnect`], and else up to 60 KiB.
     ///
-    /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits, in turn, before
-    /// the message is accepted. Many `write`s at once share system calls, but
-    /// each waits for its own; for a stream of messages a [`sink`](Self::sink) is many times faster.
+    /// Its errors are those of the configuration, [`Error::AlreadyOpen`], and [`Error::Closed`] after a
+    /// [`shutdown`](Self::shutdown); nothing is registered then. That the address cannot be reached is no error here:
+    /// each attempt that fails is a [`ManagerEvent::DialFailed`], the first that does not a [`ManagerEvent::Opened`], and
+    /// [`health`](Self::health) says how it is now. To know before going on, [`dial`](Self::dial).
+    ///
+    /// With `reconnect` it is dialed as the backoff says, and when that gives up, as an address that is [down](Health::Down).
+    /// Without it there is one attempt: if that fails, what was sent meanwhile comes back with it, and the next message dials
+    /// again.
+    ///
+    /// ```
+    /// # use buffstreams::{Backoff, Bytes, Config, Listener, Manager};
+    /// # use futures::{SinkExt, StreamExt};
+    /// # use std::time::Duration;
+    /// # async_std::task::block_on(async {
+    /// # let place = Listener::bind("127.0.0.1:0", Config::new()).await?;
+    /// # let address = place.local_addr();
+    /// # drop(place);
+    /// let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(1));
+    /// let manager = Manager::new(Config::new().reconnect(backoff));
+    /// manager.open(&address)?;
+    /// let mut sink = manager.sink();
+    /// sink.feed((address.clone().into(), Bytes::from_static(b"early"))).await?;
+    ///
+    /// let mut listener = Listener::bind(&address, Config::new()).await?; // The server comes later.
+    /// sink.flush().await?;
+    /// assert_eq!(listener.next().await.unwrap().1, "early");
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
+    /// ```
+    pub fn open(&self, address: impl Into<Address>) -> Result<(), Error> {
+        let (address, config) = (address.into(), &self.addresses.common.config);
+        let codec = config.codec()?;
+        self.addresses.reserve(&address)?.keep(First::later(config, codec, 0), codec)
+    }
+
+    /// Sends one message, and waits until the kernel has taken it; with [`Config::session`], until the program at the other end
+    /// has.
+    ///
+    /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits, in
+    /// turn, before the message is accepted. Many `write`s at once share system calls, but each waits for its message;
+    /// for a stream of messages a [`sink`](Self::sink) is many times faster.
     ///
     /// The errors give the message back: [`Error::NotOpen`] for an address that was never dialed or is closed,
-    /// [`Error::MessageTooLarge`], and [`Error::NotSent`] when the connection broke and could not be opened again. If the
-    /// future is dropped before the message was accepted, it is not sent; later, it is sent, or becomes a dead letter.
+    /// [`Error::MessageTooLarge`], and [`Error::NotSent`] when the connection broke and could not be opened again. In a session,
+    /// [`Error::Refused`] and [`Error::InDoubt`] say what became of a message that was sent. If the future is dropped before the
+    /// message was accepted, it is not sent; later, it is sent, or becomes a dead letter.
     pub async fn write(&self, address: impl Into<Address>, message: Bytes) -> Result<(), Error> {
         let address = address.into();
         let Some(link) = self.addresses.open(&address) else {
@@ -137,18 +189,32 @@ impl Manager {
             Err(error) => return Err(error),
         }
         let is_accepted = poll_fn(|cx| link.outbox.poll_accepted(&mut claim.place, cx)).await;
-        let written = poll_fn(|cx| link.outbox.poll_over(&mut claim.place, cx)).await;
+        let over = poll_fn(|cx| link.outbox.poll_over(&mut claim.place, cx)).await;
         let message = claim.message.take().map(Into::into);
-        match written {
+        match over {
             _ if !is_accepted => Err(Error::NotOpen { address, message }),
             Ok(()) => Ok(()),
-            Err(source) => Err(Error::NotSent { address, message, source }),
+            Err(verdict) => Err(untaken(verdict, address, message)),
         }
     }
 
     /// A sink into this manager, one for each producer.
     pub fn sink(&self) -> ManagerSink {
-        ManagerSink::new(self.addresses.clone())
+        ManagerSink::new(self.addresses.clone(), Some(self.alive.clone()))
+    }
+
+    /// As [`sink`](Self::sink), and it does not keep the manager: for a task that takes the [`dead_letters`](Self::dead_letters)
+    /// and sends them elsewhere. With any other sink the manager would last as long as that task, and the task as long as the
+    /// manager. When the manager has ended, each address is [`Error::NotOpen`] to it.
+    pub fn weak_sink(&self) -> ManagerSink {
+        ManagerSink::new(self.addresses.clone(), None)
+    }
+
+    /// A sink whose messages go to the addresses of a route, as its rule says: see [`Route`]. The addresses are to be
+    /// [opened](Self::open) or [dialed](Self::dial) as others are; one that is not is left out until it is. It keeps the manager, as
+    /// [`sink`](Self::sink) does.
+    pub fn sink_to(&self, route: Route) -> RouteSink {
+        RouteSink::new(&self.addresses, self.alive.clone(), route)
     }
 
     /// Listens, as [`Listener::bind`] does. The manager knows the listener by its address, to close it.
@@ -188,8 +254,11 @@ impl Manager {
     /// Ends the manager: closes all connections, as [`close`](Self::close) does, side by side and within `deadline`, and
     /// says how each of them ended. From the moment of the call nothing more is accepted and nothing can be dialed.
     ///
+    /// What a [`RouteSink`] has accepted is first handed over to its addresses, for which it waits half of the deadline at the most.
     /// What could not be delivered becomes dead letters. Listeners go on: see [`close_listener`](Self::close_listener).
-    /// An address that another task is closing has its report there. Dropping the future ends all connections at once.
+    /// An address that another task is closing has its report there. Dropping the future ends all connections at once. When it
+    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink has collected and
+    /// not handed over by then is lost, with a [`ManagerEvent::Lost`]: flush them before.
     ///
     /// ```
     /// # use buffstreams::{Bytes, Config, Manager};
@@ -207,17 +276,66 @@ impl Manager {
     /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
     /// ```
     pub async fn shutdown(&self, deadline: Duration) -> BTreeMap<Address, Ending> {
-        let endings = self.addresses.close_all().into_iter().map(|closing| async move {
-            let link = closing.link.clone();
-            let cut = end(closing, Some(deadline)).await.is_none();
-            let LinkStats { written, dead_lettered, .. } = link.stats();
-            (link.address.clone(), Ending { written, dead_lettered, cut })
-        });
-        join_all(endings).await.into_iter().collect()
+        let routers = self.addresses.routers();
+        routers.iter().for_each(|router| router.refuse());
+        let deadline = deadline.saturating_sub(self.hand_over(deadline / 2).await);
+        let endings = self.addresses.close_all().into_iter().map(|closing| ending(closing, deadline));
+        let endings = join_all(endings).await.into_iter().collect();
+        // They need nobody for that but the runtime, which callbacks may keep.
+        let settled = join_all(routers.iter().map(|router| router.settled()));
+        self.addresses.common.config.runtime.within(Some(GRACE), settled).await;
+        self.addresses.over();
+        endings
     }
 
-    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was given,
-    /// or by the one that it listens on. [`Error::NotOpen`] is for an address that none of them has.
+    /// Waits until the routes have handed over what they accepted, `limit` at the most. How long that took.
+    async fn hand_over(&self, limit: Duration) -> Duration {
+        let (runtime, routers) = (&self.addresses.common.config.runtime, self.addresses.routers());
+        let began = runtime.now();
+        runtime.within(Some(limit), join_all(routers.iter().map(|router| router.handed_over()))).await;
+        runtime.now().saturating_duration_since(began)
+    }
+
+    /// As [`shutdown`](Self::shutdown), for addresses of which some are the spares of others: first it closes these, one after
+    /// the other in this order, and then all that are left. Before it goes on to the next, what came back of the one before has
+    /// gone where it goes: a [`RouteSink`] has given it to another address, and whoever takes the dead letters has taken
+    /// them all and asks for the next one. So a task that sends each letter to a spare, and waits for that before it takes the
+    /// next, loses none; its sink is a [`weak_sink`](Self::weak_sink), and its stream of letters ends after the last address is closed.
+    ///
+    /// All together takes `deadline` at the most. Each of these has the same share of it, and all that are left have another: an
+    /// address has half of its share to deliver, and what is left of that is the limit of the wait for what came back. An address
+    /// that is not open is left out. Until the last of these is closed, the others accept messages. Dropping the future ends the connections
+    /// that it was closing, and leaves the rest as they are.
+    pub async fn shutdown_in_order<A: Into<Address>>(
+        &self,
+        first: impl IntoIterator<Item = A>,
+        deadline: Duration,
+    ) -> BTreeMap<Address, Ending> {
+        let common = &self.addresses.common;
+        let (runtime, mut endings) = (&common.config.runtime, BTreeMap::new());
+        let first: Vec<_> = first.into_iter().map(Into::into).collect();
+        let share = deadline / (first.len() as u32 + 1);
+        let mut left = deadline.saturating_sub(self.hand_over(share / 2).await);
+        for address in first {
+            let Some(closing) = self.addresses.close(&address) else { continue };
+            let began = runtime.now();
+            let passed = || runtime.now().saturating_duration_since(began);
+            endings.extend([ending(closing, share / 2).await]);
+            let settling = async {
+                join_all(self.addresses.routers().iter().map(|router| router.settled())).await;
+                common.dead_letters.taken().await;
+                // Whoever took them may have given them to a route.
+                join_all(self.addresses.routers().iter().map(|router| router.settled())).await;
+            };
+            runtime.within(Some(share.saturating_sub(passed())), settling).await;
+            left = left.saturating_sub(passed());
+        }
+        endings.extend(self.shutdown(left).await);
+        endings
+    }
+
+    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was
+    /// given, or by the one that it listens on. The error is [`Error::NotOpen`] where no listener has the address.
     pub async fn close_listener(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
         let known = {
@@ -244,6 +362,12 @@ impl Manager {
         self.addresses.open(&address.into())?.socket.identity()
     }
 
+    /// How an address does; `None` if it is not open, or being closed. It does not wait, and may be history when it returns: what
+    /// changes is told by [`events`](Self::events).
+    pub fn health(&self, address: impl Into<Address>) -> Option<Health> {
+        Some(self.addresses.open(&address.into())?.pulse.get())
+    }
+
     /// What it has counted so far.
     pub fn stats(&self) -> ManagerStats {
         let (links, retired) = self.addresses.stats();
@@ -257,27 +381,48 @@ impl Manager {
         self.addresses.common.reporter.subscribe()
     }
 
-    /// The messages, from now on, that were accepted and could not be sent, for the program's own failover. There is one
-    /// such stream: a second takes the place of the first, which ends when what is in it was taken, and gets what waits for
-    /// room there. Without one they are lost, with a [`ManagerEvent::Lost`].
+    /// The messages, from now on, that were accepted and could not be sent, for the program's own failover. There is
+    /// one such stream. A second takes the place of the first, and gets what waits for room in it; the first ends when
+    /// what is in it was taken. Without a stream the messages are lost, with a [`ManagerEvent::Lost`].
+    ///
+    /// Where [`Config::session`] is set, some of them were sent: look at the [`outcome`](DeadLetter::outcome) before one goes to
+    /// another address, or it may be taken twice.
     ///
     /// ```no_run
-    /// use buffstreams::{Config, Manager};
-    /// use futures::{StreamExt, future};
+    /// use buffstreams::{Config, Manager, Outcome};
+    /// use futures::{SinkExt, StreamExt};
     ///
     /// # async fn failover() -> Result<(), buffstreams::Error> {
     /// const SPARE: &str = "127.0.0.1:5032";
     /// let manager = Manager::new(Config::new());
+    /// let (mut letters, mut sink) = (manager.dead_letters(), manager.sink());
     /// manager.dial("127.0.0.1:5031").await?;
     /// manager.dial(SPARE).await?;
-    /// // Its own letters would come back to it again and again.
-    /// let dead = manager.dead_letters().filter(|letter| future::ready(letter.address.as_str() != SPARE));
-    /// dead.map(|letter| Ok((SPARE.into(), letter.message))).forward(manager.sink()).await
+    /// while let Some(letter) = letters.next().await {
+    ///     match letter.outcome {
+    ///         // Nobody has it. The spare's own letters would come back to it again and again.
+    ///         Outcome::NotSent | Outcome::GaveUp if letter.address.as_str() != SPARE => {
+    ///             if let Err(error) = sink.send((SPARE.into(), letter.message)).await {
+    ///                 eprintln!("{SPARE}: {error}");
+    ///             }
+    ///         }
+    ///         outcome => eprintln!("{}: {outcome}", letter.address),
+    ///     }
+    /// }
+    /// # Ok(())
     /// # }
     /// ```
     pub fn dead_letters(&self) -> DeadLetters {
         self.addresses.common.dead_letters.subscribe()
     }
+}
+
+/// Closes a connection, and says how that ended.
+async fn ending(closing: Closing, limit: Duration) -> (Address, Ending) {
+    let link = closing.link.clone();
+    let cut = end(closing, Some(limit)).await.is_none();
+    let LinkStats { written, dead_lettered, .. } = link.stats();
+    (link.address.clone(), Ending { written, dead_lettered, cut })
 }
 
 /// Delivers what a connection that is being closed has accepted, half-closes it, waits for the peer to close, and ends it.

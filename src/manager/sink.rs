@@ -12,10 +12,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::sink::{Sink, SinkExt};
 
-use super::addresses::Addresses;
-use super::link::Link;
+use super::addresses::{Addresses, Alive};
 use crate::error::Error;
 use crate::framed::HIGH_WATER;
+use crate::link::Link;
 use crate::peer::Address;
 use crate::queue::{Batch, Fate, Offer, Outcome, Place, Stage, Verdict};
 use crate::wire::Output;
@@ -34,11 +34,12 @@ const BATCHES_IN_A_ROW: u32 = 4;
 ///   here; and now and then for a moment, so that a sink that never has to wait lets other tasks run.
 ///   It is full when 60 KiB are pending, or, while the connection is down and is opened again by
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
-/// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through this
-///   sink. If messages that did since the last flush were not sent, it tells, once for each address: [`Error::NotSent`], or
-///   [`Error::NotOpen`] where the address was closed before they were handed over, and not dialed again. They are dead
-///   letters.
-/// - `poll_close` flushes and ends this sink, not the connections.
+/// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through
+///   this sink. If messages that came through it since the last flush were not sent, it returns an error, one for each
+///   address: [`Error::NotSent`], or [`Error::NotOpen`] where the address was closed before they were handed over, and
+///   not dialed again. They are dead letters.
+/// - `poll_close` flushes and ends this sink, not the connections. With [`Config::session`](crate::Config::session) it waits
+///   as [`barrier`](Self::barrier) does: where `forward` into this sink returns `Ok`, all was taken.
 ///
 /// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
 /// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
@@ -47,6 +48,8 @@ const BATCHES_IN_A_ROW: u32 = 4;
 /// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).
 pub struct ManagerSink {
     addresses: Arc<Addresses>,
+    /// It keeps the manager, unless it is weak.
+    _alive: Option<Arc<Alive>>,
     /// How many bytes are collected for an address before they are handed over.
     batch: usize,
     producers: Vec<Producer>,
@@ -73,10 +76,20 @@ struct Producer {
 }
 
 impl ManagerSink {
-    pub(crate) fn new(addresses: Arc<Addresses>) -> Self {
+    pub(crate) fn new(addresses: Arc<Addresses>, alive: Option<Arc<Alive>>) -> Self {
         let batch = addresses.common.config.room_while_down().map_or(HIGH_WATER, |room| room.min(HIGH_WATER));
         let (producers, by_address) = (Vec::new(), HashMap::new());
-        Self { addresses, batch, producers, by_address, last: 0, batches: 0, prune_at: PRUNE_FROM, closed: false }
+        Self {
+            addresses,
+            _alive: alive,
+            batch,
+            producers,
+            by_address,
+            last: 0,
+            batches: 0,
+            prune_at: PRUNE_FROM,
+            closed: false,
+        }
     }
 
     /// Accepts a message that stays with the program, without waiting: it is copied behind the others to `address`, where `feed`
@@ -99,10 +112,45 @@ impl ManagerSink {
         producer.local.push_with(|output| output.push_copy(message)).map(|()| true)
     }
 
-    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell. Dropping the future
-    /// loses nothing.
+    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to return. Dropping
+    /// the future loses nothing.
     pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         poll_fn(|cx| self.poll_ready_unpin(cx))
+    }
+
+    /// Flushes, and waits until the programs at the other ends have taken all that came through this sink, with
+    /// [`Config::session`](crate::Config::session).
+    ///
+    /// If some came back, it returns an error, one for each address: [`Error::NotSent`], whose source says why, or
+    /// [`Error::NotOpen`]. What became of each message is in the [dead letters](crate::Manager::dead_letters). Without
+    /// a session the error is [`Error::NoSession`]. It waits as long as the other ends do. Dropping the future loses
+    /// nothing.
+    pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        poll_fn(|cx| match self.has_session() {
+            true => self.poll_each(cx, Producer::poll_barrier),
+            false => Poll::Ready(Err(Error::NoSession)),
+        })
+    }
+
+    fn has_session(&self) -> bool {
+        self.addresses.common.config.session.is_some()
+    }
+
+    /// Polls each address's producer.
+    fn poll_each(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl Fn(&mut Producer, &Addresses, &mut Context<'_>) -> Poll<Result<(), Error>>,
+    ) -> Poll<Result<(), Error>> {
+        let mut polled = Poll::Ready(Ok(()));
+        for producer in &mut self.producers {
+            match poll(producer, &self.addresses, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => polled = Poll::Pending,
+            }
+        }
+        polled
     }
 
     /// Whether only a poll can say what becomes of a message.
@@ -219,11 +267,24 @@ impl Producer {
             return Poll::Ready(Err(Error::NotOpen { address: address.clone(), message: None }));
         }
         // Its fate says how it ended, and those before it.
+        ready!(self.link.outbox.poll_written(&mut self.place, cx));
+        Poll::Ready(self.tell())
+    }
+
+    /// Waits until what came through here is over: in a session, taken.
+    fn poll_barrier(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_flush(addresses, cx))?;
+        // Where some came back, its fate says so.
         let _ = ready!(self.link.outbox.poll_over(&mut self.place, cx));
-        Poll::Ready(match self.local.fate.take() {
-            Some(source) => Err(Error::NotSent { address: address.clone(), message: None, source }),
+        Poll::Ready(self.tell())
+    }
+
+    /// Tells what was not told yet of messages that came back.
+    fn tell(&mut self) -> Result<(), Error> {
+        match self.local.fate.take() {
+            Some(source) => Err(Error::NotSent { address: self.link.address.clone(), message: None, source }),
             None => Ok(()),
-        })
+        }
     }
 
     /// The address was closed, and there is nothing left to tell of it.
@@ -288,20 +349,12 @@ impl Sink<(Address, Bytes)> for ManagerSink {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
-        let mut flushed = Poll::Ready(Ok(()));
-        for producer in &mut this.producers {
-            match producer.poll_flush(&this.addresses, cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => flushed = Poll::Pending,
-            }
-        }
-        flushed
+        self.get_mut().poll_each(cx, Producer::poll_flush)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        ready!(self.as_mut().poll_flush(cx))?;
+        let poll = if self.has_session() { Producer::poll_barrier } else { Producer::poll_flush };
+        ready!(self.poll_each(cx, poll))?;
         self.closed = true;
         Poll::Ready(Ok(()))
     }

@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::reporter::Report;
+#[cfg(feature = "tracing")]
+use super::facts::Facts;
+use super::kind::Kind;
+#[cfg(feature = "tracing")]
+use super::kind::kind;
+use super::lines::Report;
 use crate::endpoint::Endpoint;
 #[cfg(feature = "tls")]
 use crate::error::TlsError;
-use crate::error::{BoxError, Error, FrameError, Limit, LooksLike};
+use crate::error::{BoxError, Error, FrameError, HandshakeErrorKind, Limit, LooksLike, Loss, SessionErrorCode};
 use crate::foreign::{Panic, PanicSource};
 use crate::identity::Identity;
 use crate::peer::{Address, Peer};
@@ -22,21 +27,40 @@ use crate::peer::{Address, Peer};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A peer has connected.
+    /// A peer has connected. With [`Config::session`](crate::Config::session), a peer is a session, and this is its start.
     #[non_exhaustive]
     Connected {
         /// Who.
         peer: Peer,
-        /// Who that is, as the transport has made sure; `None` if it knows nothing, as over plain TCP.
+        /// Who that is, as the transport has verified; `None` if it does not know, as over plain TCP.
         identity: Option<Arc<Identity>>,
     },
-    /// A peer is gone. Of this peer, only [`Undelivered`](Self::Undelivered) replies can still be told.
+    /// A peer is gone: where it is a session, that is over. Only [`Undelivered`](Self::Undelivered) can still come for
+    /// this peer.
     #[non_exhaustive]
     Disconnected {
         /// Who.
         peer: Peer,
         /// Why.
         reason: Reason,
+    },
+    /// The session of a peer has lost its connection. It goes on with another, or ends with `Disconnected`.
+    #[non_exhaustive]
+    Detached {
+        /// Who.
+        peer: Peer,
+        /// Why.
+        reason: Reason,
+    },
+    /// The session of a peer goes on, with another connection.
+    #[non_exhaustive]
+    Resumed {
+        /// Who.
+        peer: Peer,
+        /// The remote end of the socket.
+        from: Endpoint,
+        /// How many replies had not arrived, and are sent again.
+        replayed: usize,
     },
     /// A peer sent a header that makes no sense, and is being disconnected.
     #[non_exhaustive]
@@ -54,7 +78,7 @@ pub enum Event {
         /// The limit in force.
         max_connections: usize,
     },
-    /// Somebody has connected, and there is no TLS session with them: the connection was closed. They were no peer yet.
+    /// A client has connected, and the handshake of TLS has failed: the connection was closed. It was no peer yet.
     #[cfg(feature = "tls")]
     #[non_exhaustive]
     HandshakeFailed {
@@ -63,7 +87,18 @@ pub enum Event {
         /// Why not.
         error: Arc<TlsError>,
     },
-    /// A message did not decode, and was left out. The peer goes on, unless it was chosen that it ends.
+    /// A client has connected, and the handshake of a session has failed: the connection was closed. It was no peer, or
+    /// not the connection of one.
+    #[non_exhaustive]
+    SessionRefused {
+        /// The remote end of the socket.
+        from: Endpoint,
+        /// Why not.
+        kind: HandshakeErrorKind,
+    },
+
+    /// A message did not decode, and was left out. The peer goes on, unless the stream is
+    /// [`strict`](crate::typed::Decoded::strict).
     #[non_exhaustive]
     DecodeFailed {
         /// Whose message it was.
@@ -87,7 +122,8 @@ pub enum Event {
         /// The message of the panic, if it was a text.
         message: String,
     },
-    /// Something else panicked, and was caught. Where it belongs to a peer, that is being disconnected; nobody else is.
+    /// Something else panicked, and was caught. Where it belongs to a peer, that peer is being disconnected, and no
+    /// other.
     #[non_exhaustive]
     Panicked {
         /// Whose task it was, if it was in one.
@@ -157,6 +193,12 @@ pub enum Reason {
     Panicked,
     /// This end closed: the listener, or the connection that it had handed out.
     Stopped,
+    /// Its session was without a connection for longer than its [`ttl`](crate::Session::ttl).
+    SessionExpired,
+    /// Its session goes on with a newer connection.
+    Fenced,
+    /// Its session was ended with this code, by either end.
+    Session(SessionErrorCode),
 }
 
 impl Reason {
@@ -169,7 +211,7 @@ impl Reason {
             Error::Frame(_) => Self::Rejected,
             Error::Read(source) | Error::Write(source) => Self::Failed(Arc::new(same(source))),
             Error::Timeout { what, after } => Self::Timeout { what: *what, after: *after },
-            // None of these is of the peer: this end had no use for the connection any more.
+            // None of these is of a peer: this end had no use for the connection any more.
             Error::Config(_)
             | Error::Bind { .. }
             | Error::Dial { .. }
@@ -181,6 +223,11 @@ impl Reason {
             | Error::NotSent { .. }
             | Error::QueueFull { .. }
             | Error::Panicked { .. }
+            | Error::Handshake { .. }
+            | Error::SessionLost { .. }
+            | Error::Refused { .. }
+            | Error::InDoubt { .. }
+            | Error::NoSession
             | Error::Encode { .. }
             | Error::Decode { .. }
             | Error::Closed { .. } => Self::Stopped,
@@ -223,8 +270,45 @@ pub enum ManagerEvent {
         address: Address,
         /// Why.
         error: Arc<Error>,
+        /// How often it has been dialed in this outage, this time included.
+        attempts: u32,
     },
-    /// Accepted messages were not sent, and nobody took the dead letters, or there was no room for them: they are gone.
+    /// An address was dialed in vain, and given up: what was held for it comes back. With
+    /// [`Config::reconnect`](crate::Config::reconnect) so does, at once, what is sent from now on, and it is dialed in the
+    /// background, until it is [`Up`](Self::Up) or closed; without it, the next message dials.
+    #[non_exhaustive]
+    Down {
+        /// Where to.
+        address: Address,
+        /// Why the last attempt failed.
+        error: Arc<Error>,
+    },
+    /// An address that was [`Down`](Self::Down) is open again.
+    #[non_exhaustive]
+    Up {
+        /// Where to.
+        address: Address,
+    },
+    /// The session of an address goes on, with another connection.
+    #[non_exhaustive]
+    Resumed {
+        /// Where to.
+        address: Address,
+        /// How many messages had not arrived, and are sent again.
+        replayed: usize,
+    },
+    /// The session of an address is lost. What was not sent goes on in the next one.
+    #[non_exhaustive]
+    SessionLost {
+        /// Where to.
+        address: Address,
+        /// How many messages were sent and not acknowledged: they come back, with
+        /// [`Outcome::InDoubt`](crate::Outcome::InDoubt).
+        in_doubt: usize,
+        /// Why.
+        why: Loss,
+    },
+    /// Accepted messages came back, and are gone: the dead letters were not asked for, or there was no room for them.
     #[non_exhaustive]
     Lost {
         /// Where to.
@@ -261,7 +345,11 @@ impl Report for Event {
 
     fn level(&self) -> Level {
         match self {
-            Self::Connected { .. } | Self::Disconnected { .. } | Self::Missed { .. } => Level::Debug,
+            Self::Connected { .. }
+            | Self::Disconnected { .. }
+            | Self::Detached { .. }
+            | Self::Resumed { .. }
+            | Self::Missed { .. } => Level::Debug,
             _ => Level::Warn,
         }
     }
@@ -271,6 +359,7 @@ impl Report for Event {
             Self::Disconnected { peer, reason } => {
                 write!(f, "Disconnected {{ peer: {peer}, reason: {} }}", Kind(reason))
             }
+            Self::Detached { peer, reason } => write!(f, "Detached {{ peer: {peer}, reason: {} }}", Kind(reason)),
             Self::Rejected { peer, error } => write!(f, "Rejected {{ peer: {peer}, error: {} }}", Kind(error)),
             // The program's own error, and what a panic says, may hold the message that they are about.
             Self::DecodeFailed { peer, .. } => write!(f, "DecodeFailed {{ peer: {peer} }}"),
@@ -278,6 +367,43 @@ impl Report for Event {
             Self::CallbackPanicked { peer, .. } => write!(f, "CallbackPanicked {{ peer: {peer} }}"),
             Self::Panicked { peer, source, .. } => write!(f, "Panicked {{ peer: {peer:?}, source: {source:?} }}"),
             other => write!(f, "{other:?}"),
+        }
+    }
+
+    #[cfg(feature = "tracing")]
+    fn facts(&self) -> Facts<'_> {
+        let of = |name, peer: &Peer| Facts { name, peer: Some(*peer), ..Facts::default() };
+        let from = |name, from| Facts { name, from: Some(from), ..Facts::default() };
+        let because = |reason: &dyn fmt::Debug| Some(format!("{reason:?}"));
+        match self {
+            Self::Connected { peer, .. } => of("Connected", peer),
+            Self::Disconnected { peer, reason } => Facts { reason: kind(reason), ..of("Disconnected", peer) },
+            Self::Detached { peer, reason } => Facts { reason: kind(reason), ..of("Detached", peer) },
+            Self::Resumed { peer, from, replayed } => {
+                Facts { from: Some(from), messages: Some(*replayed), ..of("Resumed", peer) }
+            }
+            Self::Rejected { peer, error } => Facts { reason: kind(error), ..of("Rejected", peer) },
+            Self::Refused { addr, max_connections } => {
+                Facts { max_connections: Some(*max_connections), ..from("Refused", addr) }
+            }
+            #[cfg(feature = "tls")]
+            Self::HandshakeFailed { from: at, error } => {
+                Facts { reason: because(error), ..from("HandshakeFailed", at) }
+            }
+            Self::SessionRefused { from: at, kind } => Facts { reason: because(kind), ..from("SessionRefused", at) },
+            Self::DecodeFailed { peer, .. } => of("DecodeFailed", peer),
+            Self::CallbackFailed { peer, .. } => of("CallbackFailed", peer),
+            Self::CallbackPanicked { peer, .. } => of("CallbackPanicked", peer),
+            Self::Panicked { peer, source, .. } => {
+                Facts { name: "Panicked", peer: *peer, reason: because(source), ..Facts::default() }
+            }
+            Self::AcceptFailed { error, retry_in } => {
+                let reason = because(error);
+                Facts { name: "AcceptFailed", reason, retry_in: Some(*retry_in), ..Facts::default() }
+            }
+            Self::Undelivered { peer, messages } => Facts { messages: Some(*messages), ..of("Undelivered", peer) },
+            // Subscribers alone are told.
+            Self::Missed { .. } => Facts { name: "Missed", ..Facts::default() },
         }
     }
 }
@@ -293,7 +419,7 @@ impl Report for ManagerEvent {
 
     fn level(&self) -> Level {
         match self {
-            Self::Opened { .. } | Self::Missed { .. } => Level::Debug,
+            Self::Opened { .. } | Self::Up { .. } | Self::Resumed { .. } | Self::Missed { .. } => Level::Debug,
             _ => Level::Warn,
         }
     }
@@ -303,38 +429,41 @@ impl Report for ManagerEvent {
             Self::Broken { address, error: Some(error) } => {
                 write!(f, "Broken {{ address: {address}, error: {} }}", Kind(&**error))
             }
-            Self::DialFailed { address, error } => {
-                write!(f, "DialFailed {{ address: {address}, error: {} }}", Kind(&**error))
-            }
+            Self::Down { address, error } => write!(f, "Down {{ address: {address}, error: {} }}", Kind(&**error)),
             Self::Panicked { address, source, .. } => {
                 write!(f, "Panicked {{ address: {address:?}, source: {source:?} }}")
+            }
+            Self::DialFailed { address, error, .. } => {
+                write!(f, "DialFailed {{ address: {address}, error: {} }}", Kind(&**error))
             }
             other => write!(f, "{other:?}"),
         }
     }
-}
 
-/// What may be logged of an error or a reason. The figures of a header are left out: where the stream has lost its place,
-/// they are a piece of a message.
-struct Kind<'a, T>(&'a T);
-
-impl fmt::Display for Kind<'_, FrameError> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = format!("{:?}", self.0.kind);
-        let name = kind.split(' ').next().unwrap_or_default();
-        write!(f, "{name}, looks like: {:?}", self.0.looks_like)
-    }
-}
-
-impl fmt::Display for Kind<'_, Error> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Error::Frame(error) => Kind(error).fmt(f),
-            Error::Truncated { .. } => f.write_str("Truncated"),
-            Error::Encode { .. } => f.write_str("Encode"),
-            Error::Decode { .. } => f.write_str("Decode"),
-            Error::NotSent { source, .. } => write!(f, "NotSent {{ source: {} }}", Kind(&**source)),
-            other => write!(f, "{other:?}"),
+    #[cfg(feature = "tracing")]
+    fn facts(&self) -> Facts<'_> {
+        let of = |name, address| Facts { name, address: Some(address), ..Facts::default() };
+        match self {
+            Self::Opened { address } => of("Opened", address),
+            Self::Broken { address, error } => {
+                Facts { reason: error.as_deref().and_then(kind), ..of("Broken", address) }
+            }
+            Self::DialFailed { address, error, attempts } => {
+                Facts { reason: kind(&**error), attempts: Some(*attempts), ..of("DialFailed", address) }
+            }
+            Self::Down { address, error } => Facts { reason: kind(&**error), ..of("Down", address) },
+            Self::Up { address } => of("Up", address),
+            Self::Resumed { address, replayed } => Facts { messages: Some(*replayed), ..of("Resumed", address) },
+            Self::SessionLost { address, in_doubt, why } => {
+                Facts { messages: Some(*in_doubt), reason: Some(format!("{why:?}")), ..of("SessionLost", address) }
+            }
+            Self::Lost { address, messages } => Facts { messages: Some(*messages), ..of("Lost", address) },
+            Self::Panicked { address, source, .. } => {
+                let reason = Some(format!("{source:?}"));
+                Facts { name: "Panicked", address: address.as_ref(), reason, ..Facts::default() }
+            }
+            // Subscribers alone are told.
+            Self::Missed { .. } => Facts { name: "Missed", ..Facts::default() },
         }
     }
 }
@@ -351,7 +480,7 @@ impl fmt::Display for Kind<'_, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::reporter::Described;
+    use crate::observe::lines::Described;
 
     /// Kept here because the log of a process is one, and limited in lines.
     #[test]
@@ -381,6 +510,11 @@ mod tests {
             (gone(Reason::CallbackPanicked), "CallbackPanicked"),
             (gone(Reason::Panicked), "Panicked"),
             (gone(Reason::Stopped), "Stopped"),
+            (gone(Reason::SessionExpired), "SessionExpired"),
+            (gone(Reason::Session(SessionErrorCode::Slow)), "Slow"),
+            (Event::Detached { peer, reason: Reason::of(&truncated()) }, "reason: Truncated"),
+            (Event::Detached { peer, reason: Reason::Fenced }, "Fenced"),
+            (Event::Resumed { peer, from: peer.addr().unwrap().into(), replayed: 5 }, "replayed: 5"),
             (Event::Rejected { peer, error: frame() }, "TooLarge"),
             (Event::DecodeFailed { peer, error: Arc::new(text.clone().into()) }, "DecodeFailed"),
             (Event::CallbackFailed { peer, error: Arc::new(text.clone().into()) }, "CallbackFailed"),
@@ -408,8 +542,18 @@ mod tests {
             (broken(Some(Error::Decode { source: text.into() })), "Decode"),
             (broken(Some(sent(frame().into()))), "TooLarge"),
             (broken(Some(sent(Error::Write(io())))), "ConnectionReset"),
-            (ManagerEvent::DialFailed { address: address.clone(), error: Arc::new(sent(truncated())) }, "Truncated"),
+            (
+                ManagerEvent::DialFailed { address: address.clone(), error: Arc::new(sent(truncated())), attempts: 5 },
+                "Truncated",
+            ),
+            (ManagerEvent::Down { address: address.clone(), error: Arc::new(sent(truncated())) }, "Truncated"),
+            (ManagerEvent::Up { address: address.clone() }, "Up"),
             (ManagerEvent::Lost { address: address.clone(), messages: 5 }, "messages: 5"),
+            (ManagerEvent::Resumed { address: address.clone(), replayed: 5 }, "replayed: 5"),
+            (
+                ManagerEvent::SessionLost { address: address.clone(), in_doubt: 5, why: Loss::Restarted },
+                "in_doubt: 5, why: Restarted",
+            ),
             (
                 ManagerEvent::Panicked {
                     address: Some(address.clone()),

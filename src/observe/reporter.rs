@@ -10,37 +10,16 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures::stream::Stream;
-use log::Level;
-
-use crate::foreign::{self, Panic, PanicHook, PanicSource};
+use super::lines::{self, Report};
+use crate::foreign::{self, PanicHook, PanicSource};
 use crate::runtime::Handle;
 use crate::sync::Lock;
+use futures::stream::Stream;
 
 /// How many events wait for a subscriber that does not take them; the oldest go first.
 const KEEP_EVENTS: usize = 1024;
 /// How many lines one listener or manager logs in a second at the most.
 const LINES_PER_SECOND: u32 = 20;
-
-/// What the two kinds of event have in common.
-pub(crate) trait Report: Clone + fmt::Debug {
-    fn missed(events: u64) -> Self;
-    /// Something panicked that belongs to no peer or address.
-    fn panicked(source: PanicSource, panic: Panic) -> Self;
-    /// How much it matters to whoever reads the log.
-    fn level(&self) -> Level;
-    /// What is logged of it: nothing that may hold a message, or a part of one.
-    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
-}
-
-/// An event, as it is logged.
-pub(crate) struct Described<'a, E>(pub(crate) &'a E);
-
-impl<E: Report> fmt::Display for Described<'_, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.describe(f)
-    }
-}
 
 /// A subscription to what happens: an endless `Stream` that ends when its source is gone.
 ///
@@ -95,7 +74,7 @@ impl<E: Report> Reporter<E> {
 
     /// Tells subscribers and the log. Whatever of that panics is told to the subscribers as well.
     pub(crate) fn report(&self, event: E) {
-        let logged = foreign::call(|| log::log_enabled!(target: "buffstreams", event.level()));
+        let logged = foreign::call(|| lines::are_taken(event.level()));
         let line = match &logged {
             Ok(true) => self.state.lock().log.next(self.runtime.now()),
             Ok(false) | Err(_) => Line::Suppressed,
@@ -190,9 +169,9 @@ impl Line {
         match self {
             Self::Suppressed => return,
             Self::Free => {}
-            Self::After { suppressed } => log::warn!(target: "buffstreams", "{suppressed} more lines were suppressed"),
+            Self::After { suppressed } => lines::write_suppressed(*suppressed),
         }
-        log::log!(target: "buffstreams", event.level(), "{}", Described(event));
+        lines::write(event);
     }
 }
 

@@ -14,6 +14,12 @@ impl fmt::Display for Event {
         match self {
             Self::Connected { peer, .. } => write!(f, "{peer} connected"),
             Self::Disconnected { peer, reason } => write!(f, "{peer} is gone: {reason}"),
+            Self::Detached { peer, reason } => write!(f, "the session of {peer} has no connection: {reason}"),
+            Self::Resumed { peer, from, replayed } => {
+                let replies = Count(*replayed as u64, "reply", "replies");
+                write!(f, "the session of {peer} goes on from {from}, with {replies} sent again")
+            }
+            Self::SessionRefused { from, kind } => write!(f, "no session with {from}: {kind}"),
             Self::Rejected { peer, error } => write!(f, "{peer} is being disconnected: {}", chain(error)),
             Self::Refused { addr, max_connections } => {
                 write!(f, "{addr} was refused: there are {max_connections} connections")
@@ -53,8 +59,18 @@ impl fmt::Display for ManagerEvent {
             Self::Broken { address, error: Some(error) } => {
                 write!(f, "the connection to {address} broke: {}", chain(&**error))
             }
-            Self::DialFailed { address, error } => {
+            Self::DialFailed { address, error, .. } => {
                 write!(f, "no new connection to {address}: {}", chain(&**error))
+            }
+            Self::Down { address, error } => write!(f, "{address} is down: {}", chain(&**error)),
+            Self::Up { address } => write!(f, "{address} is up again"),
+            Self::Resumed { address, replayed } => {
+                let messages = Count(*replayed as u64, "message", "messages");
+                write!(f, "the session with {address} goes on, with {messages} sent again")
+            }
+            Self::SessionLost { address, in_doubt, why } => {
+                let messages = Count(*in_doubt as u64, "message", "messages");
+                write!(f, "the session with {address} is lost, with {messages} in doubt: {why}")
             }
             Self::Lost { address, messages } => {
                 write!(f, "{} to {address} lost", Count(*messages as u64, "message", "messages"))
@@ -83,6 +99,9 @@ impl fmt::Display for Reason {
             Self::CallbackPanicked => f.write_str("a callback panicked on one of its messages"),
             Self::Panicked => f.write_str("its task panicked"),
             Self::Stopped => f.write_str("this end closed"),
+            Self::SessionExpired => f.write_str("its session was without a connection for too long"),
+            Self::Fenced => f.write_str("its session has a newer connection"),
+            Self::Session(code) => write!(f, "its session was ended: {code}"),
         }
     }
 }
@@ -114,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::Endpoint;
-    use crate::error::{Error, Limit, LooksLike};
+    use crate::error::{Error, HandshakeErrorKind, Limit, LooksLike, Loss, SessionErrorCode};
     use crate::foreign::PanicSource;
     use crate::peer::Peer;
 
@@ -128,6 +147,7 @@ mod tests {
     #[test]
     fn each_event_says_what_happened_to_whom_and_why() {
         let endpoint = Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 5031)));
+        let from = Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 5032)));
         let peer = Peer::new(7, &endpoint, 0);
         let reset = || Arc::new(io::Error::new(io::ErrorKind::ConnectionReset, "reset"));
         let second = Duration::from_secs(1);
@@ -169,6 +189,18 @@ mod tests {
             ),
             (Event::Undelivered { peer, messages: 1 }, "1 reply to 127.0.0.1:5031#7 not written"),
             (Event::Missed { events: 2 }, "2 events missed"),
+            (
+                Event::Detached { peer, reason: Reason::Closed },
+                "the session of 127.0.0.1:5031#7 has no connection: it closed",
+            ),
+            (
+                Event::Resumed { peer, from: from.clone(), replayed: 1 },
+                "the session of 127.0.0.1:5031#7 goes on from 127.0.0.1:5032, with 1 reply sent again",
+            ),
+            (
+                Event::SessionRefused { from, kind: HandshakeErrorKind::Fenced },
+                "no session with 127.0.0.1:5032: the session has a newer connection",
+            ),
         ]);
         check([
             (truncated(None), "its stream ended inside a frame: 3 of 9 bytes received"),
@@ -183,6 +215,9 @@ mod tests {
             (Reason::CallbackPanicked, "a callback panicked on one of its messages"),
             (Reason::Panicked, "its task panicked"),
             (Reason::Stopped, "this end closed"),
+            (Reason::SessionExpired, "its session was without a connection for too long"),
+            (Reason::Fenced, "its session has a newer connection"),
+            (Reason::Session(SessionErrorCode::Gone), "its session was ended: the session is forgotten"),
         ]);
         let address = || "host:5031".into();
         let refused = || Arc::new(Error::Dial { address: address(), source: io::Error::other("refused") });
@@ -194,9 +229,14 @@ mod tests {
                 "the connection to host:5031 broke: it is closed",
             ),
             (
-                ManagerEvent::DialFailed { address: address(), error: refused() },
+                ManagerEvent::DialFailed { address: address(), error: refused(), attempts: 5 },
                 "no new connection to host:5031: cannot connect to host:5031: refused",
             ),
+            (
+                ManagerEvent::Down { address: address(), error: refused() },
+                "host:5031 is down: cannot connect to host:5031: refused",
+            ),
+            (ManagerEvent::Up { address: address() }, "host:5031 is up again"),
             (ManagerEvent::Lost { address: address(), messages: 2 }, "2 messages to host:5031 lost"),
             (
                 ManagerEvent::Panicked { address: Some(address()), source, message: "oh".into() },
@@ -204,6 +244,14 @@ mod tests {
             ),
             (ManagerEvent::Panicked { address: None, source, message: String::new() }, "a waker panicked"),
             (ManagerEvent::Missed { events: 1 }, "1 event missed"),
+            (
+                ManagerEvent::Resumed { address: address(), replayed: 2 },
+                "the session with host:5031 goes on, with 2 messages sent again",
+            ),
+            (
+                ManagerEvent::SessionLost { address: address(), in_doubt: 1, why: Loss::Restarted },
+                "the session with host:5031 is lost, with 1 message in doubt: the other end was started anew",
+            ),
         ]);
     }
 

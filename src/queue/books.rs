@@ -3,11 +3,16 @@
 //! Messages are numbered from 1 as they are accepted, and leave in that order. Numbers only; the bytes are in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Limit};
+use bytes::Bytes;
+
+use super::returns::{Returned, Returns, Trail};
+use super::verdict::Verdict;
+use crate::error::Error;
+use crate::sync::Later;
 
 /// The time of acceptance is kept this much finer than `message_ttl`.
 const MARKS: u32 = 64;
@@ -18,8 +23,12 @@ pub(crate) struct Books {
     accepted: u64,
     /// The last message of the batch that the transport was given.
     batch: u64,
-    /// Up to this one all are over: written, or given back.
+    /// Up to this one all were written, or given back.
+    written: u64,
+    /// Up to this one all are over: written, in a session acknowledged, or given back.
     over: u64,
+    /// Those above that were given back although others before them are not over, in order: the first and the last of each run.
+    gone: VecDeque<(u64, u64)>,
     given_back: u64,
     /// Why the last were given back.
     why: Option<Arc<Error>>,
@@ -30,82 +39,70 @@ pub(crate) struct Books {
     ages: Option<Ages>,
 }
 
-/// What became of a message that was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The connection broke and could not be opened again, and [`Config::reconnect`](crate::Config::reconnect) is off.
-    NotSent,
-    /// It was older than [`Config::message_ttl`](crate::Config::message_ttl) before it could be sent.
-    Expired,
-    /// The connection broke, and all attempts of [`Config::reconnect`](crate::Config::reconnect) were in vain.
-    GaveUp,
-    /// The address was closed before it could be sent.
-    Closed,
-    /// Its sink was dropped while [`Config::queue_bytes`](crate::Config::queue_bytes) were held: there was no room for it.
-    QueueFull,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotSent => "the connection broke and could not be opened again",
-            Self::Expired => "it was too old before it could be sent",
-            Self::GaveUp => "all attempts to open the connection again were in vain",
-            Self::Closed => "its address was closed before it could be sent",
-            Self::QueueFull => "there was no room for it when its sink was dropped",
-        })
-    }
-}
-
-/// Why messages were given back.
-#[derive(Clone, Debug)]
-pub(crate) struct Verdict {
-    pub(crate) outcome: Outcome,
-    /// How often the address was dialed for them.
-    pub(crate) attempts: u32,
-    pub(crate) error: Arc<Error>,
-}
-
-impl Verdict {
-    /// The queue was closed.
-    pub(crate) fn closed() -> Self {
-        Self { outcome: Outcome::Closed, attempts: 0, error: Arc::new(Error::Closed { message: None }) }
-    }
-
-    /// They were older than `ttl`; the address had been dialed so often in the meantime.
-    pub(crate) fn expired(ttl: Duration, attempts: u32) -> Self {
-        let error = Arc::new(Error::Timeout { what: Limit::MessageTtl, after: ttl });
-        Self { outcome: Outcome::Expired, attempts, error }
-    }
-
-    /// The queue holds `max` bytes or more, and its producer cannot wait.
-    pub(crate) fn queue_full(max: usize) -> Self {
-        Self { outcome: Outcome::QueueFull, attempts: 0, error: Arc::new(Error::QueueFull { max }) }
-    }
-}
-
 /// Why messages of one producer were given back: the first reason since it last asked. A clone is the same. The books
 /// write it down here, so that they need not remember it for a producer that may never ask.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Fate(Arc<OnceLock<Arc<Error>>>);
+#[derive(Clone, Default)]
+pub(crate) struct Fate(Arc<Told>);
+
+#[derive(Default)]
+struct Told {
+    why: OnceLock<Arc<Error>>,
+    /// Where they go, if the producer takes them back itself.
+    home: Option<(Arc<Returns>, Trail)>,
+}
 
 impl Fate {
+    /// That of messages which come back to their producer, with this trail.
+    pub(crate) fn of(returns: Arc<Returns>, trail: Trail) -> Self {
+        Self(Arc::new(Told { why: OnceLock::new(), home: Some((returns, trail)) }))
+    }
+
+    /// The trail of messages that come back to their producer.
+    pub(crate) fn trail(&self) -> Option<&Trail> {
+        self.0.home.as_ref().map(|(_, trail)| trail)
+    }
+
+    /// Brings a message back to its producer. What is returned is to be woken without any lock.
+    #[must_use]
+    pub(crate) fn bring_home(&self, message: Bytes, verdict: &Verdict) -> Option<Waker> {
+        let (returns, trail) = self.0.home.as_ref()?;
+        returns.put(Returned { message, verdict: verdict.clone(), trail: trail.clone() })
+    }
+
     /// Why, if any were; when all of the producer's messages are over.
     pub(crate) fn take(&mut self) -> Option<Arc<Error>> {
-        let why = self.0.get()?.clone();
+        let why = self.0.why.get()?.clone();
         *self = Self::default();
         Some(why)
     }
 
     /// Whether none were, so far.
     pub(crate) fn is_clear(&self) -> bool {
-        self.0.get().is_none()
+        self.0.why.get().is_none()
     }
 
     fn tell(&self, why: &Arc<Error>) {
         // The first reason stays.
-        let _ = self.0.set(why.clone());
+        let _ = self.0.why.set(why.clone());
+    }
+}
+
+/// Messages that were given back, but for those that their producer has a copy of.
+#[derive(Default)]
+pub(crate) struct Back<M> {
+    /// Those of producers that do not take them back.
+    pub(crate) strays: Vec<M>,
+    /// The others.
+    pub(crate) home: Vec<(Fate, M)>,
+}
+
+impl Back<Bytes> {
+    /// Those of producers that take them back go there; returns the rest. Who is to be woken is put aside.
+    pub(crate) fn send_home(self, verdict: &Verdict, later: &mut Later) -> Vec<Bytes> {
+        for (fate, message) in self.home {
+            later.wake(fate.bring_home(message, verdict));
+        }
+        self.strays
     }
 }
 
@@ -144,7 +141,9 @@ impl Books {
         Self {
             accepted: 0,
             batch: 0,
+            written: 0,
             over: 0,
+            gone: VecDeque::new(),
             given_back: 0,
             why: None,
             owned: VecDeque::new(),
@@ -194,12 +193,68 @@ impl Books {
         self.batch = self.accepted;
     }
 
-    /// The transport has taken the batch.
+    /// The transport is given all but the last of them, which are so many.
+    pub(crate) fn begin_batch_before(&mut self, pending: u64) {
+        self.batch = self.accepted - pending;
+    }
+
+    /// The transport has taken the batch, and it is over.
     pub(crate) fn batch_written(&mut self) {
+        self.batch_sent();
         self.over = self.batch;
+        self.disown();
+    }
+
+    /// The transport has taken the batch, which is over when it is acknowledged.
+    pub(crate) fn batch_sent(&mut self) {
+        self.written = self.batch;
+    }
+
+    /// So many of those that are not over are acknowledged, or ended in another way that was told.
+    pub(crate) fn acked(&mut self, messages: u64) {
+        self.over = self.number(messages);
+        self.pass_gone();
+        self.written = self.written.max(self.over);
+        self.disown();
+    }
+
+    /// The number of the message that is so far behind those that are over.
+    fn number(&self, behind: u64) -> u64 {
+        let mut number = self.over + behind;
+        for (first, last) in &self.gone {
+            if *first > number {
+                break;
+            }
+            number += last + 1 - first;
+        }
+        number
+    }
+
+    /// Those that were given back before are over when those before them are.
+    fn pass_gone(&mut self) {
+        while let Some((first, last)) = self.gone.front()
+            && *first <= self.over + 1
+        {
+            self.over = self.over.max(*last);
+            self.gone.pop_front();
+        }
+    }
+
+    /// What is over has no owner any more.
+    fn disown(&mut self) {
         while self.owned.front().is_some_and(|owned| owned.last <= self.over) {
             self.owned.pop_front();
         }
+    }
+
+    /// Whether it was written, or given back.
+    pub(crate) fn is_written(&self, ticket: Ticket) -> bool {
+        self.written >= ticket.0
+    }
+
+    /// Up to this one all were written, or given back.
+    pub(crate) fn written(&self) -> Ticket {
+        Ticket(self.written)
     }
 
     /// Up to this one all are over.
@@ -233,41 +288,73 @@ impl Books {
         newest.checked_add(ages.ttl)
     }
 
-    /// Gives back the oldest messages of the `held` that are not written whole. Returns the ones that no producer returns
-    /// itself.
-    pub(crate) fn give_back<M>(&mut self, held: u64, messages: Vec<M>, verdict: &Verdict) -> Vec<M> {
-        if messages.is_empty() {
-            return messages;
+    /// Gives back the oldest messages of the `held` that are not written whole, or not over in a session. Returns those of
+    /// which no producer has a copy.
+    pub(crate) fn give_back<M>(&mut self, held: u64, messages: Vec<M>, verdict: &Verdict) -> Back<M> {
+        if self.gone.is_empty() {
+            // Of a batch that was not written to its end, the first may have been.
+            self.over = self.over.max(self.accepted - held);
         }
-        let first = self.accepted + 1 - held;
-        let last = first + messages.len() as u64 - 1;
-        let mut unclaimed = Vec::with_capacity(messages.len());
-        for (number, message) in (first..).zip(messages) {
+        self.give_back_behind(0, messages, verdict)
+    }
+
+    /// As [`give_back`](Self::give_back), the oldest behind so many others, which are not over.
+    pub(crate) fn give_back_behind<M>(&mut self, others: u64, messages: Vec<M>, verdict: &Verdict) -> Back<M> {
+        let mut back = Back { strays: Vec::with_capacity(messages.len()), home: Vec::new() };
+        let mut behind = others;
+        let mut first = None;
+        let mut last = 0;
+        for message in messages {
+            behind += 1;
+            let number = self.number(behind);
+            first = first.or(Some(number));
+            last = number;
             match self.claimed.get_mut(&number) {
                 // It is not the last owner of what is dropped here: the producer has a copy.
                 Some(given_back) => *given_back = Some(verdict.clone()),
-                None => unclaimed.push(message),
+                None => match self.owner_at_home(number) {
+                    Some(fate) => back.home.push((fate, message)),
+                    None => back.strays.push(message),
+                },
             }
         }
+        let Some(first) = first else { return back };
         self.tell_owners(first, last, &verdict.error);
-        self.given_back += last + 1 - first;
+        self.given_back += behind - others;
         self.why = Some(verdict.error.clone());
-        self.over = last;
-        unclaimed
+        // Of those in between, some may have been given back before.
+        if others == 0 {
+            self.over = last;
+            self.pass_gone();
+            self.written = self.written.max(self.over);
+            self.batch = self.batch.max(self.over);
+            self.disown();
+            return back;
+        }
+        // Those before them are with the transport.
+        if self.written == self.batch {
+            self.written = last;
+        }
+        self.batch = last;
+        match self.gone.back_mut() {
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.gone.push_back((first, last)),
+        }
+        back
     }
 
-    /// The messages from `first` to `last` were given back; those before them are written.
+    /// That of the message of this number, if its producer takes it back.
+    fn owner_at_home(&self, number: u64) -> Option<Fate> {
+        let at = self.owned.partition_point(|owned| owned.last < number);
+        let owned = self.owned.get(at).filter(|owned| owned.first <= number)?;
+        owned.fate.trail().map(|_| owned.fate.clone())
+    }
+
+    /// The messages from `first` to `last` were given back.
     fn tell_owners(&mut self, first: u64, last: u64, why: &Arc<Error>) {
-        while let Some(owned) = self.owned.front()
-            && owned.first <= last
-        {
-            if owned.last >= first {
-                owned.fate.tell(why);
-            }
-            if owned.last > last {
-                return;
-            }
-            self.owned.pop_front();
+        let owners = self.owned.iter().skip_while(|owned| owned.last < first);
+        for owned in owners.take_while(|owned| owned.first <= last) {
+            owned.fate.tell(why);
         }
     }
 
@@ -309,6 +396,7 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::Outcome;
     use super::*;
 
     const TTL: Duration = Duration::from_millis(6_400);

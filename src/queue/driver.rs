@@ -8,9 +8,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use super::books::Verdict;
-use super::held::{Phase, Then, Transport, Wait};
+use super::held::{Phase, Then, Transport};
 use super::outbox::{Outbox, Step, room};
+use super::place::Wait;
+use super::verdict::Verdict;
 use crate::error::Error;
 use crate::framed::Writer;
 
@@ -135,6 +136,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.phase = Phase::Ended;
     }
 
+    /// Whether there is to be no other transport.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.peek().phase == Phase::Ended
+    }
+
     /// How many bytes transports have taken so far: while this grows, the peer is alive.
     pub(crate) fn progress(&self) -> u64 {
         self.peek().progress
@@ -169,6 +175,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// When a message may be too old, at the earliest; `None` where none ever is.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.peek().books.next_expiry(self.rules.now()?)
+        let now = self.rules.now()?;
+        let mut state = self.lock();
+        // What was sent meanwhile does not count.
+        state.expired();
+        state.books.next_expiry(now)
     }
 }

@@ -6,51 +6,23 @@
 use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use super::books::{Books, Fate, Ticket, Verdict};
+use super::books::{Books, Fate, Ticket};
 use super::line::{Accepted, Batch, Line, Offer, Turn};
+use super::place::{Place, Stage, Wait};
+use super::rules::Rules;
+use super::session::{Session, Settlement};
+use super::totals::Totals;
 pub(crate) use super::transport::{Load, Then, Transport};
+use super::verdict::{Untaken, Verdict};
 use crate::error::Error;
-use crate::foreign::PanicHook;
 use crate::framed::{HIGH_WATER, Writer};
-use crate::runtime::Handle;
-use crate::sync::{Key, Later, Waiters, Wakes};
+use crate::session::Why;
+use crate::sync::{Later, Waiters, Wakes};
 use crate::wire::{Codec, Output};
-
-/// How a queue treats what it holds.
-pub(crate) struct Rules<W> {
-    /// Looks, before each batch, whether a transport would take it and lose it.
-    pub(crate) is_dead: fn(&W) -> bool,
-    /// How many bytes are held before producers wait, while there is no transport: where that is not as at other times.
-    pub(crate) room_while_down: Option<usize>,
-    /// How old a message may be when it is given to a transport.
-    pub(crate) ttl: Option<Ttl>,
-    /// Is told where the waker of somebody who waits panics.
-    pub(crate) panicked: Option<PanicHook>,
-}
-
-/// An age, and the clock that tells it.
-pub(crate) struct Ttl {
-    pub(crate) after: Duration,
-    pub(crate) runtime: Handle,
-}
-
-impl<W> Rules<W> {
-    /// What time it is, where a message may be too old.
-    pub(crate) fn now(&self) -> Option<Instant> {
-        self.ttl.as_ref().map(|ttl| ttl.runtime.now())
-    }
-}
-
-impl<W> Default for Rules<W> {
-    fn default() -> Self {
-        Self { is_dead: |_| false, room_while_down: None, ttl: None, panicked: None }
-    }
-}
 
 /// What one queue holds, and who waits for it.
 pub(crate) struct Held<W> {
@@ -58,6 +30,8 @@ pub(crate) struct Held<W> {
     pub(crate) pending: Output,
     pub(crate) transport: Transport<W>,
     pub(crate) books: Books,
+    /// The session that they are sent in, if it is acknowledged.
+    pub(crate) session: Option<Box<Session>>,
     /// How many bytes transports have taken.
     pub(crate) progress: u64,
     /// The transport takes no more, or there is none, or its producers do not write: the driver has to act.
@@ -85,53 +59,6 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// What somebody waits for at a queue. The first of them need somebody who writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wait {
-    /// The message of this ticket is over.
-    Over(Ticket),
-    /// What waits in the line is accepted.
-    Accepted(Turn),
-    /// There is room.
-    Room,
-    /// Nobody writes.
-    PutBack,
-    /// Nothing more is accepted.
-    Closed,
-}
-
-/// Where a producer is with what it has handed over, and where it waits.
-#[derive(Default)]
-pub(crate) struct Place {
-    pub(crate) stage: Stage,
-    pub(crate) waiting: Option<Key<Wait>>,
-    /// What went through the line last, and is empty now.
-    pub(crate) spare: Option<Box<Batch>>,
-}
-
-/// How far the messages that were handed over last have come.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Stage {
-    /// There are none, or they are over.
-    #[default]
-    Nothing,
-    /// They wait for room.
-    InLine(Turn),
-    Accepted(Ticket),
-}
-
-/// What the books of a queue say, in messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Totals {
-    pub(crate) accepted: u64,
-    pub(crate) written: u64,
-    pub(crate) given_back: u64,
-    pub(crate) held: u64,
-    pub(crate) held_bytes: usize,
-    /// How many bytes transports have taken.
-    pub(crate) bytes: u64,
-}
-
 impl<W> Wakes for Held<W> {
     fn later(&mut self) -> &mut Later {
         &mut self.later
@@ -141,10 +68,17 @@ impl<W> Wakes for Held<W> {
 impl<W: AsyncWrite + Unpin> Held<W> {
     /// Nothing yet, for this transport.
     pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
+        let writer = Writer::with(io, Output::new(codec));
+        Self { transport: Transport::Idle(writer), ..Self::down(codec, rules) }
+    }
+
+    /// Nothing yet, for a transport that is still to come.
+    pub(crate) fn down(codec: Codec, rules: Arc<Rules<W>>) -> Self {
         Self {
             pending: Output::new(codec),
-            transport: Transport::Idle(Writer::with(io, Output::new(codec))),
+            transport: Transport::Gone(Output::new(codec)),
             books: Books::new(rules.ttl.as_ref().map(|ttl| ttl.after)),
+            session: None,
             progress: 0,
             stalled: false,
             broken: None,
@@ -236,9 +170,12 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
     pub(crate) fn has_room(&self, mark: usize) -> bool {
-        match (&self.transport, self.rules.room_while_down) {
-            (Transport::Gone(_), Some(room)) => self.held_bytes() < room,
-            _ => self.pending.len() < mark,
+        let has_room = self.pending.len() < mark;
+        let Some(room) = self.rules.room_while_down else { return has_room };
+        match &self.transport {
+            Transport::Gone(_) => self.held_bytes() < room,
+            _ if self.session.is_some() => has_room && self.held_bytes() < room,
+            _ => has_room,
         }
     }
 
@@ -272,16 +209,66 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     // ---- what goes out
 
-    /// Gives the next batch to a writer that has none.
-    pub(crate) fn begin_batch(&mut self, writer: &mut Writer<W>) {
+    /// Gives the next batch to a writer that has none. Whether there is one.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self, writer: &mut Writer<W>) -> bool {
+        if self.session.is_some() {
+            return self.begin_batch_in_session(writer);
+        }
+        if self.pending.is_empty() {
+            self.pending.release();
+            writer.output_mut().release();
+            return false;
+        }
         writer.output_mut().append(&mut self.pending);
         self.books.begin_batch();
         self.let_in();
+        true
+    }
+
+    #[inline(never)]
+    fn begin_batch_in_session(&mut self, writer: &mut Writer<W>) -> bool {
+        let has_expired = self.expired() > 0;
+        let Some(session) = &mut self.session else { return false };
+        if session.begin_batch(&mut self.pending, has_expired, writer.output_mut(), self.rules.clock()) {
+            self.books.begin_batch_before(self.pending.held() as u64);
+            self.let_in();
+        } else if writer.output().is_empty() {
+            session.release();
+            return false;
+        }
+        true
     }
 
     pub(crate) fn batch_written(&mut self) {
-        self.books.batch_written();
+        match &mut self.session {
+            Some(session) => {
+                session.batch_written();
+                self.books.batch_sent();
+            }
+            None => self.books.batch_written(),
+        }
         self.wake_over();
+    }
+
+    /// What was acknowledged is over. Returns what comes back to nobody who waits, with what is to be dropped without the lock.
+    pub(crate) fn settle(&mut self, settlement: Settlement, verdict: impl Fn(Why) -> Verdict) -> Untaken {
+        let mut untaken = Untaken { letters: Vec::new(), dropped: settlement.dropped };
+        for (acked, messages, why) in settlement.untaken {
+            self.books.acked(acked);
+            if let Some(session) = &mut self.session {
+                session.count_untaken(messages.len(), why);
+            }
+            let verdict = verdict(why);
+            // They are the next: what was acknowledged behind them is counted below.
+            let back = self.books.give_back_behind(0, messages, &verdict);
+            let messages = back.send_home(&verdict, &mut self.later);
+            untaken.letters.push((messages, verdict));
+        }
+        self.books.acked(settlement.acked);
+        self.wake_over();
+        self.let_in();
+        untaken
     }
 
     /// Ends a turn of writing, in which the transport may have broken. What is returned is to be dropped without the lock.
@@ -310,7 +297,14 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// The transport is gone. What is returned is to be dropped without the lock.
     #[must_use]
     pub(crate) fn lose(&mut self, writer: Writer<W>) -> Option<W> {
-        let (io, output) = writer.into_io_and_output();
+        let (io, output) = match &mut self.session {
+            // It has a copy of what it was giving the transport.
+            Some(session) => {
+                session.broke(&mut self.pending);
+                (writer.into_io(), self.pending.another())
+            }
+            None => writer.into_io_and_output(),
+        };
         self.transport = Transport::Gone(output);
         // There may be more room while it is down than there was.
         self.let_in();
@@ -325,14 +319,22 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             Transport::Idle(_) | Transport::Taken(..) => Vec::new(),
         };
         messages.append(&mut self.pending.take_oldest(count as usize - messages.len()));
-        let unclaimed = self.books.give_back(held, messages, verdict);
+        let back = match &self.session {
+            Some(session) => self.books.give_back_behind(session.held().0 as u64, messages, verdict),
+            None => self.books.give_back(held, messages, verdict),
+        };
+        let strays = back.send_home(verdict, &mut self.later);
         self.wake_over();
         self.let_in();
-        unclaimed
+        strays
     }
 
     /// How many messages are too old to be sent, while a transport has not begun with them.
     pub(crate) fn expired(&mut self) -> u64 {
+        if self.session.is_some() {
+            let unsent = self.pending.held() as u64;
+            return self.rules.now().map_or(0, |now| self.books.expired(unsent, now));
+        }
         let begun = match &self.transport {
             Transport::Idle(writer) => !writer.output().is_empty(),
             Transport::Taken(..) => true,
@@ -347,12 +349,14 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// How many messages were accepted and are neither written nor given back.
     pub(crate) fn held(&self) -> u64 {
-        (self.transport.load().messages + self.pending.held()) as u64
+        let sent = self.session.as_ref().map_or_else(|| self.transport.load().messages, |session| session.held().0);
+        (sent + self.pending.held()) as u64
     }
 
     /// How many bytes they have on the wire, as far as those are not written.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.transport.load().bytes + self.pending.len()
+        let sent = self.session.as_ref().map_or_else(|| self.transport.load().bytes, |session| session.held().1);
+        sent + self.pending.len()
     }
 
     /// Accepts nothing more.
@@ -365,10 +369,14 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     pub(crate) fn books(&self) -> Totals {
         let held = self.held();
+        let over = self.books.accepted() - self.books.given_back() - held;
+        let (acked, sent) = self.session.as_ref().map_or((0, 0), |session| (over, session.sent() as u64));
         Totals {
             accepted: self.books.accepted(),
-            written: self.books.accepted() - self.books.given_back() - held,
+            written: over + sent,
+            acked,
             given_back: self.books.given_back(),
+            untaken: self.session.as_ref().map(|session| session.untaken()).unwrap_or_default(),
             held,
             held_bytes: self.held_bytes(),
             bytes: self.progress,
@@ -392,7 +400,17 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         self.waiters.wake(first..=last, &mut self.later);
     }
 
+    #[inline(always)]
     fn wake_over(&mut self) {
+        // Mostly nobody waits.
+        if !self.waiters.is_empty() {
+            self.wake_those_over();
+        }
+    }
+
+    #[inline(never)]
+    fn wake_those_over(&mut self) {
+        self.wake(Wait::Written(Ticket::FIRST), Wait::Written(self.books.written()));
         self.wake(Wait::Over(Ticket::FIRST), Wait::Over(self.books.over()));
     }
 
@@ -412,16 +430,24 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             return;
         }
         let Transport::Idle(writer) = &self.transport else { return };
-        let is_left = !writer.output().is_empty() || !self.pending.is_empty();
-        let is_waited_for = self.driver_wants_room || self.waiters.any(Wait::Over(Ticket::FIRST)..=Wait::Room);
+        let is_left = !writer.output().is_empty() || self.has_more();
+        let is_waited_for = self.driver_wants_room || self.waiters.any(Wait::Written(Ticket::FIRST)..=Wait::Room);
         if is_left && is_waited_for && !self.stalled {
             self.stall();
         }
     }
 
+    /// Whether there is something to begin with.
+    fn has_more(&self) -> bool {
+        match &self.session {
+            Some(session) => session.wants_to_write(&self.pending),
+            None => !self.pending.is_empty(),
+        }
+    }
+
     /// A producer goes: the driver writes what is pending.
     pub(crate) fn leave_to_driver(&mut self) {
-        if !self.pending.is_empty() {
+        if self.has_more() {
             self.stall();
         }
     }

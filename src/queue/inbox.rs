@@ -107,6 +107,12 @@ impl<T> Receiver<T> {
         self.items.is_empty()
     }
 
+    /// How much of the budget is in use, for whoever asks from elsewhere.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn usage(&self) -> Usage {
+        Usage(self.budget.clone())
+    }
+
     /// A part of the budget for the consumer itself, if `bytes` fit and nobody waits for them.
     pub(crate) fn reserve(&self, bytes: usize) -> Option<Share> {
         // Nobody is to be woken.
@@ -192,6 +198,18 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.budget.release(self.bytes);
+    }
+}
+
+/// How much of the budget is in use.
+#[cfg(feature = "metrics")]
+pub(crate) struct Usage(Arc<Budget>);
+
+#[cfg(feature = "metrics")]
+impl Usage {
+    /// In bytes.
+    pub(crate) fn used(&self) -> usize {
+        self.0.state.lock().used
     }
 }
 

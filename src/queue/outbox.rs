@@ -24,10 +24,13 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use super::books::{Ticket, Verdict};
-pub(crate) use super::held::Rules;
-use super::held::{Held, Load, Place, Stage, Then, Totals, Transport, Wait};
+use super::books::Ticket;
+use super::held::{Held, Load, Then, Transport};
 use super::line::{Batch, Offer};
+use super::place::{Place, Stage, Wait};
+use super::rules::Rules;
+use super::totals::Totals;
+use super::verdict::Verdict;
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
 use crate::sync::{Guard, Lock};
@@ -35,7 +38,7 @@ use crate::wire::Codec;
 
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
-    state: Lock<Held<W>>,
+    pub(super) state: Lock<Held<W>>,
     pub(crate) rules: Arc<Rules<W>>,
 }
 
@@ -66,6 +69,11 @@ pub(crate) type State<'a, W> = Guard<'a, Held<W>>;
 impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
         Self { state: Lock::new(Held::new(io, codec, rules.clone())), rules }
+    }
+
+    /// That of a transport that is still to come.
+    pub(crate) fn down(codec: Codec, rules: Arc<Rules<W>>) -> Self {
+        Self { state: Lock::new(Held::down(codec, rules.clone())), rules }
     }
 
     // ---- producers
@@ -102,10 +110,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.poll_producer(place, cx, |state, place| state.is_accepted(place).map_or(Ok(false), |is| is.map(|()| true)))
     }
 
-    /// Waits until what was accepted is over. The error is why a message that its producer has a copy of was given back instead
-    /// of written.
-    pub(crate) fn poll_over(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<Result<(), Arc<Error>>> {
-        let Stage::Accepted(ticket) = place.stage else { return Poll::Ready(Ok(())) };
+    /// Waits until what was accepted is over. The error is what became of a message that its producer has a copy of, where it
+    /// was given back.
+    pub(crate) fn poll_over(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<Result<(), Verdict>> {
+        let Some(ticket) = place.stage.ticket() else { return Poll::Ready(Ok(())) };
         let given_back = self.poll_producer(place, cx, |state, place| {
             if !state.books.is_over(ticket) {
                 return Err(Wait::Over(ticket));
@@ -113,14 +121,26 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             place.stage = Stage::Nothing;
             Ok(state.books.unclaim(ticket))
         });
-        given_back.map(|verdict| verdict.map_or(Ok(()), |verdict| Err(verdict.error)))
+        given_back.map(|verdict| verdict.map_or(Ok(()), Err))
+    }
+
+    /// Waits until what was accepted is written, or given back.
+    pub(crate) fn poll_written(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        let Stage::Accepted(ticket) = place.stage else { return Poll::Ready(()) };
+        self.poll_producer(place, cx, |state, place| {
+            if !state.books.is_written(ticket) {
+                return Err(Wait::Written(ticket));
+            }
+            place.stage = if state.books.is_over(ticket) { Stage::Nothing } else { Stage::Written(ticket) };
+            Ok(())
+        })
     }
 
     /// Whether what was handed over is over, one way or the other.
     pub(crate) fn is_over(&self, place: &mut Place) -> bool {
         let mut state = self.lock();
         let is_accepted = matches!(state.is_accepted(place), Some(Ok(())));
-        is_accepted && !matches!(place.stage, Stage::Accepted(ticket) if !state.books.is_over(ticket))
+        is_accepted && place.stage.ticket().is_none_or(|ticket| state.books.is_over(ticket))
     }
 
     /// Its producer does not wait any more.
@@ -151,7 +171,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn abandon(&self, place: &mut Place) -> Option<Verdict> {
         // What was not accepted is not sent.
         drop(self.withdraw(place));
-        let Stage::Accepted(ticket) = mem::take(&mut place.stage) else { return None };
+        let ticket = mem::take(&mut place.stage).ticket()?;
         let mut state = self.lock();
         let given_back = state.books.unclaim(ticket);
         if !state.books.is_over(ticket) {
@@ -287,7 +307,10 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
     pub(crate) fn step<'a>(&'a self, mut state: State<'a, W>, cx: &mut Context<'_>) -> (State<'a, W>, Step) {
-        if self.rules.ttl.is_some() && matches!(state.transport, Transport::Idle(_)) && state.expired() > 0 {
+        let is_idle = matches!(state.transport, Transport::Idle(_));
+        let has_expired = self.rules.ttl.is_some() && is_idle && state.expired() > 0;
+        // A session has more to say than its messages.
+        if has_expired && state.session.is_none() {
             return (state, Step::Full);
         }
         let mut writer = match state.transport.take() {
@@ -298,18 +321,17 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 return (state, step);
             }
         };
-        let begins = writer.output().is_empty();
-        if begins {
-            if state.pending.is_empty() {
-                state.pending.release();
-                writer.output_mut().release();
-                state.transport = Transport::Idle(writer);
-                state.stalled = false;
-                return (state, Step::Idle);
+        if writer.output().is_empty() && !state.begin_batch(&mut writer) {
+            state.transport = Transport::Idle(writer);
+            if has_expired {
+                return (state, Step::Full);
             }
-            state.begin_batch(&mut writer);
+            state.stalled = false;
+            return (state, Step::Idle);
         }
-        state.transport = Transport::Taken(Load::of(writer.output()), Then::Nothing);
+        // What a session has given away it counts itself: its controls are no messages.
+        let load = if state.session.is_some() { Load::default() } else { Load::of(writer.output()) };
+        state.transport = Transport::Taken(load, Then::Nothing);
         drop(state);
 
         // Also a batch that waits in the middle goes on only where somebody is left to take it.
@@ -323,6 +345,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
         let mut state = self.lock();
         state.progress += taken_bytes as u64;
+        if let Some(session) = &mut state.session {
+            session.wrote(taken_bytes);
+        }
         let mut broken = None;
         let step = match drained {
             _ if is_dead => Step::Gone,

@@ -194,8 +194,13 @@ impl Handle {
     /// A number that nobody can foretell.
     pub(crate) fn random(&self) -> u64 {
         let mut bytes = [0; 8];
-        self.with(|runtime| runtime.random(&mut bytes));
+        self.fill_random(&mut bytes);
         u64::from_ne_bytes(bytes)
+    }
+
+    /// Bytes that nobody can foretell.
+    pub(crate) fn fill_random(&self, into: &mut [u8]) {
+        self.with(|runtime| runtime.random(into));
     }
 
     /// From now on; not from the first poll.
@@ -295,7 +300,8 @@ pub(crate) async fn yield_now() {
 /// Fills `into` with what nobody can foretell.
 #[cfg(any(feature = "async-std", feature = "smol", all(feature = "tokio", unix)))]
 fn random(into: &mut [u8]) {
-    fastrand::Rng::new().fill(into);
+    // The system has always some, but where it is broken.
+    getrandom::fill(into).expect("the system has random numbers");
 }
 
 /// The timer of the reactor that async-std and smol share.

@@ -17,7 +17,7 @@ use super::os::{self, AsyncIo};
 use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
-/// The runtime smol: an executor of this value's own, with threads of its own, one by default.
+/// The runtime smol: an executor that belongs to this value, with one thread by default.
 ///
 /// A clone is the same executor. Its threads end with the last clone; what still runs there is dropped.
 #[derive(Clone)]

@@ -37,6 +37,11 @@ impl End {
         self.sender.resume(theirs.taken, theirs.received, terms.window)
     }
 
+    /// Whether there is a connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.receiver.is_up()
+    }
+
     /// The connection is gone, or fenced.
     pub(crate) fn broke(&mut self) {
         self.sender.broke();
@@ -45,21 +50,23 @@ impl End {
 
     /// What goes in front of the next batch, or alone when it is [due](Receiver::due): until there is no more. `unsent` tells
     /// whether there is a message that was never sent.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn next(&mut self, now: u64, unsent: bool) -> Option<Control> {
-        let control = self.receiver.next(now);
+        self.next_if(now, true, unsent)
+    }
+
+    /// As [`next`](Self::next), without what the receiver has to say where `acks` is false.
+    #[inline]
+    pub(crate) fn next_if(&mut self, now: u64, acks: bool, unsent: bool) -> Option<Control> {
+        let control = if acks { self.receiver.next(now) } else { None };
         control.or_else(|| self.sender.confirm()).or_else(|| self.sender.close(unsent))
     }
 
-    /// Both directions are closed, and all of both is acknowledged and confirmed. A dialer then ends the connection with FIN. A
-    /// listener whose connection ends in another way keeps no more than the positions: the dialer may have missed an ACK, but it
-    /// knows what was refused.
+    /// Both directions are closed, and all of both is acknowledged and confirmed. A dialer then ends the connection. A
+    /// listener whose connection ends keeps no more than the positions: the dialer may have missed an ACK, but it knows what was
+    /// refused.
     pub(crate) fn is_over(&self) -> bool {
         self.sender.is_over() && self.receiver.is_over()
-    }
-
-    /// A listener sees FIN, which a dialer sends only when it has seen all: there is nothing left to remember.
-    pub(crate) fn is_over_with_fin(&self) -> bool {
-        self.sender.is_over() && self.receiver.is_told()
     }
 }
 

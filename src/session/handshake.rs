@@ -11,7 +11,7 @@ pub(crate) const VERSION: u8 = 1;
 /// The bytes of a handshake, either way.
 pub(crate) const HANDSHAKE: usize = 88;
 /// The shortest promise of a sign of life, in ms: shorter ones would be all that an end does.
-const MIN_HEARTBEAT: u32 = 100;
+pub(crate) const MIN_HEARTBEAT: u32 = 100;
 
 /// The name of a session: 16 random bytes, and never all 0. Whoever knows it can take the session over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,11 @@ pub(crate) struct SessionId([u8; 16]);
 impl SessionId {
     pub(crate) fn new(random: [u8; 16]) -> Option<Self> {
         (random != [0; 16]).then_some(Self(random))
+    }
+
+    /// The bytes, which nobody else may see.
+    pub(crate) fn secret(&self) -> &[u8; 16] {
+        &self.0
     }
 }
 

@@ -1,7 +1,7 @@
 //! Acknowledged sessions: what survives the connections. `docs/session-protocol.md` has the wire, `model/` a model of it.
 //!
 //! Everything here is pure. It names no socket, no clock and no runtime: time is a number of milliseconds that is handed in, and
-//! so is what has to be random.
+//! so is what has to be random. Only the settings, which are the program's, have times as such.
 
 mod end;
 mod gaps;
@@ -9,12 +9,24 @@ mod handshake;
 mod ranges;
 mod receiver;
 mod sender;
+mod settings;
 mod table;
+#[cfg(any(test, fuzzing))]
 mod testing;
 mod wire;
 
+pub(crate) use handshake::MAGIC;
+pub use settings::Session;
+pub(crate) use wire::MAX_MESSAGE;
+
 #[cfg(test)]
 mod tests;
+
+pub(crate) use end::{End, next_epoch};
+pub(crate) use gaps::Settled;
+pub(crate) use handshake::{Answer, HANDSHAKE, Hello, Positions, SessionId, Status, Terms, VERSION, Welcome};
+pub(crate) use table::{Evicted, Key, Sessions, Verdict};
+pub(crate) use wire::{Control, ErrorCode, Frame, HEADER, Side, Violation, Why};
 
 /// What the fuzzer reaches of this: see `fuzz/`.
 #[cfg(fuzzing)]

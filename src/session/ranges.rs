@@ -50,6 +50,7 @@ impl Ranges {
     }
 
     /// What of this range is not in it.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn gaps(&self, all: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let Range { start, end } = all;
         let starts = std::iter::once(start).chain(self.0.iter().map(|range| range.end));

@@ -114,6 +114,10 @@ impl Receiver {
         self.up = false;
     }
 
+    pub(crate) fn is_up(&self) -> bool {
+        self.up
+    }
+
     /// So many frames came, of so many bytes in all, headers included. The position of the first.
     #[inline]
     pub(crate) fn frames(&mut self, frames: u64, bytes: u64) -> Result<u64, Violation> {
@@ -260,9 +264,14 @@ impl Receiver {
         Ok(())
     }
 
-    /// The sender's direction has ended, all of it is settled, and the sender was told on this connection.
+    /// The sender's direction has ended, and all of it is settled.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.end == Some(self.taken)
+    }
+
+    /// And the sender was told on this connection.
     pub(crate) fn is_told(&self) -> bool {
-        self.end == Some(self.taken) && self.told == self.taken
+        self.is_settled() && self.told == self.taken
     }
 
     /// And it has confirmed what was refused: there is nothing left to tell again.

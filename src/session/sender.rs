@@ -21,7 +21,9 @@ pub(crate) struct Sender {
     sent: u64,
     /// The next one to hand to this connection: up to `sent` it is a repetition.
     cursor: u64,
-    /// Bytes of frames that were handed over and not acknowledged, of all connections.
+    /// One past the last that this connection is being given: it may be acknowledged before whoever gives it has come back.
+    offered: u64,
+    /// Bytes of frames that were handed over, or are being, and not acknowledged, of all connections.
     in_flight: u64,
     /// What the peer accepts of those. 0: no messages at all.
     window: u32,
@@ -54,6 +56,7 @@ impl Sender {
             acked: 0,
             sent: 0,
             cursor: 0,
+            offered: 0,
             in_flight: 0,
             window: 0,
             wire: Wire::Down,
@@ -67,7 +70,7 @@ impl Sender {
 
     /// What is left of one that is over: all is acknowledged.
     pub(crate) fn tombstone(side: Side, sent: u64) -> Self {
-        Self { acked: sent, sent, cursor: sent, closing: true, ..Self::new(side) }
+        Self { acked: sent, sent, cursor: sent, offered: sent, closing: true, ..Self::new(side) }
     }
 
     pub(crate) fn acked(&self) -> u64 {
@@ -96,6 +99,7 @@ impl Sender {
         self.confirms = false; // The handshake has told.
         self.advance(known);
         self.cursor = received;
+        self.offered = received;
         self.window = window;
         self.closed = false;
         self.wire = Wire::Rewinding;
@@ -111,9 +115,10 @@ impl Sender {
         }
     }
 
-    /// The connection is gone.
+    /// The connection is gone. What it was [handed](Self::handed_to) has been told.
     pub(crate) fn broke(&mut self) {
         self.wire = Wire::Down;
+        self.offered = self.cursor;
         self.closed = false;
         self.confirms = false;
     }
@@ -133,6 +138,12 @@ impl Sender {
         open && wanted && (before == 0 || before + next <= self.window.into())
     }
 
+    /// What the peer accepts, in bytes.
+    #[inline]
+    pub(crate) fn window(&self) -> u32 {
+        self.window
+    }
+
     /// How many bytes fit beside what is in flight.
     #[inline]
     pub(crate) fn room(&self) -> u64 {
@@ -144,22 +155,43 @@ impl Sender {
         self.sent - self.cursor
     }
 
-    /// So many frames were handed whole to the connection, of so many bytes in all, headers included.
+    /// So many frames are about to be handed to the connection, of so many bytes in all, headers included. Those before are
+    /// [handed](Self::handed_to).
     #[inline]
-    pub(crate) fn handed(&mut self, frames: u64, bytes: u64) {
+    pub(crate) fn offer(&mut self, frames: u64, bytes: u64) {
         debug_assert!(self.wire == Wire::Up && !self.closed && bytes >= frames * HEADER as u64);
-        self.cursor += frames;
-        self.sent = self.sent.max(self.cursor);
+        debug_assert!(self.offered == self.cursor);
+        self.offered += frames;
         self.in_flight += bytes;
+    }
+
+    /// Of those that were offered, all below this position were handed whole to the connection.
+    #[inline]
+    pub(crate) fn handed_to(&mut self, position: u64) {
+        debug_assert!(position <= self.offered);
+        self.cursor = self.cursor.max(position);
+        self.sent = self.sent.max(self.cursor);
+    }
+
+    /// All that were offered were handed whole to the connection.
+    #[inline]
+    pub(crate) fn handed(&mut self) {
+        self.handed_to(self.offered);
+    }
+
+    /// The next one to hand to this connection.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.cursor
     }
 
     /// The peer has taken all below. How many more than before that is: whoever holds them lets go, and tells how many
     /// [bytes](Self::freed) that were.
     #[inline]
     pub(crate) fn ack(&mut self, taken: u64) -> Result<u64, Violation> {
-        if taken < self.acked || taken > self.cursor || self.wire == Wire::Down {
+        if taken < self.acked || taken > self.offered || self.wire == Wire::Down {
             return Err(Violation::Position);
         }
+        self.handed_to(taken);
         let more = taken - self.acked;
         self.advance(taken);
         Ok(more)
@@ -175,7 +207,7 @@ impl Sender {
     fn advance(&mut self, taken: u64) {
         self.acked = taken;
         // Exact where it matters most: nothing in flight lets any frame go.
-        if self.acked == self.cursor {
+        if self.acked == self.offered {
             self.in_flight = 0;
         }
         if !self.refused.is_empty() {
@@ -187,10 +219,11 @@ impl Sender {
     /// nothing else is told of them. They are held, as bytes, until an ACK passes them.
     pub(crate) fn refuse(&mut self, first: u64, count: u32, each: impl FnMut(Range<u64>)) -> Result<(), Violation> {
         let end = first.checked_add(count.into()).ok_or(Violation::Position)?;
-        let inside = count > 0 && first >= self.acked && end <= self.cursor && self.wire != Wire::Down;
+        let inside = count > 0 && first >= self.acked && end <= self.offered && self.wire != Wire::Down;
         if !inside || self.refused.len() >= MAX_REFUSED {
             return Err(Violation::Position);
         }
+        self.handed_to(end);
         self.refused.insert(first..end, each);
         Ok(())
     }
@@ -244,6 +277,7 @@ impl Sender {
 
     /// The session is over, and the peer's memory of it gone: these are in doubt, whichever connection carried them. All above
     /// [`sent`](Self::sent) was never sent.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn in_doubt(&self) -> impl Iterator<Item = Range<u64>> {
         self.refused.gaps(self.acked..self.sent)
     }

@@ -94,19 +94,28 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
         }
     }
 
-    /// With and without a connection, and tombstones.
+    /// With and without a connection. What is over and waits for its peer is none of them.
     pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
+        self.sessions.len() - self.tombstones.len()
     }
 
-    /// Those without a connection, tombstones among them.
+    /// Those without a connection.
     pub(crate) fn detached(&self) -> usize {
-        self.ends.len()
+        self.ends.len() - self.tombstones.len()
     }
 
     /// No new ones, but those that are may come back.
     pub(crate) fn close(&mut self) {
         self.closing = true;
+    }
+
+    /// A session, and the epoch of its newest connection; `None` where there is none, or no more than its end.
+    pub(crate) fn find(&self, key: &Key<I>) -> Option<(&T, u32)> {
+        let entry = self.sessions.get(key)?;
+        match &entry.what {
+            What::Session(session) => Some((session, entry.epoch)),
+            What::Tombstone(_) => None,
+        }
     }
 
     /// Judges a HELLO. Asking for a session that is not there, that is over, or that is somebody else's is the same.
@@ -210,7 +219,8 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
         Some((key, session))
     }
 
-    /// The session is over in good order, but the connection of this epoch did not end with FIN: the peer may not know. Its
+    /// The session is over in good order, but however its connection ended, the peer may not know: a FIN may also come from
+    /// somebody on the way, or from a dialer that has missed the last ACK. Its
     /// positions are kept as long as the session would have been, and the session comes back to the caller.
     pub(crate) fn bury(&mut self, key: &Key<I>, epoch: u32, now: u64, positions: Positions) -> Option<T> {
         let entry = self.sessions.get_mut(key).filter(|entry| entry.epoch == epoch && entry.detached.is_none())?;
@@ -246,6 +256,7 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
     }
 
     /// When the next one expires.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn next_end(&self) -> Option<u64> {
         self.ends.first_key_value().map(|((end, _), _)| *end)
     }

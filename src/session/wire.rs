@@ -3,6 +3,8 @@
 
 use std::ops::Deref;
 
+pub(crate) use crate::error::SessionErrorCode as ErrorCode;
+
 /// The longest message that a header can announce: its top bit marks a control.
 pub(crate) const MAX_MESSAGE: u32 = (1 << 31) - 1;
 /// The header of a frame, in bytes.
@@ -46,22 +48,6 @@ impl Violation {
             Self::TooLarge { .. } => Some(ErrorCode::TooLarge),
         }
     }
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub(crate) enum ErrorCode {
-    /// This end forgets the session.
-    Gone = 1,
-    Malformed,
-    Position,
-    Window,
-    TooLarge,
-    /// The other end does not take what this one sends.
-    Slow,
-    /// There was no more room for it.
-    Evicted,
 }
 
 impl ErrorCode {
@@ -197,6 +183,12 @@ impl Frame {
             return Err(Violation::TooLarge { len: header, max });
         }
         Ok(Some((Self::Data(header), HEADER)))
+    }
+
+    /// How many bytes the frame at the start of `input` has, header included; of its header's, where that is not whole.
+    pub(crate) fn len_of(input: &[u8]) -> usize {
+        let header = input.first_chunk::<HEADER>().map(|header| u32::from_be_bytes(*header) & MAX_MESSAGE);
+        header.map_or(HEADER, |len| HEADER.saturating_add(len as usize))
     }
 
     fn control(len: usize, rest: &[u8], from: Side) -> Result<Option<(Self, usize)>, Violation> {

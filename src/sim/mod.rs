@@ -36,9 +36,10 @@ const CAPACITY: usize = 64 * 1024;
 /// A world for tests: a runtime, a clock and a network in memory, for a program that uses this library.
 ///
 /// [`run`](Self::run) runs the program on the thread that calls it. Listeners, connections and managers whose
-/// [`Config::runtime`](crate::Config::runtime) is a clone of this value meet each other in there, at any address, be it an IP
-/// address, where port 0 chooses one, or a path of a Unix socket, which has no file here. Time is virtual: it stands still while anything can run, and then jumps to the next timer, so a test of an
-/// hour's outage takes a few milliseconds. Connections can be cut, stalled, slowed and parted: see [`link`](Self::link).
+/// [`Config::runtime`](crate::Config::runtime) is a clone of this value meet each other there, at any address: an IP
+/// address, where port 0 chooses one, or the path of a Unix socket, which has no file here. Time is virtual: it stands
+/// still while anything can run, and then jumps to the next timer, so a test of an hour's outage takes a few
+/// milliseconds. Connections can be cut, stalled, slowed and parted: see [`link`](Self::link).
 ///
 /// The same seed gives the same run, to the byte: the order in which tasks run, the jitter of delays and whatever else is
 /// drawn come from it. [`hash`](Self::hash) tells two runs apart. That holds as long as the program draws nothing elsewhere:
@@ -73,8 +74,9 @@ const CAPACITY: usize = 64 * 1024;
 ///
 /// # Panics
 ///
-/// `run` panics, and names the seed, when nothing can run and no timer is set: whatever is waited for is not in here, and the
-/// program would hang for ever. It also panics after a million polls without any progress of the clock.
+/// `run` panics, and names the seed, when nothing can run and no timer is set: the program waits for something that is
+/// not in the simulator, and would hang for ever. It also panics after a million polls without any progress of the
+/// clock.
 #[derive(Clone)]
 pub struct Sim(Arc<World>);
 

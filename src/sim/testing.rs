@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,27 @@ pub(crate) fn plan(cut: Cut) {
 /// From now on, nobody there answers whoever dials.
 pub(crate) fn black_hole(addr: SocketAddr) {
     here().link(addr).black_hole();
+}
+
+/// Nothing arrives there any more, nor does anything come from there, until it is [healed](heal).
+pub(crate) fn part_all(addr: SocketAddr) {
+    here().link(addr).part();
+}
+
+/// From now on, whoever dials there is answered again, and what is on its way arrives.
+pub(crate) fn heal(addr: SocketAddr) {
+    here().link(addr).heal();
+}
+
+/// What the name service answers from now on.
+pub(crate) fn name(name: &str, addr: IpAddr) {
+    here().name(name, addr);
+}
+
+/// Nothing arrives on the connection with this number until it is called with `false`; then what was on its way does.
+pub(crate) fn part(connection: usize, parted: bool) {
+    let cable = cables(|cables| cables[connection].clone());
+    super::with(&cable, |cable| cable.part(parted));
 }
 
 /// Shows the connections that were made so far, in order.

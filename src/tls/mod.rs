@@ -1,5 +1,6 @@
 //! The settings of TLS, and its sessions. Only this folder names rustls.
 
+mod files;
 mod provider;
 mod session;
 
@@ -18,6 +19,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use crate::error::ConfigError;
 use crate::sync::Lock;
 
+pub use files::{TlsClientFiles, TlsFiles, TlsServerFiles};
 pub use provider::Provider;
 #[cfg(all(test, feature = "tls-ring"))]
 pub(crate) use session::ends;
@@ -32,7 +34,7 @@ const MAX_HANDSHAKES: usize = 1024;
 /// dialed, or for both, as a [`Manager`](crate::Manager) has both.
 ///
 /// With it every connection is TLS or none. A listener without [`server`](Self::server), or a dial without
-/// [`client`](Self::client), is an error, never plaintext; nobody looks at the first bytes to find out which it may be.
+/// [`client`](Self::client), is an error, never plaintext. The first bytes of a connection do not decide which it is.
 ///
 /// ```no_run
 /// use buffstreams::{Config, Listener, Tls};
@@ -49,27 +51,28 @@ const MAX_HANDSHAKES: usize = 1024;
 /// # The handshake
 ///
 /// That of a connection that is dialed is a part of the dial: it has what is left of
-/// [`dial_timeout`](crate::Config::dial_timeout), and fails with [`Error::Tls`](crate::Error::Tls). That of one that is accepted
-/// is done in a task, holds up nobody else, has `dial_timeout` as well, and counts towards
+/// [`dial_timeout`](crate::Config::dial_timeout), and fails with [`Error::Tls`](crate::Error::Tls). That of one that is
+/// accepted is done in a task, does not hold up others, has `dial_timeout` as well, and counts towards
 /// [`max_connections`](crate::Config::max_connections); only after it is there an
 /// [`Event::Connected`](crate::Event::Connected), and if it fails an
 /// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). While a listener closes, a handshake has
 /// [`close_timeout`](crate::Config::close_timeout) at the most.
 ///
-/// In TLS 1.3 whoever dials is done before the other end has seen their certificate. Where that refuses it, the dial has
-/// succeeded, the first read fails with [`Error::Read`](crate::Error::Read), which has a
-/// [`TlsError::Refused`](crate::TlsError::Refused) inside, and what was written until then is lost with the connection. One who
-/// only writes sees a connection that breaks again and again.
+/// In TLS 1.3 the end that dials is done before the other end has seen its certificate. Where that is refused, the dial
+/// has succeeded, the first read fails with [`Error::Read`](crate::Error::Read), which has a
+/// [`TlsError::Refused`](crate::TlsError::Refused) inside, and what was written until then is lost with the connection.
+/// A program that only writes sees a connection that breaks again and again.
 ///
 /// Both ends name `buffstreams/1` as their application protocol (ALPN). An end that names none is accepted, one that names others is
 /// not.
 ///
 /// # The end
 ///
-/// A record that was changed on the way, or anything else that breaks the rules, is [`Error::Read`](crate::Error::Read) with a
-/// [`TlsError`](crate::TlsError) inside, behind the messages that had come whole. A session that ends without `close_notify` may have been cut short by somebody on the way. It is
-/// [`Error::Truncated`](crate::Error::Truncated), never a clean end. A close sends one, and so does dropping a connection, if it
-/// can be sent at once.
+/// A record that was changed on the way, or anything else that breaks the rules, is [`Error::Read`](crate::Error::Read)
+/// with a [`TlsError`](crate::TlsError) inside, behind the messages that had come whole. A session that ends without
+/// `close_notify` may have been cut short by an attacker on the way. It is
+/// [`Error::Truncated`](crate::Error::Truncated), never a clean end. A close sends one, and so does dropping a
+/// connection, if it can be sent at once.
 ///
 /// A message counts as written when the kernel has the whole of the records that it is in.
 ///
@@ -93,6 +96,8 @@ struct Settings {
     client: Option<Client>,
     provider: Option<Provider>,
     max_handshakes: usize,
+    /// Where they were read from, unless they were changed since.
+    files: Option<TlsFiles>,
 }
 
 #[derive(Clone)]
@@ -125,10 +130,10 @@ struct Built {
     client: Option<Arc<ClientConfig>>,
 }
 
-/// The same settings: those of a clone, also when they were [replaced](Self::replace).
+/// The same settings: those of a clone, also when they were [replaced](Self::replace); or read from the same files.
 impl PartialEq for Tls {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.0, &other.0) || self.files().is_some_and(|files| other.files() == Some(files))
     }
 }
 
@@ -141,13 +146,13 @@ impl Default for Tls {
 impl Tls {
     /// TLS, for neither side yet: `bind` and `dial` fail with [`ConfigError::NoTlsServer`] and [`ConfigError::NoTlsClient`].
     pub fn new() -> Self {
-        Self::with(Settings { server: None, client: None, provider: None, max_handshakes: MAX_HANDSHAKES })
+        Self::with(Settings { server: None, client: None, provider: None, max_handshakes: MAX_HANDSHAKES, files: None })
     }
 
-    /// The settings of the program, where those of this crate are not enough; a side that is not given is missing. They are
-    /// used as they are, and nothing of them is changed: neither the protocol for ALPN, which should be `buffstreams/1`, nor
-    /// session tickets, which a server should not send (`send_tls13_tickets = 0`): one who only writes never reads them, and a
-    /// socket that is closed with something unread resets its connection.
+    /// The settings of the program, where those of this crate are not enough; a side that is not given is missing. They
+    /// are used as they are, and nothing of them is changed: neither the protocol for ALPN, which should be
+    /// `buffstreams/1`, nor session tickets, which a server should not send (`send_tls13_tickets = 0`): a client that
+    /// only writes never reads them, and a socket that is closed with something unread resets its connection.
     ///
     /// The types are those of rustls 0.23. This is the only place where they show.
     pub fn from_rustls(server: Option<Arc<ServerConfig>>, client: Option<Arc<ClientConfig>>) -> Self {
@@ -173,11 +178,12 @@ impl Tls {
         }))
     }
 
-    /// For what is accepted: takes only those whose certificate was signed by one of these authorities, in PEM. Default: takes
-    /// everybody, and asks for none.
+    /// For connections that are accepted: takes only clients whose certificate was signed by one of these authorities,
+    /// in PEM. Default: takes every client, and asks for no certificate.
     ///
-    /// Whoever has none that is valid fails the handshake: [`Event::HandshakeFailed`](crate::Event::HandshakeFailed) tells. They hear
-    /// of it when they read, since their own handshake is over by then: [`Error::Read`](crate::Error::Read).
+    /// A client without a valid certificate fails the handshake, with an
+    /// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed) here. It learns of that when it reads, since its part
+    /// of the handshake is over by then: [`Error::Read`](crate::Error::Read).
     ///
     /// The error is [`ConfigError::Pem`], or [`ConfigError::NoTlsServer`] if this comes before [`server`](Self::server).
     pub fn client_auth(self, authorities_pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
@@ -192,9 +198,9 @@ impl Tls {
         if is_there { Ok(changed) } else { Err(ConfigError::NoTlsServer) }
     }
 
-    /// For what is dialed: whoever is dialed must have a certificate for the host that was dialed, signed by an authority that the
-    /// system trusts, or one of the [`roots`](Self::roots). That the system's cannot be had is an error of the dial,
-    /// [`ConfigError::Tls`].
+    /// For connections that are dialed: the other end must have a certificate for the host that was dialed, signed by
+    /// an authority that the system trusts, or one of the [`roots`](Self::roots). That the authorities of the system
+    /// cannot be read is an error of the dial, [`ConfigError::Tls`].
     #[must_use]
     pub fn client(self) -> Self {
         self.change(|settings| {
@@ -232,17 +238,18 @@ impl Tls {
 
     /// How many unfinished handshakes a listener has at once. Default: 1,024.
     ///
-    /// Bounds those who connect and say nothing, or little; each of them costs some 20 KiB. When there are so many, the oldest gives
-    /// way to whoever comes, with an [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). 0 is an error of `bind`,
-    /// [`ConfigError::Zero`]. It should be less than [`max_connections`](crate::Config::max_connections), among which they count:
-    /// when all of those are taken, whoever comes is refused, and nobody gives way.
+    /// Bounds clients that connect and say nothing, or little; each of them costs some 20 KiB. When there are so many,
+    /// the oldest gives way to a new one, with an [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). 0 is an
+    /// error of `bind`, [`ConfigError::Zero`]. It should be less than
+    /// [`max_connections`](crate::Config::max_connections), among which they count: when all of those are taken, a new
+    /// connection is refused, and none gives way.
     #[must_use]
     pub fn max_handshakes(self, handshakes: usize) -> Self {
         self.change(|settings| settings.max_handshakes = handshakes)
     }
 
-    /// Gives what runs with these settings other ones, certificates that are renewed, say: from now on, handshakes are made with
-    /// those of `other`. Connections that there are go on as they are. `max_handshakes` stays.
+    /// Replaces the settings of what already runs with them, for example by renewed certificates: from now on,
+    /// handshakes use those of `other`. Open connections go on as they are. `max_handshakes` stays.
     ///
     /// The error is why `other` cannot be used, and then nothing has changed: a side that is missing in it though it is there
     /// now, a key that is not that of its certificate.
@@ -275,6 +282,7 @@ impl Tls {
     /// Others may have these settings as well.
     fn change(&self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.0.lock().settings.clone();
+        settings.files = None;
         change(&mut settings);
         Self::with(settings)
     }
@@ -461,4 +469,11 @@ impl fmt::Debug for Tls {
             .field("client", &settings.client.is_some())
             .finish_non_exhaustive()
     }
+}
+
+/// The issuer and the subject of a certificate, in DER.
+pub(crate) fn names(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let der = CertificateDer::from(certificate);
+    let certificate = webpki::EndEntityCert::try_from(&der).ok()?;
+    Some((certificate.issuer().to_vec(), certificate.subject().to_vec()))
 }

@@ -3,12 +3,13 @@
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod unread;
 
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::endpoint::Endpoint;
@@ -155,8 +156,26 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// Connects to the first address of the name that answers. Each gets an equal share of the time that is left.
 pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, Error> {
+    dial_at(address, None, config).await
+}
+
+/// The same; where there is an endpoint, only to that, whatever else the name has.
+pub(crate) async fn dial_at(address: &Address, only: Option<Endpoint>, config: &Config) -> Result<Stream, Error> {
     let runtime = runtime_to_dial(config)?;
     let start = runtime.now();
+    let dialed = dial_from(address, only, config, runtime, start).await;
+    #[cfg(feature = "metrics")]
+    crate::metrics::dialed(address, runtime.now().saturating_duration_since(start), dialed.is_err());
+    dialed
+}
+
+async fn dial_from(
+    address: &Address,
+    only: Option<Endpoint>,
+    config: &Config,
+    runtime: &Handle,
+    start: Instant,
+) -> Result<Stream, Error> {
     let timed_out = |after| Error::DialTimeout { address: address.clone(), after };
     let failed = |source| Error::Dial { address: address.clone(), source };
     let left = |addresses: usize| {
@@ -164,7 +183,13 @@ pub(crate) async fn dial(address: &Address, config: &Config) -> Result<Stream, E
         config.dial_timeout.map(|limit| (limit - passed.min(limit)) / addresses as u32)
     };
 
-    let addrs = match runtime.within(left(1), resolve(runtime, address, Purpose::Dial)).await {
+    let resolving = async {
+        match only {
+            Some(only) => Ok(vec![only]),
+            None => resolve(runtime, address, Purpose::Dial).await,
+        }
+    };
+    let addrs = match runtime.within(left(1), resolving).await {
         Some(addrs) => addrs.map_err(failed)?,
         None => return Err(timed_out(config.dial_timeout.unwrap_or_default())),
     };

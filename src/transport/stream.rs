@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use futures::io::{AsyncRead, AsyncWrite};
 
+use super::unread::Unread;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use crate::runtime::Socket;
@@ -18,6 +19,11 @@ pub(crate) struct Stream(pub(super) Arc<dyn Socket>);
 impl Stream {
     pub(crate) fn new(socket: Arc<dyn Socket>) -> Self {
         Self(socket)
+    }
+
+    /// The same, which brings these bytes once more.
+    pub(crate) fn unread(self, bytes: &[u8]) -> Self {
+        Self(Arc::new(Unread::new(self.0, bytes)))
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<Endpoint> {

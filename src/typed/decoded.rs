@@ -30,10 +30,11 @@ impl Listener {
     /// Decodes the messages of each peer in the task of its connection, and yields what comes of that: see
     /// [`typed`](crate::typed) for when that is the fastest way.
     ///
-    /// Whatever `decode` returns an error for is left out: it goes to [`events`](Self::events), as
+    /// A message for which `decode` returns an error is left out. The error goes to [`events`](Self::events), as
     /// [`Event::DecodeFailed`](crate::Event::DecodeFailed), and the peer goes on, unless the stream is
-    /// [`strict`](Decoded::strict). If `decode` panics, that is caught and goes to the events too, as the panic of a callback; that
-    /// peer is disconnected, behind its messages before that. `decode` must not block: see [`serve`](Self::serve).
+    /// [`strict`](Decoded::strict). If `decode` panics, that is caught and goes to the events too, as the panic of a
+    /// callback; that peer is disconnected, behind its messages before that. `decode` must not block: see
+    /// [`serve`](Self::serve).
     ///
     /// What was decoded counts towards `inbox_bytes` until it is taken, with what it was decoded from, or with the memory of a list of
     /// `T`, if that is more. What a `T` has allocated beyond that is not known here.

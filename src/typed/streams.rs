@@ -30,7 +30,10 @@ macro_rules! stream {
                     let frames = $half.frames();
                     if let Some(len) = frames.find() {
                         let decoded = frames.show(len, |message| codec.decode(message));
-                        return Poll::Ready(Some(decoded.map_err(|error| Error::Decode { source: error.into() })));
+                        return Poll::Ready(Some(decoded.map_err(|error| {
+                            $half.refuse_last();
+                            Error::Decode { source: error.into() }
+                        })));
                     }
                     if !ready!($half.poll_frames(cx))? {
                         return Poll::Ready(None);

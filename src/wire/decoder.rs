@@ -197,6 +197,12 @@ impl Frames {
         self.decoder
     }
 
+    /// What is left of them, and none in its place.
+    pub(crate) fn take_rest(&mut self) -> Self {
+        let none = Self::new(self.decoder(), Bytes::new());
+        std::mem::replace(self, none)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -241,6 +247,16 @@ impl Frames {
     #[inline]
     pub(crate) fn slices(&self) -> Slices<'_> {
         Slices { decoder: self.decoder, last: Last::default(), rest: &self.bytes }
+    }
+
+    /// How many there are in front of those that are `left` of them.
+    pub(crate) fn messages_before(&self, left: &Self) -> u64 {
+        let mut slices = self.slices();
+        let mut messages = 0;
+        while slices.rest.len() > left.len() && slices.next().is_some() {
+            messages += 1;
+        }
+        messages
     }
 
     /// A message of [`slices`](Self::slices) on its own.

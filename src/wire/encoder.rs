@@ -7,6 +7,7 @@ use std::mem;
 use bytes::Bytes;
 
 use super::decoder::{Decoder, Rest};
+use super::piece::{Piece, header_len};
 use super::{Codec, MAX_HEADER, WireFormat};
 use crate::error::{ConfigError, Error};
 use crate::foreign;
@@ -126,6 +127,10 @@ impl Output {
         Self::new(self.codec)
     }
 
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
     /// How much is yet to be written, in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -234,6 +239,79 @@ impl Output {
         self.sealed.append(&mut other.sealed);
         mem::swap(&mut self.tail, &mut other.tail);
         mem::swap(&mut self.tail_messages, &mut other.tail_messages);
+    }
+
+    // ---- what is kept elsewhere until it is acknowledged: see `Replay`
+
+    /// Takes out the first segment, as a piece: of a long message that is the header as well.
+    pub(super) fn first_piece(&mut self) -> Option<Piece> {
+        let Segment::Copied { mut bytes, messages } = self.sealed.pop_front()? else { return None };
+        let Some(Segment::Chained(message)) = self.sealed.front() else {
+            return Some(Piece::Frames { bytes: bytes.into(), messages });
+        };
+        bytes.truncate(bytes.len() - header_len(self.codec, message.len()));
+        if bytes.is_empty() {
+            let Some(Segment::Chained(message)) = self.sealed.pop_front() else { return None };
+            return Some(Piece::Long(message));
+        }
+        // The header stays with its message.
+        let mut header = Vec::with_capacity(MAX_HEADER);
+        put_header(self.codec, message.len(), &mut header);
+        self.sealed.push_front(Segment::Copied { bytes: header, messages: 0 });
+        Some(Piece::Frames { bytes: bytes.into(), messages })
+    }
+
+    pub(super) fn put_first(&mut self, piece: Piece) {
+        match piece {
+            // What stays is not shared, so this is no copy.
+            Piece::Frames { bytes, messages } => {
+                // A header behind it was parted from it.
+                let mut bytes = Vec::from(bytes);
+                if let Some(Segment::Copied { bytes: header, messages: 0 }) = self.sealed.front() {
+                    bytes.extend_from_slice(header);
+                    self.sealed.pop_front();
+                }
+                self.sealed.push_front(Segment::Copied { bytes, messages });
+            }
+            Piece::Long(message) => {
+                let mut header = Vec::with_capacity(MAX_HEADER);
+                put_header(self.codec, message.len(), &mut header);
+                self.sealed.push_front(Segment::Chained(message));
+                self.sealed.push_front(Segment::Copied { bytes: header, messages: 0 });
+            }
+        }
+    }
+
+    /// Puts frames that were not sent in front of all.
+    pub(super) fn prepend(&mut self, mut pieces: VecDeque<Piece>) {
+        debug_assert_eq!(self.cursor, 0);
+        while let Some(piece) = pieces.pop_back() {
+            self.put_first(piece);
+        }
+        self.len = self.chunks().map(<[u8]>::len).sum();
+    }
+
+    /// Bytes that are no message of this output: what is kept elsewhere, or no message at all. Neither is counted in
+    /// [`held`](Self::held), and after a break there is nothing to [rewind](Self::rewind).
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.seal_if_long();
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// As [`put`](Self::put), without a copy.
+    pub(super) fn put_raw(&mut self, bytes: Bytes) {
+        self.seal();
+        self.len += bytes.len();
+        self.sealed.push_back(Segment::Chained(bytes));
+    }
+
+    /// As [`put`](Self::put), of a long message.
+    pub(super) fn put_long(&mut self, message: Bytes) {
+        let before = self.tail.len();
+        put_header(self.codec, message.len(), &mut self.tail);
+        self.len += self.tail.len() - before;
+        self.put_raw(message);
     }
 
     /// What is to be written next, in order. The first `cursor` bytes are gone already.

@@ -148,6 +148,13 @@ impl Start {
     }
 }
 
+/// What a connection looks like that should have begun with the handshake of a session, and begins with `input`.
+pub(crate) fn stranger(input: &[u8]) -> Option<LooksLike> {
+    // Any format will do for the own one: this is the least likely.
+    let own = Codec::new(WireFormat::u64_be(), usize::MAX).ok()?;
+    look(own, Seen { first: &[], input, at: 0, ended: false }, false)
+}
+
 /// What `input` looks like, at which `codec` found no header. It is taken for the start of a connection, or for the place where
 /// its second frame was looked for.
 pub(super) fn looks_like(codec: Codec, input: &[u8]) -> Option<LooksLike> {

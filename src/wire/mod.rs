@@ -21,18 +21,24 @@
 mod decoder;
 mod draft;
 mod encoder;
+mod first_byte;
 mod guess;
 mod names;
+mod piece;
+mod replay;
 mod text;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod trial;
 
 use decoder::Last;
 pub(crate) use decoder::{Frames, Slices};
-pub(crate) use encoder::Output;
-pub(crate) use guess::Start;
 
 pub use decoder::{Decoder, Header};
 pub use draft::{Buffer, BufferFull};
 pub use encoder::Encoder;
+pub(crate) use encoder::Output;
+pub(crate) use guess::{Start, stranger};
+pub(crate) use replay::Replay;
 
 use crate::error::{ConfigError, FrameErrorKind};
 

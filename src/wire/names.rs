@@ -17,7 +17,7 @@ const LINE: usize = 4;
 /// Whether bytes are the start of a connection in one protocol.
 type Test = fn(&[u8]) -> bool;
 
-const WORDS: [(&[u8], LooksLike); 11] = [
+const WORDS: [(&[u8], LooksLike); 12] = [
     // https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt, 2.1 and 2.2
     (b"PROXY TCP", LooksLike::ProxyV1),
     (b"PROXY UNKNOWN", LooksLike::ProxyV1),
@@ -35,6 +35,8 @@ const WORDS: [(&[u8], LooksLike); 11] = [
     (b"AMQP\0", LooksLike::Amqp),
     (b"AMQP\x02", LooksLike::Amqp),
     (b"AMQP\x03", LooksLike::Amqp),
+    // docs/session-protocol.md
+    (b"\xf5buffstreams", LooksLike::Session),
 ];
 
 /// https://www.iana.org/assignments/http-methods, without HTTP/2's PRI, and QUERY, which is on its way there

@@ -77,6 +77,8 @@ fn a_reset_and_a_failed_dial_are_told_with_their_reasons() {
         let failed = within(SOON, "the failed dial", events.next()).await;
         let Some(ManagerEvent::DialFailed { error, .. }) = failed else { panic!("{failed:?}") };
         assert!(matches!(*error, buffstreams::Error::Dial { .. }), "{error:?}");
+        let down = within(SOON, "that it is down", events.next()).await;
+        assert!(matches!(down, Some(ManagerEvent::Down { .. })), "{down:?}");
         assert!(events.next().now_or_never().is_none(), "the write's message is not lost");
     });
 }
@@ -116,6 +118,8 @@ fn a_break_that_a_producer_meets_is_told_with_its_reason() {
 #[test]
 fn a_slow_subscriber_is_told_how_many_it_missed() {
     const LOST: u64 = 700;
+    // Of each a dial that failed, and once that the address is down.
+    const EVENTS: u64 = 2 * LOST + 1;
     run(async {
         let (manager, address) = down().await;
         let mut slow = manager.events();
@@ -130,16 +134,16 @@ fn a_slow_subscriber_is_told_how_many_it_missed() {
         for _ in 0..LOST {
             lose_one(&manager, &address, b"a message").await;
         }
-        until("the last event", || counted.load(Ordering::Acquire) == 2 * LOST).await;
+        until("the last event", || counted.load(Ordering::Acquire) == EVENTS).await;
         let missed = slow.next().now_or_never().flatten();
-        assert!(matches!(missed, Some(ManagerEvent::Missed { events, .. }) if events == 2 * LOST - 1024), "{missed:?}");
+        assert!(matches!(missed, Some(ManagerEvent::Missed { events, .. }) if events == EVENTS - 1024), "{missed:?}");
         drop(manager);
         let rest = within(SOON, "the end of the events", slow.collect::<Vec<_>>()).await;
         assert_eq!(rest.len(), 1024);
         // The newest are kept.
         assert!(matches!(rest.last(), Some(ManagerEvent::Lost { messages: 1, .. })), "{:?}", rest.last());
         within(SOON, "the other subscriber's end", counting).await;
-        assert_eq!(counted.load(Ordering::Acquire), 2 * LOST);
+        assert_eq!(counted.load(Ordering::Acquire), EVENTS);
     });
 }
 

@@ -1,13 +1,27 @@
 //! Small runs of the fault lab, whose books must balance; and books that do not balance, which it must find.
 
+#[path = "../../examples/fault_lab/acked.rs"]
+pub(crate) mod acked;
 #[path = "../../examples/fault_lab/books.rs"]
 pub(crate) mod books;
+#[path = "../../examples/fault_lab/kill.rs"]
+pub(crate) mod kill;
 #[path = "../../examples/fault_lab/lab.rs"]
 pub(crate) mod lab;
+#[path = "../../examples/fault_lab/messages.rs"]
+pub(crate) mod messages;
+#[path = "../../examples/fault_lab/order.rs"]
+pub(crate) mod order;
 // The stress has it as well.
 #[allow(clippy::duplicate_mod)]
 #[path = "../../examples/fault_lab/proxy.rs"]
 pub(crate) mod proxy;
+#[path = "../../examples/fault_lab/receiver.rs"]
+pub(crate) mod receiver;
+#[path = "../../examples/fault_lab/rolling.rs"]
+pub(crate) mod rolling;
+#[path = "../../examples/fault_lab/senders.rs"]
+pub(crate) mod senders;
 
 use books::{Books, Id, Losses, Receipts, Tally};
 use lab::Settings;

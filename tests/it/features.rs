@@ -24,7 +24,7 @@ fn tree(features: &str) -> String {
 fn a_program_has_the_runtime_that_it_chose_and_no_other() {
     let has = |features, name: &str| tree(features).lines().any(|line| line.split(' ').next() == Some(name));
     for (features, there, not_there) in [
-        ("smol", &["async-executor", "async-io"][..], &["async-std", "tokio"][..]),
+        ("smol", &["async-executor", "async-io"][..], &["async-std", "tokio", "tracing", "metrics"][..]),
         ("tokio", &["tokio"], &["async-std", "async-io", "async-executor"]),
         ("async-std", &["async-std"], &["tokio"]),
         ("sim", &["futures"], &["async-std", "async-io", "tokio"]),
@@ -32,6 +32,8 @@ fn a_program_has_the_runtime_that_it_chose_and_no_other() {
         ("smol,prost", &["prost"], &["postcard", "serde", "serde_json"]),
         ("smol,postcard", &["postcard", "serde"], &["prost", "serde_json", "heapless", "embedded-io"]),
         ("smol,json", &["serde", "serde_json"], &["prost", "postcard"]),
+        ("smol,tracing", &["tracing", "log"], &["tracing-attributes", "metrics"]),
+        ("smol,metrics", &["metrics"], &["tracing"]),
         ("smol,tls-aws-lc-rs", &["rustls", "aws-lc-rs"], &["ring", "async-std", "tokio"]),
     ] {
         for name in there {

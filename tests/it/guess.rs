@@ -143,6 +143,8 @@ fn strangers() -> Vec<(LooksLike, Vec<Vec<u8>>)> {
     };
     let mut greeting = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL".to_vec();
     greeting.resize(64, 0);
+    // The handshake of a session: its magic, version 1, and as much of the rest as was received.
+    let handshake = |len: usize| [&b"\xf5buffstreams\x01\0\0\0"[..], &[0xa5; 16], &[0; 56]].concat()[..len].to_vec();
     let startup = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0".to_vec();
     vec![
         (Http, [&methods[..], &text(&["HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"])].concat()),
@@ -197,6 +199,7 @@ fn strangers() -> Vec<(LooksLike, Vec<Vec<u8>>)> {
             ],
         ),
         (Kafka, vec![kafka(18, 3, "rdkafka", b"\0\x0blibrdkafka\x062.3.0\0"), kafka(3, 9, "producer-1", &[1, 0, 0])]),
+        (Session, vec![handshake(88), handshake(13)]),
         (GrpcPrefix, vec![b"\0\0\0\0\x07\x0a\x05hello\0\0\0\0\x07\x0a\x05world".to_vec()]),
         (
             Json,

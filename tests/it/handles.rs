@@ -2,9 +2,10 @@
 
 use buffstreams::{
     Address, Backoff, Batch, Batches, BoxError, Closer, Config, ConfigError, Connection, Connections, DeadLetter,
-    DeadLetters, Ending, Error, Event, Events, FixedFormat, FrameError, FrameErrorKind, Incoming, LinkStats, Listener,
-    ListenerStats, LooksLike, Manager, ManagerEvent, ManagerSink, ManagerStats, Messages, MessagesIter, Outcome,
-    Outgoing, Peer, ReadHalf, Reader, Reason, Serving, Unsent, WireFormat, WriteHalf, Writer, typed, wire,
+    DeadLetters, Ending, Error, Event, Events, FixedFormat, FrameError, FrameErrorKind, HandshakeErrorKind, Incoming,
+    LinkStats, Listener, ListenerStats, LooksLike, Loss, Manager, ManagerEvent, ManagerSink, ManagerStats, Messages,
+    MessagesIter, Outcome, Outgoing, Peer, ReadHalf, Reader, Reason, Serving, Session, SessionErrorCode, Unsent,
+    WireFormat, WriteHalf, Writer, typed, wire,
 };
 
 /// Checked when this is compiled. A future that is only `Send` makes what holds it no longer `Sync`, and a program that keeps
@@ -22,9 +23,10 @@ const _: fn() = || {
     shared::<(Connection, ReadHalf, WriteHalf)>();
     shared::<(Manager, ManagerSink, DeadLetters, DeadLetter)>();
     shared::<(Events<Event>, Events<ManagerEvent>, Event, ManagerEvent, Reason)>();
-    shared::<(Config, Backoff, WireFormat, FixedFormat)>();
+    shared::<(Config, Backoff, Session, WireFormat, FixedFormat)>();
     shared::<(Address, Peer, Outcome, Ending, LinkStats, ListenerStats, ManagerStats)>();
     shared::<(Error, ConfigError, FrameError, FrameErrorKind, LooksLike, Unsent, BoxError)>();
+    shared::<(HandshakeErrorKind, Loss, SessionErrorCode)>();
     shared::<(wire::Decoder, wire::Encoder)>();
     over::<Vec<u8>>();
 };

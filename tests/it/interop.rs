@@ -1,5 +1,6 @@
 //! Other people's implementations read what this one writes, and the other way round.
 
+use buffstreams::wire::Decoder;
 use buffstreams::{Bytes, FixedFormat, WireFormat};
 use bytes::BytesMut;
 use prost::Message;
@@ -86,6 +87,95 @@ fn an_offset_meets_tokio_util() {
             .num_skip(9),
         WireFormat::fixed(4).offset(5).little_endian().length_includes_header(),
     );
+}
+
+/// The rows of the table in docs/wire-formats.md that are not above.
+mod rows_of_the_table {
+    use super::*;
+
+    fn builder() -> Builder {
+        LengthDelimitedCodec::builder()
+    }
+
+    /// What their codec reads from this, and what it leaves.
+    fn theirs(codec: &mut Builder, wire: &[u8]) -> (Vec<Bytes>, usize) {
+        let (mut codec, mut input) = (codec.new_codec(), BytesMut::from(wire));
+        let mut read = Vec::new();
+        while let Some(message) = codec.decode(&mut input).unwrap() {
+            read.push(message.freeze());
+        }
+        (read, input.len())
+    }
+
+    fn written(codec: &mut Builder, message: &'static [u8]) -> Vec<u8> {
+        let mut output = BytesMut::new();
+        codec.new_codec().encode(Bytes::from_static(message), &mut output).unwrap();
+        output.to_vec()
+    }
+
+    #[test]
+    fn length_field_length() {
+        for width in 3..=8 {
+            meets(builder().length_field_length(width.into()), WireFormat::fixed(width));
+            meets(
+                builder().length_field_length(width.into()).little_endian(),
+                WireFormat::fixed(width).little_endian(),
+            );
+        }
+        let wire = written(builder().length_field_length(1), b"hello");
+        assert_eq!((&wire[..], decode(WireFormat::u8(), 4096, &wire).1), (&b"\x05hello"[..], 0));
+    }
+
+    #[test]
+    fn length_field_type() {
+        meets(builder().length_field_type::<u16>(), WireFormat::u16_be());
+        meets(builder().length_field_type::<u32>(), WireFormat::u32_be());
+        meets(builder().length_field_type::<u64>(), WireFormat::u64_be());
+    }
+
+    #[test]
+    fn native_endian() {
+        let little = cfg!(target_endian = "little");
+        meets(builder().native_endian(), if little { WireFormat::u32_le() } else { WireFormat::u32_be() });
+    }
+
+    #[test]
+    fn length_field_offset_is_not_written_there() {
+        let mut codec = builder();
+        codec.length_field_offset(2).length_field_length(3);
+        assert_eq!(written(&mut codec, b"hello"), b"\0\0\x05hello");
+        assert_eq!(encode(WireFormat::fixed(3).offset(2), 4096, &[Bytes::from("hello")]), b"\0\0\0\0\x05hello");
+        assert!(theirs(&mut codec, b"\0\0\x05hello").0.is_empty(), "nor is it read back");
+    }
+
+    #[test]
+    fn num_skip_of_less_keeps_the_header_there() {
+        let wire = encode(WireFormat::u32_be(), 4096, &[Bytes::from("hello")]);
+        let read = theirs(builder().num_skip(0).length_adjustment(4), &wire);
+        assert_eq!(read, (vec![Bytes::from("\0\0\0\x05hello")], 0));
+        assert_eq!(decode(WireFormat::u32_be(), 4096, &wire), (vec![Bytes::from("hello")], 0));
+    }
+
+    #[test]
+    fn num_skip_of_more_leaves_a_field_out_there() {
+        let wire = b"\0\x07XYhello"; // The length counts the two bytes behind it.
+        let read = theirs(builder().length_field_length(2).num_skip(4).length_adjustment(-2), wire);
+        assert_eq!(read, (vec![Bytes::from("hello")], 0));
+        assert_eq!(decode(WireFormat::u16_be(), 4096, wire), (vec![Bytes::from("XYhello")], 0));
+    }
+
+    #[test]
+    fn max_frame_length_is_that_of_a_message_here_and_of_the_field_there() {
+        let (ours, message) = (WireFormat::fixed(4).length_includes_header(), [7; 100]);
+        let mut codec = builder();
+        codec.length_adjustment(-4).max_frame_length(100);
+        let mut wire = BytesMut::new();
+        codec.new_codec().encode(&message[..], &mut wire).unwrap();
+        assert!(codec.new_codec().decode(&mut wire.clone()).is_err());
+        assert_eq!(decode(ours, 100, &wire), (vec![Bytes::copy_from_slice(&message)], 0));
+        let refused = |max| Decoder::new(ours, max).unwrap().decode(&mut Bytes::from(wire.to_vec())).is_err();
+        assert!(refused(99) && !refused(100));
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -11,9 +11,12 @@ mod closing;
 mod connection;
 mod counting;
 mod decode;
+mod deliveries;
+mod docs;
 mod drops;
 mod events;
 mod fault_lab;
+mod fault_lab_acked;
 mod features;
 mod go_faults;
 mod go_faults_sending;
@@ -43,12 +46,20 @@ mod reconnect_limits;
 mod reopen;
 mod samples;
 mod script;
+mod sessions;
+mod sessions_hostile;
+mod sessions_manager;
 mod settings;
+mod shipper;
 mod sigpipe;
 mod sockets;
 mod starts;
 mod stress;
+#[cfg(feature = "tracing")]
+mod subscriber;
 mod tidy;
+#[cfg(feature = "tracing")]
+mod traces;
 #[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
 mod typed;
 #[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]

@@ -153,10 +153,14 @@ fn when_all_attempts_were_in_vain_everything_comes_back_with_their_number() {
             assert!(matches!(error, Error::NotSent { .. }), "{error:?}");
             for n in 0..10 {
                 let letter = within(SOON, "a dead letter", dead.next()).await.unwrap();
-                assert_eq!((number(&letter.message), letter.outcome, letter.attempts), (n, Outcome::GaveUp, 4));
+                assert_eq!((number(&letter.message), letter.outcome), (n, Outcome::GaveUp));
+                // From then on the address is down, and dialed in the background.
+                assert!(if outage == 0 { letter.attempts == 4 } else { letter.attempts >= 4 }, "{letter:?}");
                 assert!(matches!(*letter.error, Error::Dial { .. }), "{letter:?}");
             }
-            failed_dials(&mut events, 4).await;
+            if outage == 0 {
+                failed_dials(&mut events, 4).await;
+            }
             assert_eq!(balanced(&manager).dead_lettered, 10 * (outage + 1));
         }
         let error = manager.write(site.addr, numbered(1, 8)).await.expect_err("nobody listens");
@@ -239,10 +243,11 @@ fn the_delays_of_another_crate_plug_in() {
         let (manager, far) = dialed(config().reconnect(backoff), &site).await;
         let mut dead = manager.dead_letters();
         gone(&site, far, &manager).await;
-        for outage in 1..=3 {
+        for sent in 0..3 {
             manager.sink().send((site.addr.into(), numbered(1, 8))).await.expect_err("nobody listens");
-            assert_eq!(within(SOON, "a dead letter", dead.next()).await.unwrap().attempts, 3);
-            assert_eq!(built.load(Ordering::Relaxed), outage, "they are made anew for each outage");
+            let attempts = within(SOON, "a dead letter", dead.next()).await.unwrap().attempts;
+            assert!(if sent == 0 { attempts == 3 } else { attempts >= 3 }, "{attempts}");
+            assert_eq!(built.load(Ordering::Relaxed), 1, "they are made once for each outage");
         }
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buffstreams::{Backoff, Config, WireFormat};
+use buffstreams::{Backoff, Config, Session, WireFormat};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,6 +25,7 @@ fn everything_set() -> Config {
         .keepalive(None)
         .user_timeout(Duration::from_millis(1500))
         .unix_mode(0o600)
+        .session(Session::new().window_bytes(1 << 17).ttl(13 * SECOND).heartbeat(14 * SECOND).max_sessions(15))
 }
 
 #[test]
@@ -77,6 +78,8 @@ fn two_configurations_are_equal_if_each_setting_is() {
         everything_set().keepalive(SECOND),
         everything_set().user_timeout(None),
         everything_set().unix_mode(None),
+        everything_set().session(None),
+        everything_set().session(Session::new()),
     ] {
         assert_ne!(everything_set(), other);
         assert_eq!(other, other.clone());
@@ -132,6 +135,7 @@ mod in_a_file {
             "keepalive = \"none\"",
             "user_timeout = \"1s 500ms\"",
             "first = \"1s\"",
+            "ttl = \"13s\"",
         ] {
             assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
         }
@@ -153,7 +157,6 @@ mod in_a_file {
                 "max_mesage_size = 1",
                 "unknown field `max_mesage_size`, expected one of `wire_format`, `max_message_size`",
             ),
-            ("tls = 1", "unknown field `tls`"),
             ("runtime = 'tokio'", "unknown field `runtime`"),
             ("reconnect = { first = '1s', longest = '1s', last = '1s' }", "unknown field `last`"),
             ("reconnect = { first = '1s' }", "missing field `longest`"),
@@ -165,6 +168,7 @@ mod in_a_file {
             ("wire_format = 'u32'", "\"u32\" is no wire format"),
             ("wire_format = 4", "expected a wire format like \"u32_be\""),
             ("inbox_bytes = -1", "expected usize"),
+            ("session = { window = 1 }", "unknown field `window`"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(named), "{text}: {error}");
@@ -186,7 +190,7 @@ mod in_a_file {
         #[cfg(feature = "tls")]
         {
             let error = refused(Config::new().tls(buffstreams::Tls::new()));
-            assert!(error.contains("TLS cannot be serialized"), "{error}");
+            assert!(error.contains("TLS is serialized as the files that it was read from"), "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! TLS: between this crate's ends, and against whatever else may be at the other end.
 
+mod acked;
 mod certificates;
 mod cuts;
 mod foreign;

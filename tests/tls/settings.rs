@@ -1,6 +1,11 @@
 //! Settings that cannot work: each is an error that says which, when it is given or when it is first used.
 
-use buffstreams::{Config, ConfigError, Connection, Error, Listener, Sim, Tls};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use buffstreams::{
+    Config, ConfigError, Connection, Error, Listener, Sim, Tls, TlsClientFiles, TlsFiles, TlsServerFiles,
+};
 use futures::SinkExt;
 
 use super::certificates::{Authority, Pair};
@@ -141,4 +146,111 @@ fn what_cannot_take_the_place_of_the_old_leaves_it_in_force() {
         server.replace(&Tls::new().roots(authority.pem()).unwrap().server(&other.cert, &other.key).unwrap()).unwrap();
         Connection::dial(addr, config().tls(client)).await.unwrap().close().await.unwrap();
     });
+}
+
+/// Files in a folder that is gone with this.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("buffstreams-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, contents).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Both sides, each of which asks the other for a certificate.
+fn both(folder: &Folder) -> TlsFiles {
+    let authority = Authority::new("the authority");
+    let Pair { cert, key } = authority.issue("localhost");
+    let (cert, key) = (folder.file("own.pem", cert), folder.file("own.key", key));
+    let roots = folder.file("ca.pem", authority.pem());
+    let mut files = TlsFiles::default();
+    let mut server = TlsServerFiles::default();
+    (server.cert, server.key, server.client_auth) = (cert.clone(), key.clone(), Some(roots.clone()));
+    let mut client = TlsClientFiles::default();
+    (client.cert, client.key, client.roots) = (Some(cert), Some(key), Some(roots));
+    client.server_name = Some("localhost".to_owned());
+    (files.server, files.client, files.max_handshakes) = (Some(server), Some(client), 7);
+    files
+}
+
+#[test]
+fn what_is_in_files_is_as_what_is_given_in_code() {
+    run(async {
+        let folder = Folder::new("tls-files");
+        let files = both(&folder);
+        let tls = Tls::from_files(files.clone()).unwrap();
+        assert_eq!(tls.files(), Some(files.clone()));
+        assert_eq!(tls, Tls::from_files(files.clone()).unwrap());
+        assert_eq!(tls.clone().max_handshakes(8).files(), None, "it was changed since");
+        let mut listener = Listener::bind("127.0.0.1:0", config().tls(tls.clone())).await.unwrap();
+        let mut connection = Connection::dial(listener.local_addr(), config().tls(tls)).await.unwrap();
+        connection.send("through files".into()).await.unwrap();
+        assert_eq!(next(&mut listener).await.unwrap().1, "through files");
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_and_half_a_pair_are_named() {
+    let folder = Folder::new("tls-no-files");
+    let files = both(&folder);
+    let with = |change: &dyn Fn(&mut TlsServerFiles, &mut TlsClientFiles)| {
+        let mut files = files.clone();
+        change(files.server.as_mut().unwrap(), files.client.as_mut().unwrap());
+        Tls::from_files(files).unwrap_err()
+    };
+    let missing = || PathBuf::from("/there/is/none.pem");
+    type Change = fn(&mut TlsServerFiles, &mut TlsClientFiles, PathBuf);
+    let paths: [Change; 6] = [
+        |server, _, path| server.cert = path,
+        |server, _, path| server.key = path,
+        |server, _, path| server.client_auth = Some(path),
+        |_, client, path| client.roots = Some(path),
+        |_, client, path| client.cert = Some(path),
+        |_, client, path| client.key = Some(path),
+    ];
+    for change in paths {
+        let error = with(&|server, client| change(server, client, missing()));
+        let ConfigError::TlsFile { path, kind } = &error else { panic!("{error}") };
+        assert_eq!((Path::new(path), *kind), (&*missing(), std::io::ErrorKind::NotFound));
+    }
+    assert_eq!(with(&|_, client| client.key = None), ConfigError::TlsPair { given: "cert", missing: "key" });
+    assert_eq!(with(&|_, client| client.cert = None), ConfigError::TlsPair { given: "key", missing: "cert" });
+    let garbage = folder.file("garbage.pem", "no certificate");
+    assert!(is_pem(&with(&|server, _| server.cert = garbage.clone()), "certificate"));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn a_file_of_settings_names_the_files_of_tls() {
+    let folder = Folder::new("tls-in-toml");
+    let files = both(&folder);
+    let config = Config::new().tls(Tls::from_files(files.clone()).unwrap());
+    let text = toml::to_string(&config).unwrap();
+    assert!(text.contains("[tls.server]") && text.contains("own.key"), "{text}");
+    assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+    let key = fs::read_to_string(files.server.unwrap().key).unwrap();
+    assert!(!text.contains(key.lines().nth(1).unwrap()), "no key is written");
+    for (text, named) in [
+        ("[tls.server]\ncert = '/there/is/none.pem'\nkey = 'k'", "cannot read /there/is/none.pem: entity not found"),
+        ("[tls.server]\ncert = 'c'", "missing field `key`"),
+        ("[tls.client]\nca = 'c'", "unknown field `ca`"),
+        ("tls = 1", "expected struct TlsFiles"),
+    ] {
+        let error = toml::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
 }

@@ -142,23 +142,20 @@ impl World {
     pub(super) fn listener_breaks(&mut self, link: Option<usize>) {
         let Some(at) = link else { return };
         let link = &mut self.links[at];
-        let clean = link.clean && link.up.is_empty();
         let key = Key { identity: 0, id: link.hello.id };
         let epoch = link.hello.epoch;
         link.at_listener.clear();
         match std::mem::replace(&mut link.seat, Seat::Gone) {
             Seat::Session(session) => {
                 let peer = &mut self.peers[session];
-                let over = if clean { peer.end.is_over_with_fin() } else { peer.end.is_over() };
+                let over = peer.end.is_over();
                 peer.end.broke();
                 let positions = peer.end.positions();
                 if over {
                     peer.end.receiver.end();
                     peer.alive = false;
                     assert!(peer.held.is_empty(), "over with messages held");
-                    let gone =
-                        if clean { self.table.remove(&key) } else { self.table.bury(&key, epoch, self.now, positions) };
-                    assert_eq!(gone, Some(Some(session)));
+                    assert_eq!(self.table.bury(&key, epoch, self.now, positions), Some(Some(session)));
                 } else {
                     let held = peer.held.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
                     assert!(self.table.detach(&key, epoch, self.now, positions.received, held));
@@ -167,7 +164,6 @@ impl World {
                     }
                 }
             }
-            Seat::Tombstone(end) if clean && end.is_over_with_fin() => assert_eq!(self.table.remove(&key), None),
             Seat::Tombstone(end) => {
                 assert!(self.table.detach(&key, epoch, self.now, end.positions().received, 0));
             }

@@ -28,8 +28,6 @@ struct Link {
     at_dialer: Vec<u8>,
     /// The dialer still has it.
     dialer: bool,
-    /// The dialer has ended it with FIN.
-    clean: bool,
     seat: Seat,
 }
 
@@ -224,7 +222,6 @@ impl World {
             at_listener: Vec::new(),
             at_dialer: Vec::new(),
             dialer: true,
-            clean: false,
             seat: Seat::Waiting,
         });
     }
@@ -233,7 +230,6 @@ impl World {
         let Some(link) = self.link else { return };
         self.dialer.write(&mut self.up, &mut self.links[link].up, frames, self.now);
         if self.dialer.end.is_over() {
-            self.links[link].clean = true;
             self.dialer_leaves();
             self.dialer.end.receiver.end();
             // Where the listener drained it, there may be more for the next session.

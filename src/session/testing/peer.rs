@@ -163,7 +163,8 @@ impl Peer {
             bytes += u64::from(*frame);
         }
         if n > 0 {
-            self.end.sender.handed(n, bytes);
+            self.end.sender.offer(n, bytes);
+            self.end.sender.handed();
         }
         self.controls(pipe, now);
     }

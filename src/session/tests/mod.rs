@@ -1,5 +1,6 @@
 //! The tests of the core, by what they are about.
 
+mod page;
 mod receiver;
 mod sender;
 mod table;

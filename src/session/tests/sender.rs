@@ -17,6 +17,12 @@ fn dialer() -> Sender {
     up(Side::Dialer)
 }
 
+/// Gives the connection so many frames of so many bytes in all.
+fn hand(sender: &mut Sender, frames: u64, bytes: u64) {
+    sender.offer(frames, bytes);
+    sender.handed();
+}
+
 fn in_doubt(sender: &Sender) -> Vec<u64> {
     sender.in_doubt().flatten().collect()
 }
@@ -46,12 +52,12 @@ fn nothing_is_sent_without_a_connection() {
 fn the_window_is_held_and_a_frame_that_is_larger_goes_alone() {
     let mut sender = dialer();
     assert!(sender.may_send(5000), "nothing is in flight");
-    sender.handed(1, 5000);
+    hand(&mut sender, 1, 5000);
     assert!(!sender.may_send(4) && sender.room() == 0);
     assert_eq!(sender.ack(1), Ok(1));
     assert!(sender.may_send(5000), "all is acknowledged, and so nothing in flight, before anything was let go");
 
-    sender.handed(2, 800);
+    hand(&mut sender, 2, 800);
     assert!(sender.may_send(200) && !sender.may_send(201));
     assert_eq!(sender.ack(2), Ok(1));
     assert!(!sender.may_send(201), "whoever holds the bytes has not let go");
@@ -74,14 +80,14 @@ fn nothing_is_sent_to_an_end_without_a_window() {
 #[test]
 fn the_window_is_held_in_a_repetition() {
     let mut sender = dialer();
-    sender.handed(9, 900);
+    hand(&mut sender, 9, 900);
     sender.broke();
     // The peer has taken 2 of the 6 that it has: 4 are in its window, and 3 go again.
     sender.resume(2, 6, WINDOW).unwrap();
     sender.rewound(400);
     assert_eq!((sender.repetitions(), sender.room()), (3, 600));
     assert!(sender.may_send(600) && !sender.may_send(601));
-    sender.handed(3, 300);
+    hand(&mut sender, 3, 300);
     assert!(sender.may_send(300) && !sender.may_send(301));
 }
 
@@ -89,7 +95,7 @@ fn the_window_is_held_in_a_repetition() {
 #[test]
 fn what_the_peer_has_but_has_not_taken_stays_held() {
     let mut sender = dialer();
-    sender.handed(9, 900);
+    hand(&mut sender, 9, 900);
     sender.broke();
     sender.resume(2, 6, WINDOW).unwrap();
     assert_eq!((sender.acked(), sender.sent()), (2, 9));
@@ -100,7 +106,7 @@ fn what_the_peer_has_but_has_not_taken_stays_held() {
 #[test]
 fn what_the_peer_has_is_not_sent_again() {
     let mut sender = dialer();
-    sender.handed(9, 900);
+    hand(&mut sender, 9, 900);
     sender.broke();
     sender.resume(2, 6, WINDOW).unwrap();
     assert_eq!(sender.repetitions(), 3);
@@ -112,7 +118,7 @@ fn what_the_peer_has_is_not_sent_again() {
 fn a_handshake_with_positions_that_cannot_be_ends_the_session() {
     for (taken, received) in [(4, 9), (6, 5), (6, 11), (11, 11), (u64::MAX, u64::MAX), (5, u64::MAX)] {
         let mut sender = dialer();
-        sender.handed(10, 100);
+        hand(&mut sender, 10, 100);
         sender.ack(5).unwrap();
         sender.broke();
         assert_eq!(sender.resume(taken, received, WINDOW), Err(Violation::Position), "{taken} {received}");
@@ -123,7 +129,7 @@ fn a_handshake_with_positions_that_cannot_be_ends_the_session() {
 #[test]
 fn a_listener_is_told_no_less_than_it_knows() {
     let mut sender = up(Side::Listener);
-    sender.handed(3, 30);
+    hand(&mut sender, 3, 30);
     refuse(&mut sender, 0, 1).unwrap();
     sender.ack(3).unwrap();
     sender.broke(); // The HEARTBEAT that confirms is lost.
@@ -138,11 +144,11 @@ fn a_listener_is_told_no_less_than_it_knows() {
 #[test]
 fn what_an_earlier_connection_carried_is_in_doubt_as_well() {
     let mut sender = dialer();
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     sender.broke();
     sender.resume(0, 0, WINDOW).unwrap();
     sender.rewound(0);
-    sender.handed(1, 10);
+    hand(&mut sender, 1, 10);
     assert_eq!(in_doubt(&sender), [0, 1, 2, 3, 4]);
     refuse(&mut sender, 0, 1).unwrap();
     assert_eq!(in_doubt(&sender), [1, 2, 3, 4], "a refused one has its end");
@@ -152,12 +158,12 @@ fn what_an_earlier_connection_carried_is_in_doubt_as_well() {
 #[test]
 fn a_message_that_an_earlier_connection_carried_does_not_expire() {
     let mut sender = dialer();
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     sender.broke();
     assert_eq!(sender.sent(), 5);
     sender.resume(0, 0, WINDOW).unwrap();
     sender.rewound(0);
-    sender.handed(1, 10);
+    hand(&mut sender, 1, 10);
     assert_eq!(sender.sent(), 5);
 }
 
@@ -165,7 +171,7 @@ fn a_message_that_an_earlier_connection_carried_does_not_expire() {
 #[test]
 fn only_what_was_never_sent_moves_to_another_session() {
     let mut sender = dialer();
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     sender.ack(2).unwrap();
     sender.broke();
     assert_eq!(sender.sent(), 5);
@@ -176,14 +182,14 @@ fn only_what_was_never_sent_moves_to_another_session() {
 #[test]
 fn acknowledging_what_was_not_sent_or_less_than_before_is_a_violation() {
     let mut sender = dialer();
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     assert_eq!(sender.ack(u64::MAX), Err(Violation::Position));
     assert_eq!(sender.ack(6), Err(Violation::Position));
     assert_eq!(sender.ack(5), Ok(5));
     assert_eq!(sender.ack(4), Err(Violation::Position));
     assert_eq!(sender.ack(5), Ok(0));
     // What an earlier connection carried, but not yet this one, cannot be acknowledged here.
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     sender.broke();
     sender.resume(5, 6, WINDOW).unwrap();
     sender.rewound(10);
@@ -195,7 +201,7 @@ fn acknowledging_what_was_not_sent_or_less_than_before_is_a_violation() {
 #[test]
 fn refusing_what_was_not_sent_or_nothing_is_a_violation() {
     let mut sender = dialer();
-    sender.handed(5, 50);
+    hand(&mut sender, 5, 50);
     sender.ack(2).unwrap();
     for (first, count) in [(2, 0), (u64::MAX, u32::MAX), (1, 1), (5, 1), (4, 2)] {
         assert_eq!(refuse(&mut sender, first, count), Err(Violation::Position), "{first} {count}");
@@ -207,7 +213,7 @@ fn refusing_what_was_not_sent_or_nothing_is_a_violation() {
 #[test]
 fn a_refusal_is_told_once_and_confirmed() {
     let mut sender = dialer();
-    sender.handed(6, 60);
+    hand(&mut sender, 6, 60);
     assert_eq!(refuse(&mut sender, 2, 1), Ok(vec![2]));
     assert_eq!(refuse(&mut sender, 1, 3), Ok(vec![1, 3]), "the others for the first time");
     assert_eq!(sender.acked(), 0);
@@ -230,7 +236,7 @@ fn a_refusal_is_told_once_and_confirmed() {
 #[test]
 fn a_peer_that_refuses_in_too_many_pieces_is_a_violation() {
     let mut sender = dialer();
-    sender.handed(10_000, 40_000);
+    hand(&mut sender, 10_000, 40_000);
     for n in 0..2048 {
         assert!(refuse(&mut sender, 2 * n, 1).is_ok());
     }
@@ -241,11 +247,11 @@ fn a_peer_that_refuses_in_too_many_pieces_is_a_violation() {
 #[test]
 fn close_comes_when_all_is_sent_and_again_after_a_resume() {
     let mut sender = dialer();
-    sender.handed(2, 20);
+    hand(&mut sender, 2, 20);
     assert_eq!(sender.close(false), None, "nobody has finished");
     sender.finish();
     assert_eq!(sender.close(true), None, "there are more");
-    sender.handed(1, 10);
+    hand(&mut sender, 1, 10);
     assert_eq!(sender.close(false), Some(Control::Close(3)));
     assert_eq!(sender.close(false), None, "once");
     assert!(!sender.may_send(4));
@@ -253,7 +259,7 @@ fn close_comes_when_all_is_sent_and_again_after_a_resume() {
     sender.resume(0, 2, WINDOW).unwrap();
     sender.rewound(20);
     assert_eq!(sender.close(false), None, "the third is sent again first");
-    sender.handed(1, 10);
+    hand(&mut sender, 1, 10);
     assert_eq!(sender.close(false), Some(Control::Close(3)));
 }
 
@@ -261,7 +267,7 @@ fn close_comes_when_all_is_sent_and_again_after_a_resume() {
 #[test]
 fn closing_waits_for_the_acks() {
     let mut sender = dialer();
-    sender.handed(3, 30);
+    hand(&mut sender, 3, 30);
     sender.finish();
     assert!(!sender.is_over());
     sender.close(false).unwrap();
@@ -279,7 +285,7 @@ fn closing_waits_for_the_acks() {
 #[test]
 fn a_drained_session_keeps_what_was_sent_and_takes_nothing_new() {
     let mut sender = dialer();
-    sender.handed(3, 30);
+    hand(&mut sender, 3, 30);
     sender.drain();
     sender.drain();
     assert!(sender.is_draining() && !sender.may_send(4));
@@ -289,7 +295,7 @@ fn a_drained_session_keeps_what_was_sent_and_takes_nothing_new() {
     sender.resume(0, 1, WINDOW).unwrap();
     sender.rewound(10);
     assert!(sender.is_draining() && sender.may_send(10), "what was sent is sent again");
-    sender.handed(2, 20);
+    hand(&mut sender, 2, 20);
     assert!(!sender.may_send(4));
     assert_eq!(sender.close(true), Some(Control::Close(3)));
     assert!(!sender.is_over());
@@ -303,7 +309,7 @@ fn a_direction_that_is_full_asks_for_acks() {
     let mut sender = dialer();
     assert!(!sender.waits_for_acks(Some(5000)), "it may go");
     assert!(!sender.waits_for_acks(None), "nothing is sent");
-    sender.handed(2, 800);
+    hand(&mut sender, 2, 800);
     assert!(!sender.waits_for_acks(Some(200)));
     assert!(sender.waits_for_acks(Some(201)));
     assert!(sender.waits_for_acks(None), "nothing is left but the acks");

@@ -38,7 +38,7 @@ fn cut_everywhere(ends: (Client, Server), sides: &[Side], stride: usize) {
 }
 
 /// Says which case it was that failed.
-fn named(name: impl std::fmt::Display, case: impl FnOnce()) {
+pub(super) fn named(name: impl std::fmt::Display, case: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(case)) {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         match text.or_else(|| panic.downcast_ref::<&str>().copied()) {

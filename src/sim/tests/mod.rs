@@ -1,5 +1,15 @@
 //! The whole library in the network of memory: what must hold wherever a connection is cut, and when exactly.
 
+mod acked;
+mod acked_dialer;
+mod acked_ends;
+mod acked_hostile;
+mod acked_over;
+mod acked_pressure;
+mod acked_raw;
+mod acked_seeds;
+mod acked_takes;
+mod acked_times;
 mod attempts;
 mod attention;
 mod audit;
@@ -7,16 +17,22 @@ mod closing;
 mod cuts;
 mod defects;
 mod defects_of_peers;
+mod down;
 mod ends;
 mod fairness;
 mod foreign;
+mod host;
 mod inbox;
 mod letters;
 mod loans;
+mod open;
 mod outages;
 mod producers;
 mod repeat;
+mod routes;
+mod routes_seeds;
 mod session;
+mod shutdown;
 mod times;
 mod turns;
 mod waits;

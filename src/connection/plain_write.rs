@@ -1,7 +1,7 @@
-//! The sending half of a connection: what is written, what is held while there is no socket, and opening one again.
+//! The sending half of a connection without a session: what is written, what is held while there is no socket, and opening one
+//! again.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::Pin;
@@ -9,24 +9,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::sink::{Sink, SinkExt};
+use futures::sink::Sink;
 
 use super::socket::{Origin, Shared};
 use crate::deadline::Deadline;
-use crate::endpoint::Endpoint;
 use crate::error::{Error, Limit};
 use crate::foreign;
 use crate::framed::{HIGH_WATER, Writer};
-use crate::identity::Identity;
 use crate::link::{Down, Progress, Retries};
 use crate::observe::Reason;
-use crate::peer::Peer;
 use crate::sync::Lock;
 use crate::transport;
 use crate::wire::Output;
 
-/// The sending half of a [`Connection`](crate::Connection): a `Sink<Bytes>`.
-pub struct WriteHalf {
+/// That of a connection without a session.
+pub(crate) struct Plain {
     state: WriteState,
     /// Under a lock that is never taken, because the program's delays are not `Sync`.
     retries: Lock<Retries>,
@@ -70,11 +67,11 @@ enum Then {
     Tell(Error),
 }
 
-impl WriteHalf {
+impl Plain {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let writer = Writer::with(shared.socket().stream.clone(), Output::new(shared.codec));
         let runtime = &shared.config.runtime;
-        let retries = Retries::new(shared.config.reconnect.clone(), None, runtime.now(), runtime.random());
+        let retries = Retries::new(shared.config.backoff(), None, runtime.now(), runtime.random());
         Self {
             retries: Lock::new(retries),
             state: WriteState::Open(Open { writer, last: Last::Drained }),
@@ -84,29 +81,20 @@ impl WriteHalf {
         }
     }
 
-    /// After an error: takes the messages that were accepted and not handed whole to the kernel, the oldest first, so
-    /// that the next write does not send them. While the connection is open it has none to give back.
-    pub fn take_unsent(&mut self) -> Vec<Bytes> {
+    pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
         match &mut self.state {
             WriteState::Down(output, _) => output.take_messages(),
             WriteState::Open(_) | WriteState::Closed => Vec::new(),
         }
     }
 
-    /// Flushes, then ends this direction, as `poll_close` does. It takes `close_timeout` at the most, and each call has all
-    /// that time, whatever became of one before it.
-    pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
-        self.closing.clear();
-        poll_fn(|cx| self.poll_close_unpin(cx))
+    /// The time that a close has.
+    pub(super) fn closing(&mut self) -> &mut Deadline {
+        &mut self.closing
     }
 
-    /// Accepts a message that stays with the program, without waiting: it is copied behind the others, where `feed` needs a
-    /// [`Bytes`] for each. `Ok(false)` where `feed` would wait: then it was not accepted, and [`ready`](Self::ready) waits.
-    ///
-    /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
-    /// with a copy of the message. What was accepted is sent by a flush, or by `ready` when 60 KiB are pending.
     #[inline]
-    pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+    pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
         match &mut self.state {
             WriteState::Open(open) if open.writer.has_room() => {
                 open.writer.output_mut().push_copy(message).map(|()| true)
@@ -115,30 +103,9 @@ impl WriteHalf {
         }
     }
 
-    /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to tell: like `poll_ready`
-    /// it leaves that to the next call, which has the message. Dropping the future loses nothing.
-    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
-        poll_fn(|cx| self.poll_ready_unpin(cx))
-    }
-
-    /// See [`Connection::peer`](crate::Connection::peer).
-    pub fn peer(&self) -> Option<Peer> {
-        self.shared.peer()
-    }
-
-    /// See [`Connection::peer_addr`](crate::Connection::peer_addr).
-    pub fn peer_addr(&self) -> io::Result<Endpoint> {
-        self.shared.stream().peer_addr()
-    }
-
-    /// See [`Connection::local_addr`](crate::Connection::local_addr).
-    pub fn local_addr(&self) -> io::Result<Endpoint> {
-        self.shared.stream().local_addr()
-    }
-
-    /// See [`Connection::identity`](crate::Connection::identity).
-    pub fn identity(&self) -> Option<Arc<Identity>> {
-        self.shared.stream().identity()
+    /// What this is a half of.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Waits until there is a socket to write to.
@@ -401,7 +368,7 @@ fn why_closed(stream: &transport::Stream) -> Error {
     Error::Write(stream.take_error().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
 }
 
-impl Sink<Bytes> for WriteHalf {
+impl Sink<Bytes> for Plain {
     type Error = Error;
 
     #[inline]
@@ -447,7 +414,7 @@ impl Sink<Bytes> for WriteHalf {
     }
 }
 
-impl fmt::Debug for WriteHalf {
+impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             WriteState::Open(_) => "open",

@@ -1,8 +1,6 @@
 //! The receiving half of a connection.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,17 +10,14 @@ use futures::stream::Stream;
 
 use super::socket::Shared;
 use crate::deadline::Deadline;
-use crate::endpoint::Endpoint;
 use crate::error::{Error, Limit};
 use crate::framed::{Messages, Reader};
-use crate::identity::Identity;
 use crate::observe::Reason;
-use crate::peer::Peer;
 use crate::transport;
 use crate::wire::{Decoder, Frames};
 
-/// The receiving half of a [`Connection`](crate::Connection): a `Stream<Item = Result<Bytes, Error>>`.
-pub struct ReadHalf {
+/// That of a connection without a session.
+pub(crate) struct Plain {
     reader: Reader<transport::Stream>,
     /// Which of the connection's sockets the reader reads.
     generation: u64,
@@ -32,44 +27,23 @@ pub struct ReadHalf {
     shared: Arc<Shared>,
 }
 
-impl ReadHalf {
+impl Plain {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (stream, generation) = (shared.socket().stream.clone(), 0);
         let reader = Reader::with(stream, Decoder::with(shared.codec));
         Self { reader, generation, ended: false, slow: Deadline::new(&shared.config.runtime), shared }
     }
 
-    /// See [`Connection::peer`](crate::Connection::peer).
-    pub fn peer(&self) -> Option<Peer> {
-        self.shared.peer()
+    /// What this is a half of.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// See [`Connection::peer_addr`](crate::Connection::peer_addr).
-    pub fn peer_addr(&self) -> io::Result<Endpoint> {
-        self.shared.stream().peer_addr()
-    }
-
-    /// See [`Connection::local_addr`](crate::Connection::local_addr).
-    pub fn local_addr(&self) -> io::Result<Endpoint> {
-        self.shared.stream().local_addr()
-    }
-
-    /// See [`Connection::identity`](crate::Connection::identity).
-    pub fn identity(&self) -> Option<Arc<Identity>> {
-        self.shared.stream().identity()
-    }
-
-    /// Waits for the next messages, all of one read together: see [`Messages`]. `None` at the end.
-    ///
-    /// It goes together with the stream, in turn: what that has not yielded of a read is what comes first. The errors and the
-    /// end are those of the stream. Dropping the future loses nothing.
-    pub fn next_batch(&mut self) -> impl Future<Output = Option<Result<Messages, Error>>> + Send + Unpin {
-        poll_fn(|cx| {
-            if self.reader.frames().is_empty() && !ready!(self.poll_frames(cx))? {
-                return Poll::Ready(None);
-            }
-            Poll::Ready(Some(Ok(Messages::new(self.reader.take_frames()))))
-        })
+    pub(super) fn poll_next_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Messages, Error>>> {
+        if self.reader.frames().is_empty() && !ready!(self.poll_frames(cx))? {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Ok(Messages::new(self.reader.take_frames()))))
     }
 
     #[inline]
@@ -146,7 +120,7 @@ impl ReadHalf {
     }
 }
 
-impl Stream for ReadHalf {
+impl Stream for Plain {
     type Item = Result<Bytes, Error>;
 
     #[inline]
@@ -164,7 +138,7 @@ impl Stream for ReadHalf {
     }
 }
 
-impl fmt::Debug for ReadHalf {
+impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadHalf").field("ended", &self.ended).finish_non_exhaustive()
     }

@@ -1,0 +1,228 @@
+//! The messages of all peers, each of which is acknowledged by the program itself.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::stream::{FusedStream, Stream};
+use sha2::{Digest, Sha256};
+
+use super::batch::Batch;
+use super::handle::{Closer, ListenerStats, debug};
+use super::incoming::Incoming;
+use super::shared::Handling;
+use crate::endpoint::Endpoint;
+use crate::observe::{Event, Events};
+use crate::peer::Peer;
+use crate::queue::Unsettled;
+use crate::session::{HEADER, Settled};
+use crate::wire::Frames;
+
+/// The messages of a [`Listener`](crate::Listener), each acknowledged by the program itself: a `Stream` of [`Delivery`]. Dropping it
+/// ends the listener.
+///
+/// It is for a program that works on several messages at once, or that may give one up: where the stream of messages has taken a
+/// message as soon as the next one is asked for, here it is taken when the program says so. For the rest it is that stream, and
+/// ends, waits and takes turns as that does.
+pub struct Deliveries {
+    incoming: Incoming,
+    current: Option<Current>,
+}
+
+/// The batch that is being taken apart.
+struct Current {
+    frames: Frames,
+    unsettled: Option<Unsettled>,
+    batch: Arc<Batch>,
+}
+
+/// A message, and what is to be said of it: an item of [`Listener::deliveries`](crate::Listener::deliveries).
+///
+/// In an [acknowledged session](crate::Config::session), its sender holds on to the message until it is settled, in any order:
+///
+/// - [`ack`](Self::ack): the program has taken it.
+/// - [`refuse`](Self::refuse): the program has not, and never will. The sender has it back as
+///   [`Outcome::Refused`](crate::Outcome::Refused).
+/// - dropped, as with a task that is cancelled, or a panic: nobody knows. The sender has it back as
+///   [`Outcome::InDoubt`](crate::Outcome::InDoubt).
+///
+/// It is not delivered again in any case. One that is kept takes up its peer's [window](crate::Session::window_bytes), and its
+/// part of `inbox_bytes` with all that one read has brought; so its sender comes to a standstill, as
+/// [`ListenerStats::untaken`] shows. When the session is over, what is said here is for nobody.
+///
+/// Of a peer without a session nobody waits for what is said here: `ack` and `refuse` do nothing.
+#[must_use = "a delivery that is dropped is in doubt"]
+pub struct Delivery {
+    message: Bytes,
+    // Dropped before the batch, which is its place in the inbox.
+    unsettled: Option<Unsettled>,
+    batch: Arc<Batch>,
+}
+
+/// What is called the same of a message wherever it is told of: a digest, one way, of the session's name, the listener and the
+/// message's place in the session.
+///
+/// It stays the same when the session goes on over another connection, and no two messages have the same one; so it tells who
+/// stores messages whether one is there already. The name of the session, which is a secret, cannot be had from it: it may be
+/// published. A message that its sender sends again by itself, because it was in doubt, is another message, with another id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId([u8; 16]);
+
+impl Incoming {
+    /// The same messages, each to be acknowledged by the program. What was received of a read and not taken comes first. See
+    /// [`Listener::deliveries`](crate::Listener::deliveries).
+    pub fn deliveries(self) -> Deliveries {
+        self.shared().choose(Handling::Inbox);
+        Deliveries { incoming: self, current: None }
+    }
+}
+
+impl Deliveries {
+    /// The address that the listener listens on.
+    pub fn local_addr(&self) -> Endpoint {
+        self.incoming.local_addr()
+    }
+
+    /// What happens from now on, beside the messages. See [`Events`].
+    pub fn events(&self) -> Events<Event> {
+        self.incoming.events()
+    }
+
+    /// What the listener has counted so far.
+    pub fn stats(&self) -> ListenerStats {
+        self.incoming.stats()
+    }
+
+    /// A handle to close the listener from elsewhere.
+    pub fn closer(&self) -> Closer {
+        self.incoming.closer()
+    }
+}
+
+impl Current {
+    fn new(mut batch: Batch) -> Self {
+        let (frames, unsettled) = batch.take_apart();
+        Self { frames, unsettled, batch: Arc::new(batch) }
+    }
+
+    fn next(&mut self) -> Option<Delivery> {
+        let message = self.frames.next()?;
+        let unsettled = self.unsettled.as_mut().map(|all| all.split_to(1, (HEADER + message.len()) as u64));
+        Some(Delivery { message, unsettled, batch: self.batch.clone() })
+    }
+}
+
+impl Stream for Deliveries {
+    type Item = Delivery;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(delivery) = this.current.as_mut().and_then(Current::next) {
+                return Poll::Ready(Some(delivery));
+            }
+            this.current = None;
+            match ready!(this.incoming.poll_next_batch(cx)) {
+                Some(batch) => this.current = Some(Current::new(batch)),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl FusedStream for Deliveries {
+    fn is_terminated(&self) -> bool {
+        self.current.is_none() && self.incoming.is_terminated()
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        // What was not yielded is no more than what is in the inbox: the program has not seen it.
+        if let Some(unsettled) = self.unsettled.take() {
+            unsettled.settle(&self.batch.member().outbox, Settled::Dropped);
+        }
+    }
+}
+
+impl Delivery {
+    /// Whose message it is.
+    pub fn peer(&self) -> Peer {
+        self.batch.peer()
+    }
+
+    /// The message.
+    pub fn message(&self) -> &Bytes {
+        &self.message
+    }
+
+    /// What it is called: see [`DeliveryId`]. `None` of a peer without a session. It is computed when it is asked for.
+    pub fn id(&self) -> Option<DeliveryId> {
+        let seating = self.batch.member().session.as_ref()?;
+        let position = self.unsettled.as_ref()?.first();
+        let mut digest = Sha256::new();
+        digest.update(b"buffstreams delivery 1");
+        digest.update(seating.key.id.secret());
+        digest.update(seating.incarnation.to_be_bytes());
+        digest.update(position.to_be_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest.finalize()[..16]);
+        Some(DeliveryId(id))
+    }
+
+    /// The program has taken it. Its sender forgets it.
+    pub fn ack(mut self) {
+        self.settle(Settled::Taken);
+    }
+
+    /// The program does not take it. Its sender has it back.
+    pub fn refuse(mut self) {
+        self.settle(Settled::Refused);
+    }
+
+    fn settle(&mut self, how: Settled) {
+        if let Some(unsettled) = self.unsettled.take() {
+            unsettled.settle(&self.batch.member().outbox, how);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.settle(Settled::Dropped);
+    }
+}
+
+impl DeliveryId {
+    /// The bytes of it.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    /// 32 digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeliveryId({self})")
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("peer", &self.peer()).field("len", &self.message.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug("Deliveries", self.incoming.shared(), f)
+    }
+}

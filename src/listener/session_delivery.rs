@@ -1,0 +1,307 @@
+//! What becomes of the messages of one session: its task delivers them, while connections come and go.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::decoding::{Decoding, Undecoded};
+use super::member::Member;
+use super::peers::Running;
+use super::received::{Arrival, Received};
+use super::shared::{Choice, Handling};
+use crate::connection::{self, Connection, Inlet, Returned};
+use crate::error::BoxError;
+use crate::foreign::{self, PanicSource};
+use crate::framed::{self, CHUNK};
+use crate::observe::Event;
+use crate::queue::{ITEM, Sender, Share, Unsettled, Verdict};
+use crate::session::{HEADER, Settled};
+use crate::sync::Given;
+use crate::wire::Frames;
+
+pub(super) struct SessionDelivery {
+    running: Running,
+    member: Arc<Member>,
+    inbox: Sender<Arrival>,
+    choice: Given<Choice>,
+    /// `None` until the program has chosen.
+    delivery: Option<Handling>,
+    /// Where what comes goes, if the program has a connection for the session.
+    inlet: Option<Arc<Inlet>>,
+    /// Where what it has sent and that comes back goes then.
+    returned: Arc<Returned>,
+    /// What was counted as received, and is not delivered.
+    stash: VecDeque<Stashed>,
+    /// Of the inbox, for what is read next.
+    share: Option<Share>,
+    /// A callback's future, which is never dropped before its end: it may have done its work.
+    call: Option<Call>,
+}
+
+/// A batch that was received.
+struct Stashed {
+    frames: Frames,
+    memory: usize,
+    unsettled: Unsettled,
+}
+
+/// A message in the hands of an asynchronous callback.
+struct Call {
+    message: Unsettled,
+    called: BoxFuture<'static, Result<Result<(), BoxError>, foreign::Panic>>,
+}
+
+/// Why nothing more is delivered.
+pub(super) enum Undelivered {
+    /// A callback, or the decoder, panicked.
+    Panicked,
+    /// A message did not decode, and that is the end.
+    Undecoded,
+    /// The listener is gone.
+    Stopped,
+}
+
+impl SessionDelivery {
+    pub(super) fn new(running: Running, member: Arc<Member>, inbox: Sender<Arrival>) -> Self {
+        Self {
+            choice: running.choice(),
+            running,
+            member,
+            inbox,
+            delivery: None,
+            inlet: None,
+            returned: Arc::default(),
+            stash: VecDeque::new(),
+            share: None,
+            call: None,
+        }
+    }
+
+    /// Whether the program has a connection for the session, or may still choose that.
+    pub(super) fn may_be_handed_over(&self) -> bool {
+        self.inlet.is_some() || self.delivery.is_none()
+    }
+
+    /// Waits until all that has come is delivered, and there is room for what a read brings.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
+        ready!(self.poll(cx))?;
+        if let Some(Handling::Inbox | Handling::Decoded(_)) = self.delivery
+            && self.share.is_none()
+        {
+            self.share = Some(ready!(self.inbox.poll_reserve(CHUNK + ITEM, cx)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets go of the room, while nothing comes that could need it.
+    pub(super) fn release(&mut self) {
+        self.share = None;
+    }
+
+    /// Takes what was received, the first of it at this position. It is delivered by the next [`poll`](Self::poll).
+    pub(super) fn put(&mut self, batch: framed::Batch, first: u64) {
+        let framed::Batch { frames, messages, bytes, memory } = batch;
+        let unsettled = Unsettled::new(first, messages as u64, bytes as u64);
+        self.stash.push_back(Stashed { frames, memory, unsettled });
+    }
+
+    /// Delivers what has come: into the inbox, or to the callback. Ready when there is nothing left.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
+        loop {
+            let delivery = ready!(self.poll_choice(cx))?;
+            if let Some(call) = &mut self.call {
+                let called = ready!(call.called.as_mut().poll(cx));
+                let message = self.call.take().map(|call| call.message);
+                message.map_or(Ok(()), |message| self.called(message, called))?;
+            }
+            let Some(stashed) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
+            match delivery {
+                Handling::Inbox => {
+                    let room = stashed.memory + ITEM;
+                    let mut share = match self.share.take() {
+                        Some(share) if room <= share.bytes() => share,
+                        // Nothing is held while a larger share is waited for, or two could wait for each other.
+                        too_small => {
+                            drop(too_small);
+                            ready!(self.inbox.poll_reserve(room, cx))
+                        }
+                    };
+                    share.shrink(room);
+                    if let Some(stashed) = self.stash.pop_front() {
+                        // Without a consumer nothing is taken, and the task ends.
+                        let _ = self.inbox.send(Arrival::Batch(stashed.received(&self.member)), share);
+                    }
+                }
+                Handling::Decoded(decoding) => ready!(self.poll_decode(&decoding, cx))?,
+                Handling::Connections => {
+                    if let (Some(stashed), Some(inlet)) = (self.stash.pop_front(), &self.inlet) {
+                        inlet.push(connection::Batch { frames: stashed.frames, unsettled: stashed.unsettled });
+                    }
+                }
+                Handling::Callback(callback) => {
+                    let peer = self.member.peer;
+                    let Some((message, unsettled)) = stashed.next() else {
+                        self.stash.pop_front();
+                        continue;
+                    };
+                    let called = foreign::call(|| callback.get()(peer, &message));
+                    self.called(unsettled, called)?;
+                }
+                Handling::AsyncCallback(callback) => {
+                    let (peer, running) = (self.member.peer, self.running.clone());
+                    let Some((message, unsettled)) = stashed.next() else {
+                        self.stash.pop_front();
+                        continue;
+                    };
+                    // The call may panic as well as its future.
+                    let call = async move { callback.get()(peer, message).await };
+                    let called = foreign::run(call, move |panic| running.call_panicked(peer, panic)).boxed();
+                    self.call = Some(Call { message: unsettled, called });
+                }
+            }
+        }
+    }
+
+    /// Waits until the program has chosen what becomes of the messages.
+    fn poll_choice(&mut self, cx: &mut Context<'_>) -> Poll<Result<Handling, Undelivered>> {
+        if let Some(delivery) = &self.delivery {
+            return Poll::Ready(Ok(delivery.clone()));
+        }
+        let choice = ready!(self.choice.poll_unpin(cx));
+        let Some(delivery) = choice.lock().clone() else { return Poll::Ready(Err(Undelivered::Stopped)) };
+        if let Handling::Connections = delivery {
+            let share = ready!(self.inbox.poll_reserve(ITEM, cx));
+            self.hand_over(share);
+        }
+        self.delivery = Some(delivery.clone());
+        Poll::Ready(Ok(delivery))
+    }
+
+    /// Gives the session to the program, which receives and sends by itself.
+    fn hand_over(&mut self, share: Share) {
+        let inlet = Arc::new(Inlet::default());
+        let (shared, peer) = (&self.running, self.member.peer);
+        let (line, returned) = (self.member.clone(), self.returned.clone());
+        let (config, codec) = (shared.config.clone(), shared.codec);
+        let connection = Connection::of_session(line, inlet.clone(), returned, config, codec, peer);
+        let _ = self.inbox.send(Arrival::Connection(Box::new(connection)), share);
+        self.inlet = Some(inlet);
+    }
+
+    /// Decodes the first batch, or the first piece of it.
+    fn poll_decode(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
+        let Some(Stashed { frames, unsettled, .. }) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
+        let most = decoding.most_memory(frames.len());
+        let mut share = match self.share.take() {
+            Some(share) if most <= share.bytes() => share,
+            too_small => {
+                drop(too_small);
+                ready!(self.inbox.poll_reserve(most, cx))
+            }
+        };
+        let (peer, before) = (self.member.peer, frames.len());
+        let piece = decoding.decode(frames, |error| self.running.decode_failed(peer, error));
+        let mut decoded = unsettled.split_to(piece.messages, (before - frames.len()) as u64);
+        piece.except.into_iter().for_each(|(index, how)| decoded.except(index, how));
+        let mut received = Received::new(&self.member, Frames::new(frames.decoder(), Bytes::new()));
+        received.unsettled = Some(decoded);
+        received.values = piece.values;
+        if frames.is_empty() {
+            self.stash.pop_front();
+        }
+        if received.values.is_some() {
+            share.shrink(piece.memory + ITEM);
+            // Without a consumer they are dropped here, which is code of the program.
+            let sent = foreign::call(|| drop(self.inbox.send(Arrival::Batch(received), share)));
+            if let Err(panic) = sent {
+                self.running.panicked(Some(peer), PanicSource::Drop, panic);
+                return Poll::Ready(Err(Undelivered::Stopped));
+            }
+        } else {
+            received.settle();
+        }
+        Poll::Ready(piece.end.map_err(|undecoded| match undecoded {
+            Undecoded::Failed => Undelivered::Undecoded,
+            Undecoded::Panicked(panic) => {
+                self.running.call_panicked(peer, panic);
+                Undelivered::Panicked
+            }
+        }))
+    }
+
+    /// The callback has come to its end with this message.
+    fn called(
+        &self,
+        message: Unsettled,
+        called: Result<Result<(), BoxError>, foreign::Panic>,
+    ) -> Result<(), Undelivered> {
+        let (peer, outbox) = (self.member.peer, &self.member.outbox);
+        match called {
+            Ok(Ok(())) => message.settle(outbox, Settled::Taken),
+            Ok(Err(error)) => {
+                self.running.call_failed(peer, error);
+                message.settle(outbox, Settled::Refused);
+            }
+            Err(panic) => {
+                self.running.call_panicked(peer, panic);
+                message.settle(outbox, Settled::Dropped);
+                return Err(Undelivered::Panicked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replies that the peer's program did not take.
+    pub(super) fn count_untaken(&self, letters: Vec<(Vec<Bytes>, Verdict)>) {
+        let peer = self.member.peer;
+        for (messages, verdict) in letters {
+            if self.inlet.is_some() {
+                self.returned.put(messages, &verdict);
+                continue;
+            }
+            let count = messages.len();
+            messages.into_iter().for_each(|message| drop(foreign::dispose(message)));
+            if count > 0 {
+                self.running.reporter.report(Event::Undelivered { peer, messages: count });
+            }
+        }
+    }
+
+    /// Waits for the end of a callback that is in the middle of its work. Nothing more comes.
+    pub(super) async fn finish(&mut self) {
+        if let Some(call) = self.call.take() {
+            let _ = call.called.await;
+        }
+        if let Some(inlet) = &self.inlet {
+            inlet.end();
+        }
+    }
+}
+
+impl Drop for SessionDelivery {
+    fn drop(&mut self) {
+        // However its task ended: the program must not wait for what will not come.
+        if let Some(inlet) = &self.inlet {
+            inlet.end();
+        }
+    }
+}
+
+impl Stashed {
+    fn received(self, member: &Arc<Member>) -> Received {
+        let mut received = Received::new(member, self.frames);
+        received.unsettled = Some(self.unsettled);
+        received
+    }
+
+    /// The next message.
+    fn next(&mut self) -> Option<(Bytes, Unsettled)> {
+        let message = self.frames.next()?;
+        let unsettled = self.unsettled.split_to(1, (message.len() + HEADER) as u64);
+        Some((message, unsettled))
+    }
+}

@@ -1,0 +1,208 @@
+//! Which of several addresses a message goes to.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use crate::foreign::{self, Panic};
+use crate::peer::Address;
+
+/// Several addresses, and a rule that says which of them a message goes to: for [`Manager::sink_to`](crate::Manager::sink_to). A
+/// clone costs no copy. An address that is named twice counts once.
+///
+/// An address that is [down](crate::Health::Down) is given nothing while another may have it. One that is away, for which
+/// messages are held, counts as one that is there: [`Config::reconnect`](crate::Config::reconnect) with
+/// [`max_elapsed`](crate::Backoff::max_elapsed) says for how long. Without `reconnect`, an address whose dial failed is left alone
+/// for a second, and then tried with the next message.
+///
+/// ```
+/// use buffstreams::Route;
+///
+/// let spare_last = Route::failover(["10.0.0.1:5031", "10.0.0.2:5031"]);
+/// // What begins with the same four bytes goes to the same address.
+/// let by_user = Route::by_key(|message| message.get(..4).map(<[u8]>::to_vec), ["10.0.0.1:5031", "10.0.0.2:5031"]);
+/// ```
+#[derive(Clone)]
+pub struct Route {
+    addresses: Arc<[Address]>,
+    /// Those of the addresses.
+    hashes: Arc<[u64]>,
+    rule: Rule,
+}
+
+#[derive(Clone)]
+enum Rule {
+    Failover,
+    RoundRobin,
+    Broadcast,
+    ByKey(Arc<KeyOf>),
+}
+
+/// The program's, and may panic when it is dropped, which may be in a task of ours.
+struct KeyOf(Option<KeyFn>);
+
+type KeyFn = Box<dyn Fn(&[u8]) -> u64 + Send + Sync>;
+
+impl Drop for KeyOf {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = foreign::dispose(self.0.take());
+    }
+}
+
+impl Route {
+    /// Each message goes to the first of them that is not down. When that one is full, the sink waits for it; when it is given
+    /// up, what it had not sent goes to the next, and so does what follows, until it is up again.
+    pub fn failover<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
+        Self::new(Rule::Failover, addresses)
+    }
+
+    /// The messages go to them in turn. One that is down or full is passed over; when all are, the sink waits.
+    pub fn round_robin<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
+        Self::new(Rule::RoundRobin, addresses)
+    }
+
+    /// Each message goes to all of them. The sink waits for the slowest, unless that is down: what is for that one becomes dead
+    /// letters at once. Nothing goes to another address than the one that it was for.
+    pub fn broadcast<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
+        Self::new(Rule::Broadcast, addresses)
+    }
+
+    /// Messages of the same key go to the same address, which rendezvous hashing picks: while one is down, its keys are spread over
+    /// the others, and no other key moves. The sink waits for the address of each message in turn.
+    ///
+    /// `key` is called for each message, and again for one that came back, so it should be quick and always say the same; a panic
+    /// in it ends the `start_send` that it was called in, or makes a dead letter of the message that came back. Which address a
+    /// key has depends on nothing but the key and the addresses, whatever their order.
+    pub fn by_key<K: Hash, A: Into<Address>>(
+        key: impl Fn(&[u8]) -> K + Send + Sync + 'static,
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let key = move |message: &[u8]| hash(&key(message));
+        Self::new(Rule::ByKey(Arc::new(KeyOf(Some(Box::new(key))))), addresses)
+    }
+
+    fn new<A: Into<Address>>(rule: Rule, addresses: impl IntoIterator<Item = A>) -> Self {
+        let mut known = Vec::<Address>::new();
+        for address in addresses {
+            let address = address.into();
+            if !known.contains(&address) {
+                known.push(address);
+            }
+        }
+        let hashes = known.iter().map(|address| hash(address.as_str())).collect();
+        Self { addresses: known.into(), hashes, rule }
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    pub(crate) fn is_broadcast(&self) -> bool {
+        matches!(self.rule, Rule::Broadcast)
+    }
+
+    /// Whether an address that is full is passed over.
+    pub(crate) fn passes_over(&self) -> bool {
+        matches!(self.rule, Rule::RoundRobin)
+    }
+
+    /// The key of a message; 0 where there are none.
+    pub(crate) fn key(&self, message: &[u8]) -> u64 {
+        match &self.rule {
+            Rule::ByKey(key) => key.0.as_ref().map_or(0, |key| key(message)),
+            Rule::Failover | Rule::RoundRobin | Rule::Broadcast => 0,
+        }
+    }
+
+    /// As [`key`](Self::key), in a task of ours.
+    pub(crate) fn key_again(&self, message: &[u8]) -> Result<u64, Panic> {
+        foreign::call(|| self.key(message))
+    }
+
+    /// Of those that may have a message of this key, the first, as an index.
+    pub(crate) fn pick(&self, key: u64, turn: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+        match &self.rule {
+            Rule::ByKey(_) => (0..self.hashes.len()).filter(|at| may(*at)).max_by_key(|at| mix(key ^ self.hashes[*at])),
+            Rule::Failover | Rule::RoundRobin | Rule::Broadcast => self.in_turn(turn).find(|at| may(*at)),
+        }
+    }
+
+    /// All of them, as indices, beginning with whose turn it is.
+    pub(crate) fn in_turn(&self, turn: usize) -> impl Iterator<Item = usize> + use<> {
+        let len = self.addresses.len();
+        let first = if self.passes_over() { turn } else { 0 };
+        (first..first + len).map(move |at| at % len)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = match self.rule {
+            Rule::Failover => "failover",
+            Rule::RoundRobin => "round_robin",
+            Rule::Broadcast => "broadcast",
+            Rule::ByKey(_) => "by_key",
+        };
+        f.debug_struct("Route").field("rule", &rule).field("addresses", &self.addresses).finish()
+    }
+}
+
+/// FNV-1a: that of the standard library may be another one in its next version.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+fn hash(key: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The end of SplitMix64: each bit of what comes in changes half of what goes out.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept here because only the order itself shows that no other key moves.
+    #[test]
+    fn without_an_address_only_its_own_keys_move_and_each_has_its_share() {
+        let addresses = ["a:1", "b:1", "c:1", "d:1"];
+        let all = Route::by_key(<[u8]>::to_vec, addresses);
+        let fewer = Route::by_key(<[u8]>::to_vec, [addresses[3], addresses[0], addresses[2]]);
+        let mut shares = [0; 4];
+        for key in 0..4_000_u32 {
+            let key = all.key(&key.to_be_bytes());
+            let first = |route: &Route| route.pick(key, 0, |_| true).map(|at| route.addresses()[at].clone());
+            let owner = first(&all).unwrap();
+            shares[addresses.iter().position(|address| owner.as_str() == *address).unwrap()] += 1;
+            if owner.as_str() != "b:1" {
+                assert_eq!(first(&fewer), Some(owner));
+            }
+        }
+        assert!(shares.iter().all(|share| (900..1100).contains(share)), "{shares:?}");
+    }
+
+    #[test]
+    fn an_address_that_is_named_twice_counts_once() {
+        assert_eq!(Route::round_robin(["a:1", "b:1", "a:1"]).addresses(), ["a:1", "b:1"].map(Address::from));
+        assert_eq!(Route::round_robin(<[&str; 0]>::default()).in_turn(3).count(), 0);
+    }
+}

@@ -1,0 +1,125 @@
+//! A `Sink` of messages, each to whichever address its route says.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::sink::Sink;
+
+use super::addresses::{Addresses, Alive};
+use super::route::Route;
+use super::route_queue::RouteQueue;
+use super::router::Router;
+use crate::error::Error;
+use crate::foreign::{self, PanicSource};
+use crate::framed::HIGH_WATER;
+use crate::wire::{Codec, Output};
+
+/// A `Sink` of `Bytes` to the addresses of a [`Route`], of [`Manager::sink_to`](crate::Manager::sink_to).
+///
+/// - `start_send` never waits, and loses nothing: a message over the limit comes back in [`Error::MessageTooLarge`], and any
+///   message in [`Error::Closed`] when the manager was shut down, or this sink closed, or the route has no address.
+/// - `poll_ready` waits while 60 KiB are collected here, or `queue_bytes` if that is less. They leave as the addresses have
+///   room, of which the rule says whose counts: see [`Route`].
+/// - `poll_flush` is ready when each message that came through here is written, or is a dead letter. Its error is that some were
+///   for nobody, told once: [`Error::NotSent`] with the last address and its error, where each that is open had given it
+///   back, or [`Error::NotOpen`] where none was open. As long as one address takes messages there is none, so an address that
+///   fails does not end a `forward`.
+/// - `poll_close` flushes and ends this sink, not the connections.
+///
+/// A message goes to another address only if it was not sent: its address was given up or closed before the kernel had taken it
+/// whole. Each address has it once at the most. One that was sent in a session and is in doubt, that was refused,
+/// or that is too old goes nowhere else: it becomes a dead letter with its [`outcome`](crate::DeadLetter::outcome), as does one
+/// that every address gave back. [`tried`](crate::DeadLetter::tried) says who had it.
+///
+/// What one address is given keeps its order. A message that comes from another address stands behind what this one was
+/// given before, and in front of what comes through here later. There is no order between two addresses.
+///
+/// What is held is bounded: here, in the queue of each address, and `queue_bytes` of dead letters that are not taken; when
+/// there are so many, the sink waits. So whoever takes the letters should not wait for the route that they come from.
+///
+/// Dropping a future loses nothing that was accepted, and neither does dropping the sink: the rest goes on in the background, as
+/// long as the manager.
+pub struct RouteSink {
+    queue: Arc<RouteQueue>,
+    route: Route,
+    /// Checks the size of messages; nothing is put into it.
+    output: Option<Output>,
+    mark: usize,
+    closed: bool,
+    _alive: Arc<Alive>,
+}
+
+impl RouteSink {
+    pub(super) fn new(addresses: &Arc<Addresses>, alive: Arc<Alive>, route: Route) -> Self {
+        let config = &addresses.common.config;
+        let (queue, mark) = (Arc::<RouteQueue>::default(), config.queue_bytes.min(HIGH_WATER));
+        let codec = config.codec().ok().filter(|_| !route.addresses().is_empty());
+        if !codec.is_some_and(|codec| start(addresses, &route, codec, mark, &queue)) {
+            queue.over();
+        }
+        let output = codec.map(Output::new);
+        Self { queue, route, output, mark, closed: false, _alive: alive }
+    }
+}
+
+/// Starts the task of a route. `false` if there is none.
+fn start(addresses: &Arc<Addresses>, route: &Route, codec: Codec, mark: usize, queue: &Arc<RouteQueue>) -> bool {
+    let router = Router::new(addresses, route.clone(), codec, mark, queue.clone());
+    let (over, common) = (queue.clone(), addresses.common.clone());
+    let address = route.addresses()[0].clone();
+    let running = async move {
+        if let Err(panic) = foreign::run(router.run(), drop).await {
+            common.panicked(&address, PanicSource::Task, panic);
+        }
+        over.over();
+    };
+    match foreign::call(|| addresses.common.config.runtime.spawn(running)) {
+        Ok(task) => addresses.keep_router(queue.clone(), task),
+        Err(panic) => {
+            addresses.common.panicked(&route.addresses()[0], PanicSource::Logger, panic);
+            false
+        }
+    }
+}
+
+impl Sink<Bytes> for RouteSink {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.queue.poll_room(self.mark, cx).map(Ok)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
+        let message = match &self.output {
+            Some(output) if !self.closed => output.check(message)?,
+            _ => return Err(Error::Closed { message: Some(message.into()) }),
+        };
+        let key = self.route.key(&message);
+        self.queue.push(message, key).map_err(|message| Error::Closed { message: Some(message.into()) })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.queue.poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        self.closed = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for RouteSink {
+    fn drop(&mut self) {
+        self.queue.leave();
+    }
+}
+
+impl fmt::Debug for RouteSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteSink").field("route", &self.route).field("pending", &self.queue.pending()).finish()
+    }
+}

@@ -1,0 +1,223 @@
+//! Routes over addresses that die and come back and connections that break, at random: each message has one end, none goes to
+//! two addresses that should go to one, and each address has what it was given in order.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join;
+use futures::{SinkExt, StreamExt};
+
+use super::cuts::named;
+use crate::sim::testing::{self, Cut, Fault, Side, Sim};
+use crate::{
+    Address, Backoff, Bytes, Config, DeadLetter, DeadLetters, Listener, Manager, Outcome, Route, RouteSink, Session,
+};
+
+const MILLI: Duration = Duration::from_millis(1);
+const FAULTS: usize = 4;
+const LONGEST: usize = 4 << 10;
+
+/// What one seed draws.
+struct Draw(fastrand::Rng);
+
+impl Draw {
+    fn fork(&mut self) -> Self {
+        Self(self.0.fork())
+    }
+
+    fn config(&mut self) -> Config {
+        let config = Config::new().max_message_size(LONGEST).queue_bytes(self.0.usize(2..32) << 10);
+        let backoff = Backoff::exponential(10 * MILLI, 100 * MILLI).max_elapsed(MILLI * self.0.u32(50..800));
+        let config = config.reconnect(Some(backoff).filter(|_| self.0.u8(..4) > 0));
+        let ttl = Some(MILLI * self.0.u32(100..2_000)).filter(|_| self.0.u8(..6) == 0);
+        config.message_ttl(ttl).session(Some(Session::new()).filter(|_| self.0.u8(..3) == 0))
+    }
+
+    fn cut(&mut self) -> Cut {
+        let side = if self.0.bool() { Side::Dialer } else { Side::Acceptor };
+        let fault = [Fault::Fin, Fault::Rst][self.0.usize(..2)];
+        Cut { connection: self.0.usize(..8), side, after: self.0.usize(..20_000), fault }
+    }
+
+    fn route(&mut self, addresses: &[Address]) -> Route {
+        match self.0.u8(..4) {
+            0 => Route::failover(addresses),
+            1 => Route::round_robin(addresses),
+            2 => Route::broadcast(addresses),
+            _ => Route::by_key(|message| number(message) % 5, addresses),
+        }
+    }
+
+    fn message(&mut self, number: u32) -> Bytes {
+        let most = [0, 100, LONGEST - 4][self.0.usize(..3)];
+        let len = self.0.usize(..=most);
+        number.to_be_bytes().into_iter().chain((0..len).map(|_| 7)).collect()
+    }
+
+    async fn dawdle(&mut self, most: u32) {
+        if self.0.u8(..6) == 0 {
+            testing::sleep(MILLI * self.0.u32(..most)).await;
+        }
+    }
+}
+
+fn number(message: &[u8]) -> u32 {
+    u32::from_be_bytes(message[..4].try_into().unwrap())
+}
+
+/// What an address received, and by which connection.
+type Received = Arc<Mutex<Vec<(u64, u32)>>>;
+
+/// An address that comes, dies and comes back until it is told to stay.
+async fn serve(addr: Address, config: Config, received: Received, stays: Arc<AtomicBool>, mut draw: Draw) {
+    loop {
+        if !stays.load(Ordering::Relaxed) {
+            testing::sleep(MILLI * draw.0.u32(..600)).await;
+        }
+        let mut listener = Listener::bind(&addr, config.clone()).await.unwrap();
+        let dies = testing::now() + MILLI * draw.0.u32(..1_000);
+        while testing::now() < dies || stays.load(Ordering::Relaxed) {
+            if let Some(Some((peer, message))) = testing::within(Some(50 * MILLI), listener.next()).await {
+                received.lock().unwrap().push((peer.id(), number(&message)));
+                draw.dawdle(30).await;
+            }
+        }
+    }
+}
+
+async fn produce(mut sink: RouteSink, messages: u32, mut draw: Draw) {
+    for number in 0..messages {
+        // An error of a flush is of messages that are letters.
+        let message = draw.message(number);
+        match draw.0.u8(..8) {
+            0 => drop(sink.send(message).await),
+            _ => sink.feed(message).await.unwrap(),
+        }
+        draw.dawdle(100).await;
+    }
+    match draw.0.bool() {
+        true => drop(sink.flush().await),
+        // In the background.
+        false => drop(sink),
+    }
+}
+
+async fn take(mut letters: DeadLetters, mut draw: Draw) -> Vec<DeadLetter> {
+    let mut taken = Vec::new();
+    while let Some(letter) = letters.next().await {
+        taken.push(letter);
+        draw.dawdle(50).await;
+    }
+    taken
+}
+
+/// A decreasing sequence of this length, within those of one connection, takes as many ways by which messages came there.
+fn longest_decrease(numbers: &[u32]) -> usize {
+    let mut ends: Vec<u32> = Vec::new();
+    for number in numbers {
+        let at = ends.partition_point(|end| end > number);
+        match ends.get_mut(at) {
+            Some(end) => *end = *number,
+            None => ends.push(*number),
+        }
+    }
+    ends.len()
+}
+
+struct Books {
+    route: Route,
+    messages: u32,
+    received: BTreeMap<Address, Vec<(u64, u32)>>,
+    letters: Vec<DeadLetter>,
+    delivered: u64,
+    lost: u64,
+}
+
+fn check(books: &Books) {
+    let copies = if books.route.is_broadcast() { books.route.addresses().len() as u64 } else { 1 };
+    let accepted = u64::from(books.messages) * copies;
+    assert_eq!(accepted, books.delivered + books.letters.len() as u64 + books.lost, "each has one end");
+
+    // Who had it, of a broadcast at each address by itself.
+    let mut ends = BTreeMap::<(u32, Option<&Address>), u32>::new();
+    let of = |address| books.route.is_broadcast().then_some(address);
+    for (address, received) in &books.received {
+        let mut connections = BTreeMap::<u64, Vec<u32>>::new();
+        for (peer, number) in received {
+            *ends.entry((*number, of(address))).or_default() += 1;
+            connections.entry(*peer).or_default().push(*number);
+        }
+        let trails = if books.route.is_broadcast() { 1 } else { [0, 1, 2, 5][books.route.addresses().len()] };
+        for numbers in connections.values() {
+            assert!(longest_decrease(numbers) <= trails, "{address}: {numbers:?}");
+        }
+    }
+    assert!(ends.values().all(|times| *times == 1), "none is taken twice");
+    for letter in &books.letters {
+        let tried = letter.tried();
+        assert!(tried.is_empty() || tried.last() == Some(&letter.address), "{letter:?}");
+        assert!(tried.iter().enumerate().all(|(at, one)| !tried[..at].contains(one)), "{letter:?}");
+        assert!(!books.route.is_broadcast() || tried.len() <= 1, "{letter:?}");
+        let times = ends.entry((number(&letter.message), of(&letter.address))).or_default();
+        let may_be_taken = letter.outcome == Outcome::InDoubt;
+        assert!(*times == 0 || may_be_taken, "it was taken: {letter:?}");
+        *times += 10;
+        assert!(*times < 20, "it comes back twice: {letter:?}");
+    }
+}
+
+async fn run(manager: Manager, config: Config, mut draw: Draw) {
+    for _ in 0..FAULTS {
+        testing::plan(draw.cut());
+    }
+    let addresses: Vec<_> = (1..=draw.0.u16(1..=3)).map(|n| Address::from(("127.0.0.1", 5000 + n))).collect();
+    let stays = Arc::new(AtomicBool::new(false));
+    let mut received = BTreeMap::<Address, Received>::new();
+    let mut serving = Vec::new();
+    for address in &addresses {
+        let of_address = received.entry(address.clone()).or_default().clone();
+        serving.push(testing::spawn(serve(address.clone(), config.clone(), of_address, stays.clone(), draw.fork())));
+    }
+    let (letters, route, messages) = (manager.dead_letters(), draw.route(&addresses), draw.0.u32(1..60));
+    addresses.iter().for_each(|address| manager.open(address).unwrap());
+    let (producing, taking) = (draw.fork(), draw.fork());
+    let sending = async {
+        produce(manager.sink_to(route.clone()), messages, producing).await;
+        stays.store(true, Ordering::Relaxed);
+        testing::sleep(MILLI * draw.0.u32(..1_000)).await;
+        match draw.0.bool() {
+            true => drop(manager.shutdown_in_order(&addresses, 20_000 * MILLI).await),
+            false => drop(manager.shutdown(20_000 * MILLI).await),
+        }
+    };
+    let ((), letters) = join(sending, take(letters, taking)).await;
+    let stats = manager.stats();
+    let delivered = if config.get_session().is_some() { stats.total.acked } else { stats.total.written };
+    let received = received.into_iter().map(|(address, received)| (address, received.lock().unwrap().clone()));
+    check(&Books { route, messages, received: received.collect(), letters, delivered, lost: stats.lost });
+}
+
+/// Every seed of these: `BUFFSTREAMS_SEEDS` says how many, 1,000 if it is not set.
+#[test]
+fn each_message_of_a_route_has_one_end_whatever_dies() {
+    let seeds = env::var("BUFFSTREAMS_SEEDS").map_or(1_000, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
+        named(format_args!("seed {seed}"), || {
+            let mut draw = Draw(fastrand::Rng::with_seed(seed));
+            let (config, capacity) = (draw.config(), draw.0.usize(500..64 << 10));
+            let manager = Manager::new(config.clone());
+            let watched = manager.clone();
+            let has_session = config.get_session().is_some();
+            let balances = || {
+                let total = watched.stats().total;
+                let over = if has_session { total.acked } else { total.written };
+                assert_eq!(total.accepted, over + total.dead_lettered + total.held, "{total:?}");
+            };
+            let sim = Sim { capacity, seed: Some(seed), ..Sim::default() };
+            sim.run_watched(run(manager, config, draw), balances);
+        });
+    }
+}
