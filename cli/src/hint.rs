@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use buffstreams::{ConfigError, Error, FrameErrorKind, Limit, LooksLike, TlsError};
+use buffstreams::{ConfigError, Error, FrameErrorKind, HandshakeErrorKind, Limit, LooksLike, TlsError};
 
 use crate::format::{Fixed, Format};
 use crate::settings::Settings;
@@ -27,6 +27,7 @@ pub(crate) fn of(error: &Error, settings: &Settings) -> Option<String> {
         Error::Timeout { what, .. } => of_limit(*what),
         Error::NotSent { source, .. } => of(source, settings),
         Error::Tls { source, .. } => of_tls(source, settings),
+        Error::Handshake { kind, .. } => of_handshake(kind, settings),
         Error::Read(_) | Error::Write(_) => Some("have broken connections opened again: --reconnect 100ms..10s".into()),
         _ => None,
     }
@@ -66,6 +67,18 @@ pub(crate) fn of_header(kind: &FrameErrorKind, looks_like: Option<LooksLike>, se
             Some(format!("allow longer messages, --max {len}; or see what it is: buffstreams inspect --guess"))
         }
         _ => Some("see what it is: buffstreams inspect --guess".into()),
+    }
+}
+
+/// What to do where there is no session.
+pub(crate) fn of_handshake(kind: &HandshakeErrorKind, settings: &Settings) -> Option<String> {
+    match kind {
+        HandshakeErrorKind::NotASession { looks_like: Some(looks_like), .. } => of_look(*looks_like, settings),
+        HandshakeErrorKind::NotASession { .. } | HandshakeErrorKind::NoAnswer => {
+            Some("the other end may have no sessions: give it --session, or try without".into())
+        }
+        HandshakeErrorKind::Limits { theirs, .. } => Some(format!("have the same limit at both ends: --max {theirs}")),
+        _ => None,
     }
 }
 
@@ -114,6 +127,7 @@ pub(crate) fn of_look(looks_like: LooksLike, settings: &Settings) -> Option<Stri
         (LooksLike::Tls, _) => {
             return Some("looks like TLS: try --tls, and to listen --tls-cert FILE --tls-key FILE".into());
         }
+        (LooksLike::Session, _) => return Some("looks like a session: try --session".into()),
         (LooksLike::WithoutTls, _) => return Some("looks like this format without TLS: try --tls=false".into()),
         (LooksLike::Json | LooksLike::Text, _) => {
             return Some("looks like text without lengths: `buffstreams send` frames lines".into());

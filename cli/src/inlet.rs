@@ -1,8 +1,8 @@
 //! What is received: the messages of all who connect to some addresses, until somebody asks to end.
 
-use buffstreams::{Bytes, Closer, Error, Event, Events, Listener, Outgoing, Peer, Reason};
+use buffstreams::{Bytes, Closer, Deliveries, Delivery, Error, Event, Events, Listener, Outgoing, Peer, Reason};
 use futures::future::try_join_all;
-use futures::stream::{BoxStream, FusedStream, SelectAll, StreamExt};
+use futures::stream::{BoxStream, FusedStream, SelectAll, Stream, StreamExt};
 use futures::{FutureExt, select_biased};
 use smol::Task;
 
@@ -15,11 +15,16 @@ use crate::terminal::say;
 /// After how many messages it looks for a signal, and for events, though more messages are there.
 const LOOK: u64 = 1024;
 
-/// The messages of one or more listeners.
+/// A message. In a session it is to be acknowledged.
+type Received = (Peer, Bytes, Option<Delivery>);
+
+/// The messages of one or more listeners. In a session, each is acknowledged when the next is asked for, or the end.
 ///
 /// It says on standard error where it listens, and what goes wrong. When somebody asks to end, the peers may finish.
 pub(crate) struct Inlet {
-    messages: SelectAll<BoxStream<'static, (Peer, Bytes)>>,
+    messages: SelectAll<BoxStream<'static, Received>>,
+    /// The last message, where its sender waits to hear that it is taken.
+    last: Option<Delivery>,
     events: SelectAll<Events<Event>>,
     closers: Vec<Closer>,
     closing: Option<Task<Result<(), Error>>>,
@@ -28,6 +33,14 @@ pub(crate) struct Inlet {
     verbose: bool,
     received: u64,
     looked: u64,
+}
+
+fn plain(messages: impl Stream<Item = (Peer, Bytes)> + Send + 'static) -> BoxStream<'static, Received> {
+    messages.map(|(peer, message)| (peer, message, None)).boxed()
+}
+
+fn acknowledged(deliveries: Deliveries) -> BoxStream<'static, Received> {
+    deliveries.map(|delivery| (delivery.peer(), delivery.message().clone(), Some(delivery))).boxed()
 }
 
 impl Inlet {
@@ -41,7 +54,10 @@ impl Inlet {
         let mut inlet = Self::new(settings, verbose, stop);
         for address in addresses {
             let listener = inlet.listen(address).await?;
-            inlet.messages.push(listener.boxed());
+            inlet.messages.push(match settings.has_session() {
+                true => acknowledged(listener.deliveries()),
+                false => plain(listener),
+            });
         }
         Ok(inlet)
     }
@@ -55,14 +71,17 @@ impl Inlet {
     ) -> Result<(Self, Outgoing), Failure> {
         let mut inlet = Self::new(settings, verbose, stop);
         let (incoming, outgoing) = inlet.listen(address).await?.split();
-        inlet.messages.push(incoming.boxed());
+        inlet.messages.push(match settings.has_session() {
+            true => acknowledged(incoming.deliveries()),
+            false => plain(incoming),
+        });
         Ok((inlet, outgoing))
     }
 
     fn new(settings: &Settings, verbose: bool, stop: Stop) -> Self {
         let (messages, events, closers) = (SelectAll::new(), SelectAll::new(), Vec::new());
         let settings = settings.clone();
-        Self { messages, events, closers, closing: None, stop, settings, verbose, received: 0, looked: 0 }
+        Self { messages, last: None, events, closers, closing: None, stop, settings, verbose, received: 0, looked: 0 }
     }
 
     async fn listen(&mut self, address: &str) -> Result<Listener, Failure> {
@@ -75,6 +94,20 @@ impl Inlet {
         Ok(listener)
     }
 
+    /// The last message has been dealt with, and this one has not.
+    fn give(&mut self, next: Option<Received>) -> Option<(Peer, Bytes)> {
+        let (peer, message, delivery) = next?;
+        self.last = delivery;
+        self.received += 1;
+        Some((peer, message))
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(last) = self.last.take() {
+            last.ack();
+        }
+    }
+
     /// How many messages it has given.
     pub(crate) fn received(&self) -> u64 {
         self.received
@@ -85,13 +118,14 @@ impl Inlet {
         if self.looked == self.received {
             return None;
         }
+        self.acknowledge();
         let next = self.messages.next().now_or_never().flatten();
-        self.received += u64::from(next.is_some());
-        next
+        self.give(next)
     }
 
     /// Waits for the next message. `None` at the end: somebody has asked for it, and all peers have finished.
     pub(crate) async fn next(&mut self) -> Option<(Peer, Bytes)> {
+        self.acknowledge();
         let next = loop {
             if self.messages.is_terminated() {
                 break None;
@@ -109,8 +143,7 @@ impl Inlet {
         if self.received == self.looked {
             self.looked += LOOK;
         }
-        self.received += u64::from(next.is_some());
-        next
+        self.give(next)
     }
 
     fn close(&mut self) {
@@ -123,6 +156,16 @@ impl Inlet {
 
     /// Says what is still to be said, and waits for the close, if somebody has asked for it.
     pub(crate) async fn end(mut self) -> Result<(), Failure> {
+        self.acknowledge();
+        if self.settings.has_session() {
+            // The senders hear what was taken before this ends. What comes all the same is not taken, which they hear too.
+            if self.closing.is_none() {
+                self.close();
+            }
+            while let Some((_, _, delivery)) = self.messages.next().await {
+                delivery.into_iter().for_each(Delivery::refuse);
+            }
+        }
         while let Some(Some(event)) = self.events.next().now_or_never() {
             self.tell(&event);
         }
@@ -138,6 +181,7 @@ impl Inlet {
         let hint = match event {
             Event::Rejected { error, .. } => hint::of_header(&error.kind, error.looks_like, settings),
             Event::HandshakeFailed { error, .. } => hint::of_tls(error, settings),
+            Event::SessionRefused { kind, .. } => hint::of_handshake(kind, settings),
             Event::Disconnected { reason: Reason::Truncated { looks_like: Some(looks_like), .. }, .. } => {
                 hint::of_look(*looks_like, settings)
             }
@@ -178,6 +222,11 @@ fn describe(event: &Event) -> Told {
             format!("{addr} is turned away: --max-connections is {max_connections}")
         }
         Event::HandshakeFailed { from, error, .. } => format!("no TLS session with {from}: {error}"),
+        Event::SessionRefused { from, kind, .. } => format!("no session with {from}: {kind}"),
+        Event::Detached { peer, reason, .. } => {
+            return Told::Verbosely(format!("{peer} is without a connection: {reason}"));
+        }
+        Event::Resumed { peer, from, .. } => return Told::Verbosely(format!("{peer} is back from {from}")),
         Event::AcceptFailed { error, .. } => format!("cannot accept connections: {error}"),
         Event::Undelivered { peer, messages, .. } => format!("{messages} replies were not delivered to {peer}"),
         other => format!("{other:?}"),

@@ -152,8 +152,12 @@ impl Outlet {
             back.push(letter);
         }
         for letter in back {
-            // What is too old for one address is for all.
-            if letter.outcome == Outcome::Expired { self.lost += 1 } else { self.pending.push(letter.message) }
+            match letter.outcome {
+                // What is too old for one address is for all; and what was sent in a session goes nowhere else, or it may be
+                // taken twice.
+                Outcome::Expired | Outcome::InDoubt | Outcome::Refused => self.lost += 1,
+                _ => self.pending.push(letter.message),
+            }
         }
         self.pending.append(&mut unfed);
         self.lost += refused.len() as u64;
@@ -242,7 +246,7 @@ struct Given {
     unfed: Vec<Bytes>,
 }
 
-/// Gives messages to an address, and waits until each is either written or on its way back.
+/// Gives messages to an address, and waits until each is either written, in a session taken, or on its way back.
 async fn give(sink: &mut ManagerSink, address: &Address, batch: Vec<Bytes>) -> Given {
     let mut given = Given { outcome: Ok(()), refused: Vec::new(), unfed: Vec::new() };
     let mut batch = batch.into_iter();
@@ -257,7 +261,11 @@ async fn give(sink: &mut ManagerSink, address: &Address, batch: Vec<Bytes>) -> G
             }
         }
     }
-    given.outcome = sink.flush().await.and(given.outcome);
+    let flushed = match sink.barrier().await {
+        Err(Error::NoSession) => sink.flush().await,
+        taken => taken,
+    };
+    given.outcome = flushed.and(given.outcome);
     given
 }
 

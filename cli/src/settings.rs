@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use buffstreams::{Backoff, Config, ConfigError, Smol, Tls, Tokio};
+use buffstreams::{Backoff, Config, ConfigError, Session, Smol, Tls, Tokio};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
@@ -92,6 +92,29 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "MODE")]
     #[serde(alias = "unix_mode")]
     pub(crate) unix_mode: Option<Mode>,
+    /// Acknowledged sessions, as the other end must have them too; the other --session options imply it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) session: Option<bool>,
+    /// How many bytes the other end may have sent that are not taken here [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(alias = "session_window")]
+    pub(crate) session_window: Option<Size>,
+    /// How long a session lives without a connection [default: 2m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(alias = "session_ttl")]
+    pub(crate) session_ttl: Option<TimeLimit>,
+    /// How often something is sent on a connection where there is nothing to send [default: 15s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(alias = "session_heartbeat")]
+    pub(crate) session_heartbeat: Option<TimeLimit>,
+    /// How many sessions a listener has, or remembers, at once [default: 16384]
+    #[arg(long, value_name = "NUMBER")]
+    #[serde(alias = "session_max")]
+    pub(crate) session_max: Option<Size>,
+    /// Take those who connect without a session as well
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(alias = "session_or_plain")]
+    pub(crate) session_or_plain: Option<bool>,
     /// TLS; the other --tls options imply it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) tls: Option<bool>,
@@ -175,6 +198,12 @@ impl Settings {
             keepalive: self.keepalive.or(other.keepalive),
             user_timeout: self.user_timeout.or(other.user_timeout),
             unix_mode: self.unix_mode.or(other.unix_mode),
+            session: self.session.or(other.session),
+            session_window: self.session_window.or(other.session_window),
+            session_ttl: self.session_ttl.or(other.session_ttl),
+            session_heartbeat: self.session_heartbeat.or(other.session_heartbeat),
+            session_max: self.session_max.or(other.session_max),
+            session_or_plain: self.session_or_plain.or(other.session_or_plain),
             tls: self.tls.or(other.tls),
             tls_ca: self.tls_ca.or(other.tls_ca),
             tls_cert: self.tls_cert.or(other.tls_cert),
@@ -235,7 +264,7 @@ impl Settings {
         if let Some(Mode(mode)) = self.unix_mode {
             config = config.unix_mode(mode);
         }
-        self.on_runtime(config.tls(self.tls(side)?))
+        self.on_runtime(config.session(self.session()?).tls(self.tls(side)?))
     }
 
     fn on_runtime(&self, config: Config) -> Result<Config, Failure> {
@@ -256,6 +285,42 @@ impl Settings {
                 }
             }
         })
+    }
+
+    /// Whether a session was asked for.
+    pub(crate) fn has_session(&self) -> bool {
+        let sizes = [self.session_window, self.session_max].iter().any(Option::is_some);
+        let times = [self.session_ttl, self.session_heartbeat].iter().any(Option::is_some);
+        self.session.unwrap_or(sizes || times || self.session_or_plain == Some(true))
+    }
+
+    fn session(&self) -> Result<Option<Session>, Failure> {
+        if !self.has_session() {
+            return Ok(None);
+        }
+        let mut session = Session::new();
+        if let Some(Size(bytes)) = self.session_window {
+            session = session.window_bytes(bytes);
+        }
+        if let Some(Size(sessions)) = self.session_max {
+            session = session.max_sessions(sessions);
+        }
+        let always = |limit: Option<TimeLimit>, option: &str| match limit {
+            Some(TimeLimit(None)) => {
+                Err(usage(&format!("{option} has no \"none\""), &format!("name a time: {option} TIME")))
+            }
+            limit => Ok(limit.and_then(|TimeLimit(limit)| limit)),
+        };
+        if let Some(ttl) = always(self.session_ttl, "--session-ttl")? {
+            session = session.ttl(ttl);
+        }
+        if let Some(every) = always(self.session_heartbeat, "--session-heartbeat")? {
+            session = session.heartbeat(every);
+        }
+        if self.session_or_plain == Some(true) {
+            session = session.or_plain();
+        }
+        Ok(Some(session))
     }
 
     /// Whether TLS was asked for.

@@ -27,7 +27,8 @@ const LOOK: u64 = 1024;
 /// Send lines, files, hex, or JSON as Protocol Buffers
 ///
 /// At the end it says on standard error how many messages were written, which is to say given to the kernel, and how many
-/// were not. The first message that cannot be sent ends it, unless there is --keep-going.
+/// were not. With --session it says how many the program at the other end has taken. The first message that cannot be sent
+/// ends it, unless there is --keep-going.
 #[derive(Args, Debug)]
 pub(super) struct Send {
     /// Where to send: HOST:PORT, :PORT for this machine, or unix:PATH
@@ -128,16 +129,25 @@ impl Send {
         let _ = sink.close().await;
         let deadline = settings.close_timeout.map_or(Duration::from_secs(5), |limit| limit.0.unwrap_or(LONG));
         let ending = manager.shutdown(deadline).await.remove(&address);
-        let LinkStats { written, dead_lettered, .. } = manager.stats().total;
+        let LinkStats { written, acked, dead_lettered, in_doubt, refused, .. } = manager.stats().total;
         drop((sink, manager));
         let first = dead.first.await;
 
         if !self.quiet {
             let time = start.elapsed().as_secs_f64();
-            say(format_args!("{written} messages written, {dead_lettered} not, in {time:.3} s"));
+            match settings.has_session() {
+                false => say(format_args!("{written} messages written, {dead_lettered} not, in {time:.3} s")),
+                true => {
+                    let not = dead_lettered - in_doubt - refused;
+                    say(format_args!(
+                        "{acked} messages taken, {in_doubt} in doubt, {refused} refused, {not} not sent, in {time:.3} s"
+                    ));
+                }
+            }
         }
         if fed.is_ok() && dead_lettered > 0 {
-            let message = format!("{dead_lettered} messages were not sent");
+            let what = if settings.has_session() { "taken, as far as is known" } else { "sent" };
+            let message = format!("{dead_lettered} messages were not {what}");
             fed = Err(match first {
                 Some(error) => Failure::of(&error, settings).into_reason_of(Code::Undelivered, &message),
                 None => Failure::new(Code::Undelivered, message),

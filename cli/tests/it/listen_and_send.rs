@@ -36,6 +36,34 @@ fn every_format_and_runtime_arrives() {
 }
 
 #[test]
+fn messages_in_a_session_are_counted_when_they_are_taken() {
+    let session = ["--session-window", "128KiB", "--session-ttl", "30s", "--session-heartbeat", "1s"];
+    for options in [&session[..], &["--session"]] {
+        let listening = Running::start(&[&["listen", "127.0.0.1:0", "--count", "3"], options].concat());
+        let output = ok(&[&["send", &listening.address, "-m", "one", "-m", "", "-m", "three"], options].concat());
+        let said = text(&output.stderr);
+        assert!(said.starts_with("3 messages taken, 0 in doubt, 0 refused, 0 not sent, in "), "{said}");
+        assert_eq!(text(&listening.end().stdout), "one\n\nthree\n");
+    }
+}
+
+#[test]
+fn who_has_no_session_is_told_so_at_either_end() {
+    let plain = Running::start(&["listen", "127.0.0.1:0"]);
+    let output = run(&["send", &plain.address, "-m", "x", "--session"]);
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("no session with"), "{said}");
+    assert!(said.contains("the other end may have no sessions"), "{said}");
+    let warned = text(&plain.stop().stderr);
+    assert!(warned.contains("looks like a session: try --session"), "{warned}");
+
+    let both = Running::start(&["listen", "127.0.0.1:0", "--session", "--session-or-plain", "--count", "2"]);
+    ok(&["send", &both.address, "-m", "plain"]);
+    ok(&["send", &both.address, "-m", "acked", "--session"]);
+    assert_eq!(text(&both.end().stdout), "plain\nacked\n");
+}
+
+#[test]
 fn messages_are_printed_as_hex_and_as_json() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--print", "hex", "--count", "1"]);
     good(run_with(&["send", &listening.address, "--input", "hex"], b"00 ff 0a\n"), &[]);

@@ -34,6 +34,8 @@ const WRONG: &[(&str, &[&str])] = &[
     ("tls-no-pem", &["listen", ":0", "--tls-cert", "order.proto", "--tls-key", "order.proto"]),
     ("tls-ca-missing", &["send", ":1", "--tls-ca", "nowhere.pem"]),
     ("tls-name", &["send", ":1", "--tls-name", "not a name"]),
+    ("session-window", &["listen", ":0", "--session-window", "1KiB"]),
+    ("session-ttl-none", &["send", ":1", "--session-ttl", "none"]),
     ("proto-without-type", &["listen", ":0", "--proto", "order.proto"]),
     ("proto-other-type", &["listen", ":0", "--proto", "order.proto", "--type", "Order"]),
     ("proto-wrong", &["listen", ":0", "--proto", "broken.proto", "--type", "Order"]),
