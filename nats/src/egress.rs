@@ -1,0 +1,330 @@
+//! A stream into the addresses of a manager.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
+use async_nats::jetstream::{AckKind, Message};
+use buffstreams::{Address, Manager, chain};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::ingress::call;
+use crate::letters;
+use crate::pull;
+use crate::room::Room;
+use crate::write::Writer;
+
+/// How many messages may be in flight, unless the program says otherwise. A consumer has `max_ack_pending`, 1,000, at the most.
+const MESSAGES: usize = 1000;
+/// How many bytes of them.
+const BYTES: usize = 16 << 20;
+/// When a message that was not delivered is tried again, unless the program says otherwise.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Writes the messages of a durable pull consumer to the addresses of a [`Manager`].
+///
+/// A message is acknowledged when it is *written*: when the kernel of this machine has taken all of it, as
+/// [`Manager::write`] tells. So it is delivered at least once as far as that goes; what a receiver had not read when it ended is
+/// lost, as with any TCP. One that could not be written is tried again, or given up, as
+/// [`on_failure`](Self::on_failure) says.
+///
+/// An address that is not open is dialed. What a manager does about a connection that breaks, [`Config::reconnect`] for one, it
+/// does here too; meanwhile JetStream is told that the message is still worked on.
+///
+/// Messages to one address are written in the order in which the consumer has them, as far as none has to be tried again.
+///
+/// [`Config::reconnect`]: buffstreams::Config::reconnect
+pub struct Egress {
+    consumer: PullConsumer,
+    writer: Writer,
+    to: To,
+    on_failure: Arc<dyn Fn(&Undelivered<'_>) -> OnFailure + Send + Sync>,
+    handle: EgressHandle,
+}
+
+/// The program's function of a message.
+type AddressOf = Box<dyn Fn(&[u8]) -> Address + Send + Sync>;
+
+/// Where a message goes.
+enum To {
+    Fixed(Address),
+    By(AddressOf),
+    /// Where its headers say, as those of a letter.
+    Headers,
+}
+
+/// Stops an [`Egress`], and tells what it has counted. Cheap to clone.
+#[derive(Clone)]
+pub struct EgressHandle {
+    room: Room,
+    counts: Arc<Counts>,
+    stop: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Counts {
+    pulled: AtomicU64,
+    written: AtomicU64,
+    again: AtomicU64,
+    terminated: AtomicU64,
+}
+
+/// What an egress has counted so far. A message that is tried again is pulled again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EgressStats {
+    /// How many messages were pulled.
+    pub pulled: u64,
+    /// How many were written, and acknowledged.
+    pub written: u64,
+    /// How many were not, and come again: `nak`.
+    pub again: u64,
+    /// How many were not, and are given up: `term`.
+    pub terminated: u64,
+    /// How many are in flight now.
+    pub in_flight: usize,
+    /// How many bytes these are, with subjects and headers.
+    pub in_flight_bytes: usize,
+}
+
+/// A message that could not be written.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Undelivered<'a> {
+    /// Where it should have gone, if that could be told.
+    pub address: Option<&'a Address>,
+    /// The message.
+    pub message: &'a Bytes,
+    /// Why not.
+    pub error: &'a Error,
+    /// How often it was pulled, by the count of the server: 1 for the first time.
+    pub deliveries: u64,
+}
+
+/// What becomes of a message that could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It comes again after this time, a `nak`; until the consumer's `max_deliver` is over, if it has one.
+    Again(Duration),
+    /// It does not come again, a `term`; a stream that is a work queue forgets it. The reason is in the log.
+    Terminate,
+}
+
+impl Egress {
+    /// An egress to one address.
+    ///
+    /// The consumer is the program's. It must have a `durable_name`, and the `ack_policy` `Explicit`, or [`run`](Self::run) fails. Its
+    /// `ack_wait` is how soon another egress takes over what this one had in flight when it died.
+    pub fn new(consumer: PullConsumer, manager: Manager, address: impl Into<Address>) -> Self {
+        Self::with(consumer, manager, To::Fixed(address.into()))
+    }
+
+    /// An egress to an address for each message. The function must be cheap: it is called in the task that [`run`](Self::run)s. A
+    /// message for which it panics is [`Undelivered`].
+    pub fn by(
+        consumer: PullConsumer,
+        manager: Manager,
+        address: impl Fn(&[u8]) -> Address + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(consumer, manager, To::By(Box::new(address)))
+    }
+
+    pub(crate) fn of_letters(consumer: PullConsumer, manager: Manager) -> Self {
+        Self::with(consumer, manager, To::Headers)
+    }
+
+    fn with(consumer: PullConsumer, manager: Manager, to: To) -> Self {
+        let (room, counts, stop) = (Room::new(MESSAGES, BYTES), Arc::default(), watch::Sender::new(false));
+        let on_failure = Arc::new(|_: &Undelivered<'_>| OnFailure::Again(AGAIN));
+        Self { consumer, writer: Writer::new(manager), to, on_failure, handle: EgressHandle { room, counts, stop } }
+    }
+
+    /// How many messages may be in flight, and how many bytes of them; a message that is larger is in flight alone. Default: 1,000,
+    /// and 16 MiB.
+    ///
+    /// The consumer has a limit of its own, `max_ack_pending`, which is 1,000 unless set otherwise.
+    ///
+    /// # Panics
+    ///
+    /// If one of them is zero.
+    #[must_use]
+    pub fn in_flight(mut self, messages: usize, bytes: usize) -> Self {
+        self.handle.room = Room::new(messages, bytes);
+        self
+    }
+
+    /// What becomes of a message that could not be written. Default: it comes again after a second.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use buffstreams_nats::{Egress, Error, OnFailure};
+    /// # fn configure(egress: Egress) -> Egress {
+    /// egress.on_failure(|undelivered| match undelivered.error {
+    ///     // It would be too large the next time as well.
+    ///     Error::Write(buffstreams::Error::MessageTooLarge { .. }) => OnFailure::Terminate,
+    ///     _ => OnFailure::Again(Duration::from_secs(undelivered.deliveries.min(30))),
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_failure(mut self, f: impl Fn(&Undelivered<'_>) -> OnFailure + Send + Sync + 'static) -> Self {
+        self.on_failure = Arc::new(f);
+        self
+    }
+
+    /// Stops it from elsewhere, and tells what it has counted.
+    pub fn handle(&self) -> EgressHandle {
+        self.handle.clone()
+    }
+
+    /// Delivers until [`stop`](EgressHandle::stop). While the server cannot be reached, or the consumer is not there, it asks again
+    /// and again.
+    ///
+    /// It runs on tokio, and so should the manager. [`Error::Consumer`] comes before anything is pulled. Dropping the future leaves
+    /// what is in flight: it comes again when the consumer's `ack_wait` is over.
+    pub async fn run(self) -> Result<(), Error> {
+        let info = self.consumer.cached_info();
+        let config = &info.config;
+        let wrong = |problem| Err(Error::Consumer { name: info.name.clone(), problem });
+        if config.ack_policy != AckPolicy::Explicit {
+            return wrong("does not have each message acknowledged: its ack_policy must be Explicit");
+        }
+        if config.durable_name.is_none() {
+            return wrong("is forgotten when nobody pulls: it needs a durable_name");
+        }
+        // Long before the server would have it come again.
+        let lease = config.ack_wait / 3;
+        let stopped = self.handle.stop.subscribe();
+        let mut messages = std::pin::pin!(pull::messages(&self.consumer, &self.handle.room, stopped));
+        let (mut delivering, mut client, mut is_open) = (FuturesUnordered::new(), None, true);
+        while is_open || !delivering.is_empty() {
+            tokio::select! {
+                Some(()) = delivering.next() => {}
+                next = messages.next(), if is_open => match next {
+                    Some((message, place)) => {
+                        self.handle.counts.pulled.fetch_add(1, Relaxed);
+                        client.get_or_insert_with(|| message.context.client());
+                        let mut delivery = Box::pin(async {
+                            self.deliver(message, lease).await;
+                            drop(place);
+                        });
+                        // At once, so that it has its place in the queue of the address before the next.
+                        if futures::poll!(&mut delivery).is_pending() {
+                            delivering.push(delivery);
+                        }
+                    }
+                    None => is_open = false,
+                },
+            }
+        }
+        // Or the process may end before the last acknowledgements have left it.
+        if let Some(client) = client
+            && let Err(error) = client.flush().await
+        {
+            log::warn!(target: "buffstreams", "some messages may come again: {}", chain(&error));
+        }
+        Ok(())
+    }
+
+    /// Writes one, and tells JetStream.
+    async fn deliver(&self, message: Message, lease: Duration) {
+        let address = self.address(&message);
+        let written = match &address {
+            Ok(address) => keep(&message, lease, self.writer.write(address, message.payload.clone())).await,
+            Err(_) => Ok(()),
+        };
+        let (address, result) = match address {
+            Ok(address) => (Some(address), written),
+            Err(error) => (None, Err(error)),
+        };
+        let counts = &self.handle.counts;
+        let (count, ack) = match result {
+            Ok(()) => (&counts.written, AckKind::Ack),
+            Err(error) => match self.failed(&message, address.as_ref(), &error) {
+                OnFailure::Again(delay) => (&counts.again, AckKind::Nak(Some(delay))),
+                OnFailure::Terminate => (&counts.terminated, AckKind::Term),
+            },
+        };
+        match message.ack_with(ack).await {
+            Ok(()) => {
+                count.fetch_add(1, Relaxed);
+            }
+            // The client is gone.
+            Err(error) => log::warn!(target: "buffstreams", "a message may come again: {error}"),
+        }
+    }
+
+    fn address(&self, message: &Message) -> Result<Address, Error> {
+        match &self.to {
+            To::Fixed(address) => Ok(address.clone()),
+            To::By(f) => call("the function of the address", || f(&message.payload)),
+            To::Headers => letters::address(message.headers.as_ref()),
+        }
+    }
+
+    fn failed(&self, message: &Message, address: Option<&Address>, error: &Error) -> OnFailure {
+        let info = message.info().ok();
+        let deliveries = info.as_ref().map_or(1, |info| info.delivered.unsigned_abs());
+        let undelivered = Undelivered { address, message: &message.payload, error, deliveries };
+        let decision = call("the function of failures", || (self.on_failure)(&undelivered));
+        let decision = decision.unwrap_or(OnFailure::Again(AGAIN));
+        if decision == OnFailure::Terminate {
+            let sequence = info.map_or(0, |info| info.stream_sequence);
+            log::warn!(target: "buffstreams", "message {sequence} of {} is given up: {}", message.subject, chain(error));
+        }
+        decision
+    }
+}
+
+/// Tells JetStream, as long as this takes, that the message is worked on.
+async fn keep<T>(message: &Message, lease: Duration, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(lease, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => {
+                // It comes again, at the worst. It must not hold up the work.
+                let _ = message.ack_with(AckKind::Progress).now_or_never();
+            }
+        }
+    }
+}
+
+impl EgressHandle {
+    /// Pulls no more. [`Egress::run`] ends when everything is settled that was pulled or asked for, which may take a second, and
+    /// longer as long as a peer takes nothing.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// What it has counted so far.
+    pub fn stats(&self) -> EgressStats {
+        let Counts { pulled, written, again, terminated } = &*self.counts;
+        EgressStats {
+            pulled: pulled.load(Relaxed),
+            written: written.load(Relaxed),
+            again: again.load(Relaxed),
+            terminated: terminated.load(Relaxed),
+            in_flight: self.room.messages(),
+            in_flight_bytes: self.room.bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Egress").field("stats", &self.handle.stats()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EgressHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EgressHandle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
