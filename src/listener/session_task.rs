@@ -285,6 +285,10 @@ impl SessionTask {
                 Poll::Pending => member.outbox.waits_for_acks(),
             };
             let Poll::Ready(came) = attached.poll(&member.outbox, reads, cx) else {
+                if !reads && member.outbox.waits_for_acks() {
+                    // By what was written just now.
+                    continue;
+                }
                 self.delivery.release();
                 return Poll::Pending;
             };

@@ -146,11 +146,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.with_session(Session::ack_due)?
     }
 
-    /// Whether this end can only go on when an ACK comes: what comes is to be read, whatever else waits.
+    /// Whether this end may only go on when an ACK comes: what comes is to be read, whatever else waits.
     pub(crate) fn waits_for_acks(&self) -> bool {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        state.session.as_ref().is_some_and(|session| session.waits_for_acks(&state.pending))
+        self.with_session(|session| session.waits_for_acks()).unwrap_or(false)
     }
 
     /// The connection, where nobody is writing to it.

@@ -250,10 +250,10 @@ impl Session {
         self.batch = Batch { first: self.end.sender.cursor(), ..Batch::default() };
     }
 
-    /// Whether this direction can go on only when an ACK comes.
-    pub(crate) fn waits_for_acks(&self, pending: &Output) -> bool {
-        let more = self.end.sender.repetitions() > 0 || !pending.is_empty();
-        self.end.sender.waits_for_acks(more.then_some(1))
+    /// Whether this direction may be able to go on only when an ACK comes: the next frame may be longer than the room that is left,
+    /// and whoever writes may have found so only now.
+    pub(crate) fn waits_for_acks(&self) -> bool {
+        self.end.sender.waits_for_acks(None)
     }
 
     /// Whether there is something that could be written now.
