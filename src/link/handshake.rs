@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::AsyncReadExt;
 
 use crate::config::Config;
 use crate::endpoint::Endpoint;
@@ -47,8 +47,7 @@ pub(crate) async fn greet(greeting: Greeting, config: Config) -> Result<Greeted,
 
 async fn answer(stream: &mut Stream, hello: &Hello) -> Result<Answer, HandshakeErrorKind> {
     let broke = |error: io::Error| HandshakeErrorKind::Io(error.kind());
-    stream.write_all(&hello.encode()).await.map_err(broke)?;
-    stream.flush().await.map_err(broke)?;
+    stream.say(&hello.encode()).await.map_err(broke)?;
     let (mut bytes, mut got) = ([0; HANDSHAKE], 0);
     loop {
         match Answer::parse(&bytes[..got], hello) {

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::AsyncReadExt;
 
 use crate::foreign;
 use crate::runtime::{Handle, Task, yield_now};
@@ -41,11 +41,8 @@ pub(crate) async fn part(mut stream: Stream, runtime: &Handle) {
 
 /// Tells the other end that the session is over, on a connection on which nothing was said since the handshake, and parts.
 pub(crate) async fn refuse(mut stream: Stream, code: ErrorCode, runtime: &Handle) {
-    let told = async {
-        stream.write_all(&Control::Error(code).encode()).await?;
-        stream.flush().await
-    };
-    let _: Option<io::Result<()>> = runtime.within(Some(LIMIT), told).await;
+    let error = Control::Error(code).encode();
+    let _ = runtime.within(Some(LIMIT), stream.say(&error)).await;
     part(stream, runtime).await;
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use futures::{AsyncReadExt, FutureExt};
 
 use super::handshakes::Handshake;
 use super::member::Member;
@@ -173,8 +173,7 @@ async fn hello(mut stream: Stream, table: &SessionTable) -> Result<Greeted, Fail
                 let answer = refusal(table, violation, &bytes);
                 if let Some(answer) = answer {
                     // It is told, if it still listens.
-                    let _ = stream.write_all(&answer).await;
-                    let _ = stream.flush().await;
+                    let _ = stream.say(&answer).await;
                 }
                 break refused(violation, &bytes[..got]);
             }

@@ -17,7 +17,6 @@ use crate::connection::{self, Connection, Inlet, Returned};
 use crate::error::BoxError;
 use crate::foreign::{self, PanicSource};
 use crate::framed::{self, CHUNK};
-use crate::observe::Event;
 use crate::queue::{ITEM, Sender, Share, Unsettled, Verdict};
 use crate::session::{HEADER, Settled};
 use crate::sync::Given;
@@ -111,32 +110,25 @@ impl SessionDelivery {
 
     /// Delivers what has come: into the inbox, or to the callback. Ready when there is nothing left.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
+        let handling = ready!(self.poll_choice(cx))?;
         loop {
-            let delivery = ready!(self.poll_choice(cx))?;
             if let Some(call) = &mut self.call {
                 let called = ready!(call.called.as_mut().poll(cx));
                 let message = self.call.take().map(|call| call.message);
                 message.map_or(Ok(()), |message| self.called(message, called))?;
             }
             let Some(stashed) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
-            match delivery {
+            match &handling {
                 Handling::Inbox => {
                     let room = stashed.memory + ITEM;
-                    let mut share = match self.share.take() {
-                        Some(share) if room <= share.bytes() => share,
-                        // Nothing is held while a larger share is waited for, or two could wait for each other.
-                        too_small => {
-                            drop(too_small);
-                            ready!(self.inbox.poll_reserve(room, cx))
-                        }
-                    };
+                    let mut share = ready!(self.poll_share(room, cx));
                     share.shrink(room);
                     if let Some(stashed) = self.stash.pop_front() {
                         // Without a consumer nothing is taken, and the task ends.
                         let _ = self.inbox.send(Arrival::Batch(stashed.received(&self.member)), share);
                     }
                 }
-                Handling::Decoded(decoding) => ready!(self.poll_decode(&decoding, cx))?,
+                Handling::Decoded(decoding) => ready!(self.poll_decode(decoding, cx))?,
                 Handling::Connections => {
                     if let (Some(stashed), Some(inlet)) = (self.stash.pop_front(), &self.inlet) {
                         inlet.push(connection::Batch { frames: stashed.frames, unsettled: stashed.unsettled });
@@ -152,7 +144,7 @@ impl SessionDelivery {
                     self.called(unsettled, called)?;
                 }
                 Handling::AsyncCallback(callback) => {
-                    let (peer, running) = (self.member.peer, self.running.clone());
+                    let (callback, peer, running) = (callback.clone(), self.member.peer, self.running.clone());
                     let Some((message, unsettled)) = stashed.next() else {
                         self.stash.pop_front();
                         continue;
@@ -162,6 +154,18 @@ impl SessionDelivery {
                     let called = foreign::run(call, move |panic| running.call_panicked(peer, panic)).boxed();
                     self.call = Some(Call { message: unsettled, called });
                 }
+            }
+        }
+    }
+
+    /// Waits for a share of the inbox of so many bytes, or more.
+    fn poll_share(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Share> {
+        match self.share.take() {
+            Some(share) if bytes <= share.bytes() => Poll::Ready(share),
+            // Nothing is held while a larger share is waited for, or two could wait for each other.
+            too_small => {
+                drop(too_small);
+                self.inbox.poll_reserve(bytes, cx)
             }
         }
     }
@@ -194,15 +198,11 @@ impl SessionDelivery {
 
     /// Decodes the first batch, or the first piece of it.
     fn poll_decode(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
-        let Some(Stashed { frames, unsettled, .. }) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
-        let most = decoding.most_memory(frames.len());
-        let mut share = match self.share.take() {
-            Some(share) if most <= share.bytes() => share,
-            too_small => {
-                drop(too_small);
-                ready!(self.inbox.poll_reserve(most, cx))
-            }
+        let Some(most) = self.stash.front().map(|stashed| decoding.most_memory(stashed.frames.len())) else {
+            return Poll::Ready(Ok(()));
         };
+        let mut share = ready!(self.poll_share(most, cx));
+        let Some(Stashed { frames, unsettled, .. }) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
         let (peer, before) = (self.member.peer, frames.len());
         let piece = decoding.decode(frames, |error| self.running.decode_failed(peer, error));
         let mut decoded = unsettled.split_to(piece.messages, (before - frames.len()) as u64);
@@ -257,16 +257,10 @@ impl SessionDelivery {
 
     /// Replies that the peer's program did not take.
     pub(super) fn count_untaken(&self, letters: Vec<(Vec<Bytes>, Verdict)>) {
-        let peer = self.member.peer;
         for (messages, verdict) in letters {
-            if self.inlet.is_some() {
-                self.returned.put(messages, &verdict);
-                continue;
-            }
-            let count = messages.len();
-            messages.into_iter().for_each(|message| drop(foreign::dispose(message)));
-            if count > 0 {
-                self.running.reporter.report(Event::Undelivered { peer, messages: count });
+            match self.inlet {
+                Some(_) => self.returned.put(messages, &verdict),
+                None => self.running.undelivered(&self.member, messages),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use futures::{AsyncWriteExt, FutureExt};
+use futures::FutureExt;
 
 use super::member::Member;
 use super::peers::Running;
@@ -391,9 +391,5 @@ impl SessionTask {
 
 /// Says this, if the socket takes it in time. Whether it has.
 pub(super) async fn answer(config: &Config, stream: &mut Stream, bytes: &[u8]) -> bool {
-    let written = async {
-        stream.write_all(bytes).await?;
-        stream.flush().await
-    };
-    matches!(config.runtime.within(config.dial_timeout, written).await, Some(Ok(())))
+    matches!(config.runtime.within(config.dial_timeout, stream.say(bytes)).await, Some(Ok(())))
 }

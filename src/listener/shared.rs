@@ -257,7 +257,7 @@ impl Shared {
     }
 
     /// Replies that come back, and that nobody takes back.
-    fn undelivered(&self, member: &Member, replies: Vec<Bytes>) {
+    pub(crate) fn undelivered(&self, member: &Member, replies: Vec<Bytes>) {
         let messages = replies.len();
         for message in replies {
             if let Err(panic) = foreign::dispose(message) {

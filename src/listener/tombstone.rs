@@ -5,8 +5,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::AsyncWriteExt;
-
 use super::peers::{Guest, Running};
 use super::principal::Principal;
 use super::sessions::SessionTable;
@@ -31,7 +29,7 @@ pub(crate) async fn serve(
         let resumed = outbox.resume_session(&hello.positions, &hello.terms);
         let Ok((positions, _)) = resumed else { return };
         let welcome = table.welcome(hello, Status::Resumed, positions).encode();
-        if stream.write_all(&welcome).await.is_err() || stream.flush().await.is_err() {
+        if stream.say(&welcome).await.is_err() {
             return;
         }
         let mut attached =

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::unread::Unread;
 use crate::endpoint::Endpoint;
@@ -24,6 +24,12 @@ impl Stream {
     /// The same, which brings these bytes once more.
     pub(crate) fn unread(self, bytes: &[u8]) -> Self {
         Self(Arc::new(Unread::new(self.0, bytes)))
+    }
+
+    /// Writes all of this, and waits until the kernel has it.
+    pub(crate) async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes).await?;
+        self.flush().await
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<Endpoint> {
