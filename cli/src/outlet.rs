@@ -16,9 +16,6 @@ use crate::units::Delays;
 /// How much is collected before it is written, in messages and in bytes.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
-/// How long the end may take where `close_timeout` has no limit.
-const LONG: Duration = Duration::from_secs(24 * 3600);
-
 /// One destination. Its messages are written in their order, and each is either written or counted as not sent.
 ///
 /// What the kernel has taken counts as written, and is never written again: when a connection breaks, the last of it may be lost,
@@ -214,7 +211,7 @@ impl Outlet {
 
     /// Closes all connections, and says how many messages were written. An error if that is not all of them.
     pub(crate) async fn close(mut self, quiet: bool) -> Result<(), Failure> {
-        let deadline = self.settings.close_timeout.map_or(Duration::from_secs(5), |limit| limit.0.unwrap_or(LONG));
+        let deadline = self.settings.close_limit();
         let endings = self.manager.shutdown(deadline).await;
         self.tell();
         let mut cut = Vec::new();

@@ -137,6 +137,11 @@ pub(crate) struct Settings {
     pub(crate) tls_name: Option<String>,
 }
 
+/// The default of `close_timeout`.
+const CLOSE: Duration = Duration::from_secs(5);
+/// What stands for no limit.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
 /// The runtimes of the library.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -227,6 +232,11 @@ impl Settings {
             Some(TimeLimit(limit)) => limit,
             None => self.reconnect.and_then(|delays| delays.limit),
         }
+    }
+
+    /// How long the end may take.
+    pub(crate) fn close_limit(&self) -> Duration {
+        self.close_timeout.map_or(CLOSE, |TimeLimit(limit)| limit.unwrap_or(LONG))
     }
 
     /// The library's settings, for one side of a connection.

@@ -32,10 +32,6 @@ const DIGITS: u8 = 3;
 const NUMBER: usize = 8;
 /// After how many messages that are due it looks for replies.
 const LOOK: u64 = 64;
-/// How long it waits for the last replies where `close_timeout` is not set.
-const GRACE: Duration = Duration::from_secs(5);
-/// The same where it has no limit.
-const LONG: Duration = Duration::from_secs(24 * 3600);
 /// What is printed.
 const PERCENTILES: [f64; 6] = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
@@ -197,7 +193,7 @@ impl Load<'_> {
         mut is_done: oneshot::Receiver<()>,
         sent: &Cell<u64>,
     ) -> Result<(), Failure> {
-        let grace = self.settings.close_timeout.map_or(GRACE, |limit| limit.0.unwrap_or(LONG));
+        let grace = self.settings.close_limit();
         let (mut received, mut over) = (0, pin!(FutureExt::fuse(Timer::never())));
         let mut is_sending = true;
         while is_sending || received < sent.get() {

@@ -18,9 +18,6 @@ use crate::settings::{Settings, Side};
 use crate::stop::Stop;
 use crate::terminal::say;
 
-/// How long the end may take where `close_timeout` has no limit.
-const LONG: Duration = Duration::from_secs(24 * 3600);
-
 /// After how many messages it looks for a signal, though more are there to be read.
 const LOOK: u64 = 1024;
 
@@ -127,7 +124,7 @@ impl Send {
         let mut fed = self.feed(&mut input, &mut pace, &address, &mut sink, &dead, settings, stop).await;
         // Whatever ended it, what was accepted is delivered. That it was not is told by the dead letters.
         let _ = sink.close().await;
-        let deadline = settings.close_timeout.map_or(Duration::from_secs(5), |limit| limit.0.unwrap_or(LONG));
+        let deadline = settings.close_limit();
         let ending = manager.shutdown(deadline).await.remove(&address);
         let LinkStats { written, acked, dead_lettered, in_doubt, refused, .. } = manager.stats().total;
         drop((sink, manager));
