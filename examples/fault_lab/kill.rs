@@ -12,7 +12,7 @@ use fastrand::Rng;
 
 use crate::fault_lab::books::{Id, peak_memory};
 use crate::fault_lab::order::{Order, STALL, broken, line, unless_it_stands};
-use crate::fault_lab::receiver::{self, Entry, Place, Receiver};
+use crate::fault_lab::receiver::{self, Entry, Place};
 use crate::fault_lab::senders::{Fate, MANAGERS, Outcomes, Senders};
 
 /// One receiver in so many is killed soon after its start, whatever it does then: within this time.
@@ -89,7 +89,7 @@ async fn work(
         let pause = if rng.u32(0..SOON_EVERY) == 0 {
             up_to(&mut rng, SOON)
         } else {
-            take(&mut receiver, &mut journal, takes).await?;
+            receiver.take(&mut journal, takes).await?;
             up_to(&mut rng, LATER)
         };
         task::sleep(pause).await;
@@ -106,16 +106,12 @@ async fn work(
         receiver = place.start()?;
     }
     // The last one goes on to the end.
-    take(&mut receiver, &mut journal, share.max(1)).await?;
+    receiver.take(&mut journal, share.max(1)).await?;
     let outcomes = senders.finish().await;
     receiver.close();
     let mut violations = Vec::new();
-    loop {
-        match receiver.next().await {
-            Some(Entry::Taken(id)) => journal.receive(id),
-            Some(Entry::End) => break,
-            None => break violations.push("the last receiver did not come to its end".to_owned()),
-        }
+    if !receiver.finish(&mut journal).await {
+        violations.push("the last receiver did not come to its end".to_owned());
     }
     let missing = (0..)
         .zip(&outcomes.accepted)
@@ -125,17 +121,6 @@ async fn work(
     let (denied, doubted) = (taken(Fate::NotSent) + taken(Fate::Refused), taken(Fate::InDoubt));
     let took = start.elapsed();
     Ok(Report { settings, outcomes, journal, kills: killed, unfounded, denied, doubted, violations, took })
-}
-
-/// Waits until so many more messages are taken.
-async fn take(receiver: &mut Receiver, journal: &mut Order, messages: u64) -> Result<(), BoxError> {
-    for _ in 0..messages {
-        match receiver.next().await {
-            Some(Entry::Taken(id)) => journal.receive(id),
-            Some(Entry::End) | None => return Err("a receiver ended by itself".into()),
-        }
-    }
-    Ok(())
 }
 
 impl Report {

@@ -18,6 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::fault_lab::books::Id;
 use crate::fault_lab::messages::parse;
+use crate::fault_lab::order::Order;
 
 /// What tells a process to be a receiver, and at which port.
 const PORT: &str = "BUFFSTREAMS_FAULT_LAB_PORT";
@@ -155,6 +156,28 @@ impl Receiver {
     /// What it has written next. `None` if its output has ended.
     pub(crate) async fn next(&mut self) -> Option<Entry> {
         self.journal.next().await
+    }
+
+    /// Waits until it has taken so many more messages.
+    pub(crate) async fn take(&mut self, journal: &mut Order, messages: u64) -> Result<(), BoxError> {
+        for _ in 0..messages {
+            match self.next().await {
+                Some(Entry::Taken(id)) => journal.receive(id),
+                Some(Entry::End) | None => return Err("a receiver ended by itself".into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it is done, after it was closed. Whether it has come to its end.
+    pub(crate) async fn finish(&mut self, journal: &mut Order) -> bool {
+        loop {
+            match self.next().await {
+                Some(Entry::Taken(id)) => journal.receive(id),
+                Some(Entry::End) => return true,
+                None => return false,
+            }
+        }
     }
 
     /// Kills it, with SIGKILL.

@@ -11,7 +11,7 @@ use fastrand::Rng;
 
 use crate::fault_lab::books::peak_memory;
 use crate::fault_lab::order::{Order, STALL, broken, line, unless_it_stands};
-use crate::fault_lab::receiver::{self, Entry, Place, Receiver};
+use crate::fault_lab::receiver::{self, Place, Receiver};
 use crate::fault_lab::senders::{MANAGERS, Outcomes, Senders};
 
 /// What to run.
@@ -62,12 +62,7 @@ async fn work(
     let (mut journal, mut restarted) = (Order::default(), 0);
     while restarted < restarts {
         // Some are closed as soon as they have taken something.
-        for _ in 0..rng.u64(1..=(2 * share).max(1)) {
-            match receiver.next().await {
-                Some(Entry::Taken(id)) => journal.receive(id),
-                Some(Entry::End) | None => return Err("a receiver ended by itself".into()),
-            }
-        }
+        receiver.take(&mut journal, rng.u64(1..=(2 * share).max(1))).await?;
         receiver.close();
         let next = place.start()?;
         finish(&mut receiver, &mut journal).await?;
@@ -85,12 +80,9 @@ async fn work(
 
 /// Waits until a receiver that closes is done.
 async fn finish(receiver: &mut Receiver, journal: &mut Order) -> Result<(), BoxError> {
-    loop {
-        match receiver.next().await {
-            Some(Entry::Taken(id)) => journal.receive(id),
-            Some(Entry::End) => return Ok(()),
-            None => return Err("a receiver that closed did not come to its end".into()),
-        }
+    match receiver.finish(journal).await {
+        true => Ok(()),
+        false => Err("a receiver that closed did not come to its end".into()),
     }
 }
 
