@@ -1,14 +1,15 @@
 //! With sessions: what senders hear of a message on its way into a stream, and the stream of one on its way out.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, message::PublishMessage};
 use buffstreams::{Backoff, Bytes, Config, Deliveries, Health, Listener, Manager, Outcome, Session};
 use buffstreams_nats::{ADDRESS, Egress, Error, ID, Ingress, OUTCOME, OnFailure, REASON, async_nats};
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::server::{Server, config, consumer, everything, soon, stream, until};
+use crate::server::{Port, Server, config, consumer, everything, soon, stream, until};
 
 fn acked() -> Config {
     config().session(Session::new())
@@ -19,7 +20,7 @@ async fn a_message_is_acknowledged_when_the_stream_has_it_and_not_before() {
     let Some(mut server) = Server::start() else { return };
     let jetstream = server.jetstream().await;
     let orders = stream(&jetstream, "orders", 1).await;
-    let ingress = Ingress::new(jetstream, "orders");
+    let ingress = Ingress::new(jetstream, "orders").ordered();
     let deliveries = Listener::bind("127.0.0.1:0", acked()).await.unwrap().deliveries();
     let (address, closer) = (deliveries.local_addr(), deliveries.closer());
     let (running, counted) = (ingress.clone(), ingress.clone());
@@ -242,5 +243,65 @@ async fn what_is_too_old_is_told_and_comes_again() {
     assert_eq!(soon("failure", outcomes.next()).await, Some(Outcome::Expired));
     assert_eq!(soon("failure", outcomes.next()).await, Some(Outcome::Expired));
     handle.stop();
+    soon("end", running).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_is_taken_when_a_receiver_and_an_egress_die() {
+    const MESSAGES: usize = 300;
+    let Some(server) = Server::start() else { return };
+    let jetstream = server.jetstream().await;
+    let orders = stream(&jetstream, "orders", 1).await;
+    let durable = pull::Config {
+        durable_name: Some("durable".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(1),
+        ..Default::default()
+    };
+    let pulled = orders.create_consumer(durable).await.unwrap();
+    for number in 0..MESSAGES {
+        jetstream.publish("orders", number.to_string().into()).await.unwrap().await.unwrap();
+    }
+    let port = Port::new();
+    let bind = async || Listener::bind(port.address(), acked()).await.unwrap().deliveries();
+    let start = || {
+        let egress = Egress::new(pulled.clone(), Manager::new(acked()), port.address());
+        let egress = egress.in_flight(50, 1 << 20).on_failure(|_| OnFailure::Again(Duration::from_millis(50)));
+        (egress.handle(), tokio::spawn(egress.run()))
+    };
+    let mut taken = BTreeSet::new();
+    let mut take_up_to = async |count: usize, receiver: &mut Deliveries| {
+        while taken.len() < count {
+            let delivery = soon("message", receiver.next()).await.unwrap();
+            taken.insert(delivery.message().clone());
+            delivery.ack();
+        }
+    };
+    let (mut receiver, (first, running)) = (bind().await, start());
+    take_up_to(100, &mut receiver).await;
+    // What is in its inbox, and what it has taken of late, is in doubt as soon as there is another one, which knows nothing of it.
+    drop(receiver);
+    let mut receiver = bind().await;
+    take_up_to(200, &mut receiver).await;
+    until("failure", async || (first.stats().again > 0).then_some(())).await;
+    running.abort();
+    assert!(running.await.is_err(), "it was pulling");
+    let (second, running) = start();
+    take_up_to(MESSAGES, &mut receiver).await;
+    let look = async || {
+        let info = pulled.get_info().await.ok()?;
+        (info.num_pending + info.num_ack_pending as u64 == 0).then_some(())
+    };
+    // What comes a second time is taken as well.
+    let rest = async {
+        while let Some(delivery) = receiver.next().await {
+            delivery.ack();
+        }
+    };
+    tokio::select! {
+        () = until("acknowledgements", look) => {}
+        () = rest => panic!("the receiver has ended"),
+    }
+    second.stop();
     soon("end", running).await.unwrap().unwrap();
 }
