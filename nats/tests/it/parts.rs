@@ -234,10 +234,15 @@ async fn settle(
         for message in messages {
             sink.feed((address.clone(), message)).await.unwrap();
         }
-        match has_sessions() {
-            true => sink.barrier().await,
-            false => sink.flush().await,
+        if !has_sessions() {
+            return sink.flush().await;
         }
+        // An error says that some came back. The others may still be on their way.
+        let mut result = Ok(());
+        while let Err(error) = sink.barrier().await {
+            result = Err(error);
+        }
+        result
     };
     let (mut back, mut sending) = (Vec::new(), std::pin::pin!(sending));
     // What comes back is taken meanwhile, or it might be in the way of the rest.
