@@ -1,6 +1,6 @@
 //! Clients, ingress nodes and servers, each a process of its own, some of which are killed.
 //!
-//! `BUFFSTREAMS_NATS_MESSAGES` is how many messages there are in all: 50,000 unless it is set.
+//! `BUFFSTREAMS_NATS_MESSAGES` is how many messages there are in all: 50,000 unless it is set. In order it is a fifth of that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -111,7 +111,9 @@ impl Node {
 
 async fn run(form: Form, killed: Killed) -> Option<Report> {
     let mut cluster = Cluster::start()?;
-    let total = std::env::var("BUFFSTREAMS_NATS_MESSAGES").map_or(50_000, |count| count.parse().unwrap());
+    let total: u64 = std::env::var("BUFFSTREAMS_NATS_MESSAGES").map_or(50_000, |count| count.parse().unwrap());
+    // Each client has one in flight then.
+    let total = if form.ordered { total / 5 } else { total };
     // Five seconds at least, and no more than 20,000 messages a second.
     let millis = 5_000.max(total / 20);
     let jetstream = cluster.jetstream().await;

@@ -167,19 +167,32 @@ pub(crate) async fn consumer(stream: &stream::Stream) -> PullConsumer {
     stream.create_consumer(config).await.unwrap()
 }
 
-/// All that is in a stream: subject, id and message.
-pub(crate) async fn everything(stream: &stream::Stream) -> Vec<(String, String, Bytes)> {
+/// A message of a stream: subject, id and content.
+type Stored = (String, String, Bytes);
+
+/// All that is in a stream.
+pub(crate) async fn everything(stream: &stream::Stream) -> Vec<Stored> {
+    // A consumer that acknowledges nothing is not sent again what got lost with a server: then another one reads.
+    for _ in 0..5 {
+        if let Some(all) = read(stream).await {
+            return all;
+        }
+    }
+    panic!("the stream cannot be read")
+}
+
+async fn read(stream: &stream::Stream) -> Option<Vec<Stored>> {
     let messages = until("information", async || stream.get_info().await.ok()).await.state.messages;
     let config = pull::Config { ack_policy: AckPolicy::None, memory_storage: true, ..Default::default() };
     let consumer = until("consumer", async || stream.create_consumer(config.clone()).await.ok()).await;
     let mut all = Vec::new();
-    let mut coming = consumer.stream().max_messages_per_batch(5000).messages().await.unwrap();
+    let mut coming = consumer.stream().max_messages_per_batch(5000).messages().await.ok()?;
     while all.len() < messages as usize {
-        let message = soon("message", coming.next()).await.unwrap().unwrap();
+        let message = tokio::time::timeout(Duration::from_secs(15), coming.next()).await.ok()??.ok()?;
         let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).unwrap().to_string();
         all.push((message.subject.to_string(), id, message.payload.clone()));
     }
-    all
+    Some(all)
 }
 
 pub(crate) fn config() -> Config {
