@@ -347,13 +347,21 @@ impl Write {
         }
     }
 
+    #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if !self.closed && self.local.output.len() >= HIGH_WATER {
+        if self.local.output.len() < HIGH_WATER { Poll::Ready(Ok(())) } else { self.poll_room(cx) }
+    }
+
+    /// What it fails with is told by `start_send`, which has the message.
+    #[inline(never)]
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if !self.closed {
             let _ = ready!(self.poll_hand_over(cx));
         }
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     pub(super) fn start_send(&mut self, message: Bytes) -> Result<(), Error> {
         if self.is_closed() {
             return Err(Error::Closed { message: Some(message.into()) });
@@ -366,7 +374,16 @@ impl Write {
         !self.is_closed() && self.local.output.len() >= HIGH_WATER
     }
 
+    /// Whether nothing is accepted any more. The queue is asked for the first message of a batch, and while it does not take one:
+    /// that is a lock. What is accepted behind the first is handed over with it, or is unsent with it.
+    #[inline]
     fn is_closed(&self) -> bool {
+        let asks = self.local.messages == 0 || self.local.output.len() >= HIGH_WATER;
+        asks && self.is_closed_now()
+    }
+
+    #[inline(never)]
+    fn is_closed_now(&self) -> bool {
         self.closed || self.outbox().is_closed()
     }
 

@@ -266,7 +266,8 @@ impl Session {
     /// There is nothing to write, and nothing is held.
     pub(crate) fn release(&mut self) {
         if self.replay.messages() == 0 {
-            self.replay.release();
+            // As a connection without a session does, one that was dialed keeps the buffer of a batch. A listener may have many.
+            self.replay.release(if self.side == Side::Dialer { 1 } else { 0 });
         }
     }
 
