@@ -9,10 +9,22 @@ use std::future::Future;
 use std::mem;
 use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::foreign::{self, PanicHook, PanicSource};
+
+/// Those of std, or where a test tries the orders in which threads can run, those that let it choose.
+#[cfg(not(all(test, buffstreams_shuttle)))]
+mod primitives {
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+}
+#[cfg(all(test, buffstreams_shuttle))]
+mod primitives {
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+}
+use primitives::Mutex;
+pub(crate) use primitives::{MutexGuard, atomic};
 
 /// A mutex. Nothing panics halfway under it, so one that was poisoned is whole.
 #[derive(Debug, Default)]

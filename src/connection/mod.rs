@@ -5,6 +5,7 @@ mod halves;
 mod inlet;
 mod plain_read;
 mod plain_write;
+mod returned;
 mod session;
 mod socket;
 
@@ -29,7 +30,8 @@ use crate::transport;
 use crate::wire::Codec;
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use inlet::{Batch, Inlet};
-pub(crate) use session::{Line, Returned};
+pub(crate) use returned::Returned;
+pub(crate) use session::Line;
 pub(crate) use socket::OnEnd;
 use socket::{Origin, Shared};
 

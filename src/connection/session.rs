@@ -4,7 +4,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 
 use super::inlet::{Batch, Came, Inlet};
+use super::returned::Returned;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
@@ -20,10 +21,9 @@ use crate::framed::{self, HIGH_WATER, Messages};
 use crate::link::{self, First, Link, News, Owner};
 use crate::observe::in_link_span;
 use crate::peer::{Address, Peer};
-use crate::queue::{self, Fate, Outbox, Outcome, Place, Unsettled, Verdict};
+use crate::queue::{self, Fate, Outbox, Place, Unsettled, Verdict};
 use crate::runtime::Task;
 use crate::session::{ErrorCode, Settled};
-use crate::sync::Lock;
 use crate::transport;
 use crate::wire::{Codec, Decoder, Frames, Output};
 
@@ -102,6 +102,17 @@ impl Drop for Shared {
     }
 }
 
+impl Shared {
+    /// Where the sending half learns what became of its messages.
+    fn fate(&self) -> Fate {
+        match self.peer {
+            None => self.returned.fate(),
+            // Those that its listener cannot send are counted there.
+            Some(_) => Fate::default(),
+        }
+    }
+}
+
 /// Tells the other end that the session is over, if it is not: where the socket takes that at once. `false` where the queue has no
 /// socket.
 fn say_gone(line: &dyn Line) -> bool {
@@ -110,39 +121,8 @@ fn say_gone(line: &dyn Line) -> bool {
         return true;
     }
     outbox.say_error(ErrorCode::Gone);
-    let driven = foreign::call(|| outbox.poll_drive(&mut Context::from_waker(std::task::Waker::noop())));
+    let driven = foreign::call(|| outbox.poll_drive(&mut Context::from_waker(Waker::noop())));
     !matches!(driven, Ok(Poll::Ready(Err(_))))
-}
-
-/// Messages that came back.
-#[derive(Default)]
-pub(crate) struct Returned {
-    state: Lock<Back>,
-}
-
-#[derive(Default)]
-struct Back {
-    /// They were sent, and nobody knows more, or were refused.
-    in_doubt: Vec<Bytes>,
-    unsent: Vec<Bytes>,
-}
-
-impl Returned {
-    pub(crate) fn put(&self, messages: Vec<Bytes>, verdict: &Verdict) {
-        let mut state = self.state.lock();
-        match verdict.outcome {
-            Outcome::InDoubt | Outcome::Refused => state.in_doubt.extend(messages),
-            _ => state.unsent.extend(messages),
-        }
-    }
-
-    pub(super) fn take_in_doubt(&self) -> Vec<Bytes> {
-        mem::take(&mut self.state.lock().in_doubt)
-    }
-
-    pub(super) fn take_unsent(&self) -> Vec<Bytes> {
-        mem::take(&mut self.state.lock().unsent)
-    }
 }
 
 /// A connection, as its link knows it.
@@ -222,7 +202,7 @@ pub(super) fn accepted(
 
 fn halves(shared: Shared, codec: Codec) -> (Read, Write) {
     let shared = Arc::new(shared);
-    let local = queue::Batch::new(Output::new(codec), Fate::default());
+    let local = queue::Batch::new(Output::new(codec), shared.fate());
     let closing = Deadline::new(&shared.config.runtime);
     let read =
         Read { shared: shared.clone(), frames: Frames::new(Decoder::with(codec), Bytes::new()), unsettled: None };
@@ -406,10 +386,11 @@ impl Write {
 
     /// Whether what came through here was sent, since that was asked last.
     fn fate(&mut self) -> Result<(), Error> {
-        match self.local.fate.take() {
-            Some(source) => Err(Error::NotSent { address: self.shared.address.clone(), message: None, source }),
-            None => Ok(()),
-        }
+        let Some(source) = self.local.fate.take() else { return Ok(()) };
+        self.local.fate = self.shared.fate();
+        // Who gives messages back has the lock until all of them are there.
+        drop(self.outbox().peek());
+        Err(Error::NotSent { address: self.shared.address.clone(), message: None, source })
     }
 
     /// Waits until all that came through here is acknowledged.

@@ -15,7 +15,7 @@ use super::member::Member;
 use super::peers::{Guest, Running, Seat};
 use super::principal::Principal;
 use super::received::Arrival;
-use super::seating::{Offer, Seating};
+use super::seating::{Offer, Seating, Taken};
 use super::sessions::{BUSY, Judged, SessionTable};
 use super::{peer_task, session_task, tombstone};
 use crate::endpoint::Endpoint;
@@ -304,7 +304,7 @@ fn begin_session(
         return Err((instead, guest));
     }
     let Guest { place, stream, from } = guest;
-    let offer = Offer { place, stream: stream.clone(), from, hello, taken: Signal::default() };
+    let offer = Offer { place, stream: stream.clone(), from, hello, taken: Taken::default() };
     let admitted = running.admit(&member, stream, || {
         let task = session_task::run(running.clone(), table.clone(), member.clone(), offer, inbox);
         running.config.runtime.spawn(in_peer_span(&running.local_addr, peer, task))
@@ -320,7 +320,7 @@ async fn offer(running: &Running, member: &Arc<Member>, guest: Guest, hello: Hel
     let Guest { place, stream, from } = guest;
     let Some(seating) = &member.session else { return Err(Guest { place, stream, from }) };
     let (taken, epoch) = (Signal::default(), hello.epoch);
-    let offer = Box::new(Offer { place, stream, from, hello, taken: taken.clone() });
+    let offer = Box::new(Offer { place, stream, from, hello, taken: Taken(taken.clone()) });
     let back = |offer: Box<Offer>| {
         let Offer { place, stream, from, .. } = *offer;
         Guest { place, stream, from }

@@ -119,7 +119,7 @@ impl SessionTask {
     /// Goes on with this connection, to its end.
     async fn connected(&mut self, offer: Offer, is_new: bool) -> Next {
         let Offer { place, mut stream, from, hello, taken } = offer;
-        taken.give(());
+        drop(taken);
         let (member, table) = (self.member.clone(), self.table.clone());
         let Some(seating) = &member.session else { return Next::Over(Reason::Stopped) };
         if !is_new && let Err(status) = table.attach(seating, &hello) {

@@ -18,7 +18,7 @@
 
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use super::totals::Totals;
 use super::verdict::Verdict;
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
-use crate::sync::{Guard, Lock};
+use crate::sync::{Guard, Lock, MutexGuard};
 use crate::wire::Codec;
 
 /// The queue of one peer.

@@ -172,6 +172,7 @@ fn only_its_own_file_names_a_runtime_and_one_file_the_channel() {
         ("blocking::", &["runtime/smol.rs"]),
         ("tokio::", &["runtime/tokio.rs"]),
         ("flume::", &["queue/inbox.rs"]),
+        ("shuttle::", &["sim/scheduled.rs", "sync.rs"]),
         ("tracing::", &["observe/facts.rs", "observe/lines.rs", "observe/span.rs"]),
         ("::metrics::", &["metrics.rs"]),
     ];

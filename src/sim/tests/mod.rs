@@ -23,6 +23,8 @@ mod fairness;
 mod foreign;
 mod host;
 mod inbox;
+#[cfg(buffstreams_shuttle)]
+mod interleavings;
 mod letters;
 mod loans;
 mod open;
