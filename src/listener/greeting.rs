@@ -105,6 +105,8 @@ impl Drop for Unfinished {
 enum Greeted {
     Plain(Stream),
     Session(Stream, Hello),
+    /// A HELLO that cannot be, and the answer.
+    Refused(Stream, Vec<u8>, HandshakeErrorKind),
 }
 
 async fn shake(unfinished: Unfinished, Guest { place, stream, from }: Guest, inbox: Sender<Arrival>) {
@@ -116,6 +118,10 @@ async fn shake(unfinished: Unfinished, Guest { place, stream, from }: Guest, inb
             match greeted {
                 Greeted::Plain(stream) => admit_plain(&running, Guest { place, stream, from }, inbox),
                 Greeted::Session(stream, hello) => welcome(&running, Guest { place, stream, from }, hello, inbox).await,
+                Greeted::Refused(stream, answer, kind) => {
+                    stream.part_in_background(answer, place, &running.config.runtime);
+                    tell(&running, from, Failed::Session(kind));
+                }
             }
             return;
         }
@@ -159,23 +165,22 @@ async fn greet(running: &Running, stream: Stream) -> Result<Greeted, Failed> {
     hello(stream, table).await
 }
 
-/// Reads a HELLO: as many bytes as it has, and no more.
+/// Reads a HELLO, and the byte behind it, which may not be there.
 async fn hello(mut stream: Stream, table: &SessionTable) -> Result<Greeted, Failed> {
-    let (mut bytes, mut got) = ([0; HANDSHAKE], 0);
+    let (mut bytes, mut got) = ([0; HANDSHAKE + 1], 0);
     let kind = loop {
-        match Hello::parse(&bytes[..got]) {
+        match Hello::parse_all(&bytes[..got]) {
             Ok(Some(hello)) => return Ok(Greeted::Session(stream, hello)),
             Ok(None) => {}
             Err(Violation::Magic { .. }) if table.settings.or_plain && bytes[0] != MAGIC[0] => {
                 return Ok(Greeted::Plain(stream.unread(&bytes[..got])));
             }
             Err(violation) => {
-                let answer = refusal(table, violation, &bytes);
-                if let Some(answer) = answer {
-                    // It is told, if it still listens.
-                    let _ = stream.say(&answer).await;
+                let kind = refused(violation, &bytes[..got]);
+                match refusal(table, violation, &bytes) {
+                    Some(answer) => return Ok(Greeted::Refused(stream, answer, kind)),
+                    None => break kind,
                 }
-                break refused(violation, &bytes[..got]);
             }
         }
         match stream.read(&mut bytes[got..]).await {
@@ -189,7 +194,7 @@ async fn hello(mut stream: Stream, table: &SessionTable) -> Result<Greeted, Fail
 }
 
 /// What the other end is told of its HELLO; a stranger is told nothing.
-fn refusal(table: &SessionTable, violation: Violation, bytes: &[u8; HANDSHAKE]) -> Option<Vec<u8>> {
+fn refusal(table: &SessionTable, violation: Violation, bytes: &[u8]) -> Option<Vec<u8>> {
     let status = match violation {
         Violation::Version(_) => Status::Version(VERSION),
         Violation::Limits => Status::Limits,
@@ -276,10 +281,9 @@ async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Ar
             }
             Judged::Refused(status) => status,
         };
-        let Guest { place, mut stream, from } = guest;
+        let Guest { place, stream, from } = guest;
         let answer = table.welcome(&hello, status, Default::default()).encode();
-        session_task::answer(&running.config, &mut stream, &answer).await;
-        drop((stream, place));
+        stream.part_in_background(answer.to_vec(), place, &running.config.runtime);
         return tell(
             running,
             from,

@@ -259,6 +259,76 @@ fn a_frame_that_cannot_be_ends_its_session_with_the_code_that_the_protocol_has_f
     });
 }
 
+/// All that the other end says until it ends the connection, which it does not reset.
+fn last_words(stream: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("it ends, and is not reset");
+    heard
+}
+
+/// Bytes that nobody reads any more do not take the last words from a peer.
+#[test]
+fn whoever_has_sent_a_lot_behind_the_last_straw_hears_why_it_was_the_last() {
+    let much = vec![0x55; 1 << 20];
+    let window = [&MAX.to_be_bytes()[..], &[7; MAX as usize]].concat().repeat(2 * WINDOW / MAX as usize);
+    let (resume, version) = (hello(100, &[(13, &[1])]), [&hello(100, &[])[..12], &[9]].concat());
+    run(async {
+        let mut site = Site::new(config()).await;
+        let frames = [
+            (vec![0xff; 4], SessionErrorCode::Malformed),
+            ([&[0x80, 0, 0, 9, 1][..], &[0xff; 8]].concat(), SessionErrorCode::Position),
+            ((MAX + 1).to_be_bytes().to_vec(), SessionErrorCode::TooLarge),
+            (window, SessionErrorCode::Window),
+        ];
+        for (id, (bytes, code)) in frames.into_iter().enumerate() {
+            let mut stream = session(site.addr, id as u8 + 1).await;
+            stream.write_all(&[&bytes, &much[..]].concat()).unwrap();
+            assert!(last_words(&mut stream).ends_with(&error(code)), "{code}");
+            match disconnected(&mut site.events, stream.local_addr().unwrap()).await {
+                Reason::Session(told) => assert_eq!(told, code),
+                other => panic!("{code}: {other:?}"),
+            }
+        }
+        let hellos = [
+            (hello(100, &[(32, &[0; 4])]), 7, SessionErrorCode::Malformed as u8),
+            (hello(100, &[]), 7, SessionErrorCode::Malformed as u8),
+            (hello(100, &[(36, &[0; 4])]), 88, 6),
+            (resume, 88, 2),
+            (version, 88, 5),
+        ];
+        for (n, (mut bytes, len, said)) in hellos.into_iter().enumerate() {
+            let mut stream = raw(site.addr);
+            if len == 88 {
+                // Not before the answer: a byte behind a HELLO is another violation.
+                stream.write_all(&bytes).unwrap();
+                stream.peek(&mut [0]).unwrap();
+                bytes.clear();
+            }
+            stream.write_all(&[&bytes, &much[..]].concat()).unwrap();
+            let answer = last_words(&mut stream);
+            assert_eq!((answer.len(), answer[if len == 88 { 13 } else { 6 }]), (len, said), "{n}");
+            site.refused().await;
+        }
+    });
+}
+
+/// What is thrown away is bounded.
+#[test]
+fn whoever_sends_for_ever_when_its_session_is_over_is_ended() {
+    run(async {
+        let site = Site::new(config()).await;
+        let mut stream = session(site.addr, 1).await;
+        stream.write_all(&[0xff; 4]).unwrap();
+        assert_eq!(last_words(&mut stream), error(SessionErrorCode::Malformed));
+        let (more, mut sent) = ([0x55; 64 << 10], 0);
+        while let Ok(n) = stream.write(&more) {
+            sent += n;
+            // 4 MiB, and what the system holds at both ends.
+            assert!(sent < 32 << 20, "{sent} bytes are taken");
+        }
+    });
+}
+
 /// What is received and not taken is bounded, however small it is.
 #[test]
 fn whoever_sends_more_than_the_window_is_ended() {
