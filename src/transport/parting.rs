@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,14 +24,16 @@ impl Stream {
     /// read are left when a socket is closed, the system resets the connection, and the other end may lose what it has not read
     /// yet.
     pub(crate) async fn part(mut self, last: &[u8], runtime: &Handle) {
-        let parting = async {
-            self.say(last).await?;
-            poll_fn(|cx| self.poll_half_close(cx)).await?;
-            let mut thrown_away = 0;
-            poll_fn(|cx| self.poll_throw_away(&mut thrown_away, cx)).await
-        };
-        let _: Option<io::Result<()>> = runtime.within(Some(LIMIT), parting).await;
+        let _: Option<io::Result<()>> = runtime.within(Some(LIMIT), pin!(self.say_last(last))).await;
         self.shut_down();
+    }
+
+    /// The same, without a limit of time.
+    async fn say_last(&mut self, last: &[u8]) -> io::Result<()> {
+        self.say(last).await?;
+        poll_fn(|cx| self.poll_half_close(cx)).await?;
+        let mut thrown_away = 0;
+        poll_fn(|cx| self.poll_throw_away(&mut thrown_away, cx)).await
     }
 
     /// The same, in a task that holds something until then: the place of the connection.
