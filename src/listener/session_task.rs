@@ -244,7 +244,7 @@ impl SessionTask {
         let mut expiry = pin!(running.config.runtime.sleep(ttl));
         let mut held = 0;
         poll_fn(|cx| {
-            self.member.outbox.set_driver(cx.waker());
+            self.member.outbox.set_driver_while_gone(cx.waker());
             let Some(seating) = &self.member.session else { return Poll::Ready(Next::Over(Reason::Stopped)) };
             match seating.take() {
                 Some(Called::Offer(offer)) => return Poll::Ready(Next::Offer(offer)),
