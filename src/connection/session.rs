@@ -18,12 +18,12 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign::{self, PanicHook};
 use crate::framed::{self, HIGH_WATER, Messages};
-use crate::link::{self, First, Link, News, Owner};
+use crate::link::{First, Link, News, Owner};
 use crate::observe::in_link_span;
 use crate::peer::{Address, Peer};
 use crate::queue::{self, Fate, Outbox, Place, Unsettled, Verdict};
 use crate::runtime::Task;
-use crate::session::{ErrorCode, Settled};
+use crate::session::{Control, ErrorCode, Settled};
 use crate::transport;
 use crate::wire::{Codec, Decoder, Frames, Output};
 
@@ -90,9 +90,9 @@ impl Drop for Shared {
                 task.stop().await;
             }
             match line.stream() {
-                Some(stream) if said => link::part(stream, &runtime).await,
+                Some(stream) if said => stream.part(&[], &runtime).await,
                 // The task had not begun with it.
-                Some(stream) => link::refuse(stream, ErrorCode::Gone, &runtime).await,
+                Some(stream) => stream.part(&Control::Error(ErrorCode::Gone).encode(), &runtime).await,
                 None => {}
             }
             line.cut();

@@ -16,7 +16,6 @@ use futures::future::{BoxFuture, OptionFuture};
 use super::handle::{Link, SessionCounters};
 use super::health::{Health, Pulse};
 use super::opened::{First, Opened};
-use super::parting::{part_in_background, refuse_in_background};
 use super::session::Dialed;
 use super::socket::LinkSocket;
 use super::{Attached, Down, News, Owner, Retries};
@@ -26,7 +25,7 @@ use crate::error::{Error, Loss};
 use crate::peer::Address;
 use crate::queue::{Outbox, Outcome, Rules, Ttl, Verdict};
 use crate::runtime::Handle;
-use crate::session::{Answer, ErrorCode, Side};
+use crate::session::{Answer, Control, ErrorCode, Side};
 use crate::transport;
 use crate::wire::Codec;
 
@@ -153,7 +152,7 @@ impl LinkTask {
             match (&ended, self.link.socket.stream()) {
                 (Ok(Turn::Violated(_)), Some(stream)) => {
                     self.link.socket.release();
-                    part_in_background(stream, self.runtime());
+                    stream.part_in_background(Vec::new(), (), self.runtime());
                 }
                 _ => self.link.socket.let_go(),
             }
@@ -209,7 +208,8 @@ impl LinkTask {
                 let Ok((positions, untaken)) = resumed else {
                     // What is unsent goes to a new session, on another connection.
                     link.socket.release();
-                    refuse_in_background(stream, ErrorCode::Position, self.runtime());
+                    let error = Control::Error(ErrorCode::Position).encode();
+                    stream.part_in_background(error.to_vec(), (), self.runtime());
                     self.lose_session(Loss::Violation(ErrorCode::Position));
                     return true;
                 };

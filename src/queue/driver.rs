@@ -24,6 +24,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().set_driver(waker);
     }
 
+    /// The same where there is no transport: it is woken by whatever is handed over.
+    pub(crate) fn set_driver_while_gone(&self, waker: &Waker) {
+        let mut state = self.lock();
+        state.set_driver(waker);
+        // Or the next producer would take it that the driver knows already, from before the transport was gone.
+        state.stalled = false;
+    }
+
     /// Lets the driver look around.
     pub(crate) fn call_driver(&self) {
         self.lock().call_driver();

@@ -253,7 +253,7 @@ impl Session {
     /// Whether this direction may be able to go on only when an ACK comes: the next frame may be longer than the room that is left,
     /// and whoever writes may have found so only now.
     pub(crate) fn waits_for_acks(&self) -> bool {
-        self.end.sender.waits_for_acks(None)
+        self.end.sender.waits_for_acks()
     }
 
     /// Whether there is something that could be written now.
