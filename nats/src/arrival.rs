@@ -4,7 +4,7 @@ use buffstreams::{Delivery, Peer};
 use bytes::Bytes;
 
 /// A message that has arrived, and somebody who may wait to hear what becomes of it. It is told once, by one of the two.
-pub(crate) trait Arrival {
+pub(crate) trait Arrival: Send + 'static {
     fn peer(&self) -> Peer;
     fn message(&self) -> &Bytes;
     /// What it is called wherever it comes from, if it is called anything.
@@ -13,8 +13,8 @@ pub(crate) trait Arrival {
     }
     /// The stream has it, by a quorum of its replicas.
     fn stored(self);
-    /// The program has it back: the stream may never have it.
-    fn unstored(self);
+    /// It is given up. Whether the stream has it all the same is known, unless it is in doubt.
+    fn unstored(self, in_doubt: bool);
 }
 
 /// Of a listener without acknowledgements: nobody waits.
@@ -29,7 +29,7 @@ impl Arrival for (Peer, Bytes) {
 
     fn stored(self) {}
 
-    fn unstored(self) {}
+    fn unstored(self, _in_doubt: bool) {}
 }
 
 /// Of a listener of acknowledged sessions: its sender waits.
@@ -50,9 +50,11 @@ impl Arrival for Delivery {
         self.ack();
     }
 
-    fn unstored(self) {
-        // No answer has come, so the stream may have it: the sender has it back as in doubt, which is not refused.
-        drop(self);
+    fn unstored(self, in_doubt: bool) {
+        // What is dropped is in doubt at its sender.
+        if !in_doubt {
+            self.refuse();
+        }
     }
 }
 
@@ -88,8 +90,8 @@ mod tests {
             self.tell("stored");
         }
 
-        fn unstored(self) {
-            self.tell("unstored");
+        fn unstored(self, in_doubt: bool) {
+            self.tell(if in_doubt { "in doubt" } else { "unstored" });
         }
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::{AckKind, Message};
-use buffstreams::{Address, Manager, chain};
+use async_nats::{HeaderMap, header};
+use buffstreams::{Address, Limit, Manager, Outcome, chain};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -18,6 +19,7 @@ use crate::ingress::call;
 use crate::letters;
 use crate::pull;
 use crate::room::Room;
+use crate::store::{self, Outbound, Store};
 use crate::write::Writer;
 
 /// How many messages may be in flight, unless the program says otherwise. A consumer has `max_ack_pending`, 1,000, at the most.
@@ -29,9 +31,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Writes the messages of a durable pull consumer to the addresses of a [`Manager`].
 ///
-/// A message is acknowledged when it is *written*: when the kernel of this machine has taken all of it, as
-/// [`Manager::write`] tells. So it is delivered at least once as far as that goes; what a receiver had not read when it ended is
-/// lost, as with any TCP. One that could not be written is tried again, or given up, as
+/// A message is acknowledged when it is *written*, as [`Manager::write`] tells:
+///
+/// - In an [acknowledged session](buffstreams::Config::session), when the receiver's program has taken it. So every message is
+///   taken at least once, whether egresses or receivers die; twice where one died in between.
+/// - Else, when the kernel of this machine has all of it. So it is delivered at least once as far as that goes; what a receiver had
+///   not read when it ended is lost, as with any TCP.
+///
+/// One that could not be written, or was not taken, comes again, is given up, or goes into another stream, as
 /// [`on_failure`](Self::on_failure) says.
 ///
 /// An address that is not open is dialed. What a manager does about a connection that breaks, [`Config::reconnect`] for one, it
@@ -44,12 +51,15 @@ pub struct Egress {
     consumer: PullConsumer,
     writer: Writer,
     to: To,
+    payload: PayloadOf,
     on_failure: Arc<dyn Fn(&Undelivered<'_>) -> OnFailure + Send + Sync>,
     handle: EgressHandle,
 }
 
 /// The program's function of a message.
 type AddressOf = Box<dyn Fn(&[u8]) -> Address + Send + Sync>;
+/// The program's function of what is written of a message.
+type PayloadOf = Box<dyn Fn(&Message) -> Bytes + Send + Sync>;
 
 /// Where a message goes.
 enum To {
@@ -73,6 +83,7 @@ struct Counts {
     written: AtomicU64,
     again: AtomicU64,
     terminated: AtomicU64,
+    moved: AtomicU64,
 }
 
 /// What an egress has counted so far. A message that is tried again is pulled again.
@@ -81,19 +92,21 @@ struct Counts {
 pub struct EgressStats {
     /// How many messages were pulled.
     pub pulled: u64,
-    /// How many were written, and acknowledged.
+    /// How many were written, with a session taken, and acknowledged.
     pub written: u64,
     /// How many were not, and come again: `nak`.
     pub again: u64,
     /// How many were not, and are given up: `term`.
     pub terminated: u64,
+    /// How many were not, and are in another stream: `term` as well.
+    pub moved: u64,
     /// How many are in flight now.
     pub in_flight: usize,
     /// How many bytes these are, with subjects and headers.
     pub in_flight_bytes: usize,
 }
 
-/// A message that could not be written.
+/// A message that could not be written, or that its receiver has not taken.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Undelivered<'a> {
@@ -107,13 +120,40 @@ pub struct Undelivered<'a> {
     pub deliveries: u64,
 }
 
-/// What becomes of a message that could not be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What becomes of a message that could not be written, or was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnFailure {
     /// It comes again after this time, a `nak`; until the consumer's `max_deliver` is over, if it has one.
     Again(Duration),
     /// It does not come again, a `term`; a stream that is a work queue forgets it. The reason is in the log.
     Terminate,
+    /// It goes into the stream that has this subject, and does not come again: a `term`, as soon as that stream has it.
+    ///
+    /// There it is a letter as those of [`DurableLetters`](crate::DurableLetters), with the headers that it had and one more, [`ID`]:
+    /// its id in this stream, by which it can be told whether it was taken after all. Its `Nats-Msg-Id` there is that of the
+    /// place from which it comes, so it is there once. Where it cannot be stored within a third of the consumer's `ack_wait`, it
+    /// comes again after a second.
+    ///
+    /// [`ID`]: crate::ID
+    Move(String),
+}
+
+impl Undelivered<'_> {
+    /// What became of it. With [`Outcome::InDoubt`] the receiver may have taken it, and with [`Outcome::Refused`] it has not, and
+    /// never will. With all others it was not sent.
+    pub fn outcome(&self) -> Outcome {
+        use buffstreams::Error as E;
+        let Error::Write(error) = self.error else { return Outcome::NotSent };
+        match error {
+            E::Refused { .. } => Outcome::Refused,
+            E::InDoubt { .. } => Outcome::InDoubt,
+            E::NotSent { source, .. } if matches!(**source, E::Timeout { what: Limit::MessageTtl, .. }) => {
+                Outcome::Expired
+            }
+            _ => Outcome::NotSent,
+        }
+    }
 }
 
 impl Egress {
@@ -141,8 +181,33 @@ impl Egress {
 
     fn with(consumer: PullConsumer, manager: Manager, to: To) -> Self {
         let (room, counts, stop) = (Room::new(MESSAGES, BYTES), Arc::default(), watch::Sender::new(false));
-        let on_failure = Arc::new(|_: &Undelivered<'_>| OnFailure::Again(AGAIN));
-        Self { consumer, writer: Writer::new(manager), to, on_failure, handle: EgressHandle { room, counts, stop } }
+        let on_failure = Arc::new(|undelivered: &Undelivered<'_>| match undelivered.outcome() {
+            Outcome::Refused => OnFailure::Terminate,
+            _ => OnFailure::Again(AGAIN),
+        });
+        let (writer, payload) = (Writer::new(manager), Box::new(|message: &Message| message.payload.clone()));
+        Self { consumer, writer, to, payload, on_failure, handle: EgressHandle { room, counts, stop } }
+    }
+
+    /// What is written of a message. Default: its payload. With its id in front of that, for one, a receiver knows what it has
+    /// twice: the id is the `Nats-Msg-Id` of the headers, where who published it gave one, or its place in the stream.
+    ///
+    /// It must be cheap, as the function of [`by`](Self::by). A message for which it panics is [`Undelivered`].
+    ///
+    /// ```
+    /// # use buffstreams_nats::Egress;
+    /// # fn configure(egress: Egress) -> Egress {
+    /// egress.payload(|message| {
+    ///     let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
+    ///     let id = id.map_or("", |id| id.as_str());
+    ///     [id.as_bytes(), b" ", &message.payload].concat().into()
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn payload(mut self, f: impl Fn(&Message) -> Bytes + Send + Sync + 'static) -> Self {
+        self.payload = Box::new(f);
+        self
     }
 
     /// How many messages may be in flight, and how many bytes of them; a message that is larger is in flight alone. Default: 1,000,
@@ -159,15 +224,21 @@ impl Egress {
         self
     }
 
-    /// What becomes of a message that could not be written. Default: it comes again after a second.
+    /// What becomes of a message that could not be written, or was not taken. Default: what the receiver refused is terminated, and
+    /// all else comes again after a second, what is in doubt as well. So a receiver has every message that it does not refuse, and
+    /// some perhaps twice.
     ///
     /// ```
     /// # use std::time::Duration;
+    /// # use buffstreams::Outcome;
     /// # use buffstreams_nats::{Egress, Error, OnFailure};
     /// # fn configure(egress: Egress) -> Egress {
-    /// egress.on_failure(|undelivered| match undelivered.error {
+    /// egress.on_failure(|undelivered| match (undelivered.outcome(), undelivered.error) {
+    ///     // Never twice: somebody looks whether the receiver has it.
+    ///     (Outcome::InDoubt, _) => OnFailure::Move("doubtful".to_owned()),
+    ///     (Outcome::Refused, _) => OnFailure::Terminate,
     ///     // It would be too large the next time as well.
-    ///     Error::Write(buffstreams::Error::MessageTooLarge { .. }) => OnFailure::Terminate,
+    ///     (_, Error::Write(buffstreams::Error::MessageTooLarge { .. })) => OnFailure::Terminate,
     ///     _ => OnFailure::Again(Duration::from_secs(undelivered.deliveries.min(30))),
     /// })
     /// # }
@@ -235,21 +306,21 @@ impl Egress {
     /// Writes one, and tells JetStream.
     async fn deliver(&self, message: Message, lease: Duration) {
         let address = self.address(&message);
-        let written = match &address {
-            Ok(address) => keep(&message, lease, self.writer.write(address, message.payload.clone())).await,
+        let result = match &address {
+            Ok(address) => match call("the function of what is written", || (self.payload)(&message)) {
+                Ok(payload) => keep(&message, lease, self.writer.write(address, payload)).await,
+                Err(error) => Err(error),
+            },
             Err(_) => Ok(()),
         };
         let (address, result) = match address {
-            Ok(address) => (Some(address), written),
+            Ok(address) => (Some(address), result),
             Err(error) => (None, Err(error)),
         };
         let counts = &self.handle.counts;
         let (count, ack) = match result {
             Ok(()) => (&counts.written, AckKind::Ack),
-            Err(error) => match self.failed(&message, address.as_ref(), &error) {
-                OnFailure::Again(delay) => (&counts.again, AckKind::Nak(Some(delay))),
-                OnFailure::Terminate => (&counts.terminated, AckKind::Term),
-            },
+            Err(error) => self.failed(&message, lease, address.as_ref(), &error).await,
         };
         match message.ack_with(ack).await {
             Ok(()) => {
@@ -268,18 +339,57 @@ impl Egress {
         }
     }
 
-    fn failed(&self, message: &Message, address: Option<&Address>, error: &Error) -> OnFailure {
-        let info = message.info().ok();
+    /// Asks the program what becomes of it, and says what is told to JetStream.
+    async fn failed(
+        &self,
+        message: &Message,
+        lease: Duration,
+        address: Option<&Address>,
+        error: &Error,
+    ) -> (&AtomicU64, AckKind) {
+        let (info, counts) = (message.info().ok(), &self.handle.counts);
         let deliveries = info.as_ref().map_or(1, |info| info.delivered.unsigned_abs());
         let undelivered = Undelivered { address, message: &message.payload, error, deliveries };
         let decision = call("the function of failures", || (self.on_failure)(&undelivered));
-        let decision = decision.unwrap_or(OnFailure::Again(AGAIN));
-        if decision == OnFailure::Terminate {
-            let sequence = info.map_or(0, |info| info.stream_sequence);
-            log::warn!(target: "buffstreams", "message {sequence} of {} is given up: {}", message.subject, chain(error));
+        let what = || {
+            let sequence = info.as_ref().map_or(0, |info| info.stream_sequence);
+            format!("message {sequence} of {}", message.subject)
+        };
+        match decision.unwrap_or(OnFailure::Again(AGAIN)) {
+            OnFailure::Again(delay) => (&counts.again, AckKind::Nak(Some(delay))),
+            OnFailure::Terminate => {
+                log::warn!(target: "buffstreams", "{} is given up: {}", what(), chain(error));
+                (&counts.terminated, AckKind::Term)
+            }
+            OnFailure::Move(subject) => {
+                match keep(message, lease, moved(message, lease, subject, &undelivered)).await {
+                    Ok(()) => (&counts.moved, AckKind::Term),
+                    Err(error) => {
+                        log::warn!(target: "buffstreams", "{} cannot be moved: {}", what(), chain(&error));
+                        (&counts.again, AckKind::Nak(Some(AGAIN)))
+                    }
+                }
+            }
         }
-        decision
     }
+}
+
+/// Stores it under another subject.
+async fn moved(message: &Message, lease: Duration, to: String, why: &Undelivered<'_>) -> Result<(), Error> {
+    let subject = store::subject(to).map_err(|subject| Error::Subject { subject })?;
+    let place = message.info().map(|info| format!("{}.{}", info.stream, info.stream_sequence));
+    let place = place.map_err(|source| Error::Refused { source })?;
+    let mut outbound = Outbound::new(subject, &place, message.payload.clone())?;
+    let headers = message.headers.as_ref();
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        let is_servers = name.to_string().starts_with("Nats-");
+        values.iter().filter(|_| !is_servers).for_each(|value| outbound.headers.append(name.clone(), value.clone()));
+    }
+    let id = headers.and_then(|headers| headers.get(letters::ID).or(headers.get(header::NATS_MESSAGE_ID)));
+    outbound.headers.insert(letters::ID, id.cloned().unwrap_or(store::header_value(&place)?));
+    letters::address_to(&mut outbound.headers, why.address, why.outcome(), why.error)?;
+    let stored = Store::new(message.context.clone()).store(&outbound, Some(lease)).await;
+    stored.map(drop).map_err(|failed| failed.error)
 }
 
 /// Tells JetStream, as long as this takes, that the message is worked on.
@@ -305,12 +415,13 @@ impl EgressHandle {
 
     /// What it has counted so far.
     pub fn stats(&self) -> EgressStats {
-        let Counts { pulled, written, again, terminated } = &*self.counts;
+        let Counts { pulled, written, again, terminated, moved } = &*self.counts;
         EgressStats {
             pulled: pulled.load(Relaxed),
             written: written.load(Relaxed),
             again: again.load(Relaxed),
             terminated: terminated.load(Relaxed),
+            moved: moved.load(Relaxed),
             in_flight: self.room.messages(),
             in_flight_bytes: self.room.bytes(),
         }

@@ -22,13 +22,13 @@ pub enum Error {
         /// What it was.
         value: String,
     },
-    /// The message and its headers are longer than the server takes: its `max_payload`.
-    #[error("a message of {len} bytes is too long, with its headers, for the server")]
+    /// The message and its headers are longer than the server takes, its `max_payload`, or the stream, its `max_message_size`.
+    #[error("a message of {len} bytes is too long, with its headers, for the server or the stream")]
     #[non_exhaustive]
     TooLarge {
         /// The message's length, in bytes.
         len: usize,
-        /// What the client said.
+        /// What the client, or the server, said.
         source: BoxError,
     },
     /// There is no connection to a server.

@@ -13,15 +13,17 @@ use async_nats::jetstream;
 use async_nats::subject::Subject;
 use buffstreams::{Delivery, Peer, chain};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::arrival::Arrival;
 use crate::error::Error;
+use crate::publisher::{Job, Publisher};
 use crate::room::{Place, Room};
-use crate::store::{self, Outbound, Store};
+use crate::store::{self, Attempts, Failed, Outbound, Store, Stored};
 
-/// How many messages may be in flight, unless the program says otherwise. A context of `async_nats` has 5,000 at the most.
+/// How many messages may be in flight, unless the program says otherwise.
 const MESSAGES: usize = 4096;
 /// How many bytes of them.
 const BYTES: usize = 16 << 20;
@@ -122,8 +124,10 @@ pub struct Unstored {
     pub peer: Peer,
     /// The message.
     pub message: Bytes,
-    /// What the last attempt met. After [`Error::Unacknowledged`] the stream may have it all the same, now or later.
+    /// What the last attempt met.
     pub error: Error,
+    /// Whether the stream may have it all the same, now or later: an attempt had no answer.
+    pub in_doubt: bool,
 }
 
 /// The messages of an [`Ingress`] that were not stored, as a `Stream`.
@@ -178,7 +182,8 @@ impl Ingress {
     /// How many messages may be in flight, and how many bytes of them; it may be one message more. Default: 4,096, and 16 MiB. It
     /// takes up to four times these bytes, where small messages keep what was read together with them.
     ///
-    /// The context has a limit of its own, `max_ack_inflight`, which is 5,000 unless set otherwise.
+    /// The client of NATS holds as many answers as its `subscription_capacity` says, 65,536 unless set otherwise. What is over that is
+    /// published again.
     ///
     /// # Panics
     ///
@@ -234,22 +239,22 @@ impl Ingress {
     /// by a quorum of its replicas, and never before.
     ///
     /// Unless the program gives an id, it is that of the [`Delivery`](buffstreams::Delivery), which stays the same whatever becomes of
-    /// this process's connections. What is given up, and what is in flight when this process dies, comes back to its sender as in
-    /// doubt: where that sends it again under an id of the program's own, the stream takes it once.
+    /// this process's connections. What is [`Unstored`] comes back to its sender as refused, where it is certain that the stream does
+    /// not have it, as with one that is too long. Where an attempt had no answer, it comes back as in doubt, as does what is in flight
+    /// when this process dies: where the sender sends it again under an id of the program's own, the stream takes it once.
     pub async fn run_acked(&self, deliveries: impl Stream<Item = Delivery> + Unpin) {
         self.take_all(deliveries).await;
     }
 
     pub(crate) async fn take_all<A: Arrival>(&self, mut arrivals: impl Stream<Item = A> + Unpin) {
-        let (mut lanes, mut storing) = (Lanes::default(), FuturesUnordered::new());
-        let mut is_open = true;
-        while is_open || !storing.is_empty() {
-            tokio::select! {
-                Some(peer) = storing.next() => {
-                    if self.ordered && let Some((arrival, place)) = lanes.next_of(peer) {
-                        storing.push(self.settle(arrival, place));
-                    }
+        let (mut lanes, mut is_open) = (Lanes::default(), true);
+        let mut storing = Storing { publisher: Publisher::new(&self.store).await, again: FuturesUnordered::new() };
+        while is_open || !storing.publisher.is_empty() || !storing.again.is_empty() {
+            let mut settled = tokio::select! {
+                (job, result) = storing.publisher.next(), if !storing.publisher.is_empty() => {
+                    self.attempted(job, result, &mut storing)
                 }
+                Some(job) = storing.again.next() => self.publish(job, &mut storing).await,
                 arrival = self.room.for_next(arrivals.next()), if is_open => {
                     let Some(arrival) = arrival else {
                         is_open = false;
@@ -257,33 +262,34 @@ impl Ingress {
                     };
                     self.shared.counts.received.fetch_add(1, Relaxed);
                     let place = self.room.take(arrival.message().len());
-                    let next = if self.ordered { lanes.enter(arrival, place) } else { Some((arrival, place)) };
-                    storing.extend(next.map(|(arrival, place)| self.settle(arrival, place)));
+                    match if self.ordered { lanes.enter(arrival, place) } else { Some((arrival, place)) } {
+                        Some((arrival, place)) => self.begin(arrival, place, &mut storing).await,
+                        None => None,
+                    }
                 }
+            };
+            while self.ordered
+                && let Some(peer) = settled.take()
+                && let Some((arrival, place)) = lanes.next_of(peer)
+            {
+                settled = self.begin(arrival, place, &mut storing).await;
             }
         }
     }
 
-    /// Stores one, or hands it to the program, and tells whoever waits for it.
-    async fn settle<A: Arrival>(&self, arrival: A, place: Place) -> Peer {
-        let (peer, counts) = (arrival.peer(), &self.shared.counts);
-        match self.store(peer, arrival.message(), arrival.id()).await {
-            Ok(stored) => {
-                counts.stored.fetch_add(1, Relaxed);
-                counts.duplicates.fetch_add(stored.duplicate.into(), Relaxed);
-                arrival.stored();
+    /// The first attempt. Returns the peer if its message is settled by that.
+    async fn begin<A: Arrival>(&self, arrival: A, place: Place, storing: &mut Storing<A>) -> Option<Peer> {
+        match self.outbound(&arrival) {
+            Ok(outbound) => {
+                let attempts = Attempts::new();
+                self.publish(Job { arrival, place, outbound, attempts }, storing).await
             }
-            Err(error) => {
-                let message = arrival.message().clone();
-                arrival.unstored();
-                counts.unstored.fetch_add(1, Relaxed);
-                self.hand_over(Unstored { peer, message, error }, place);
-            }
+            Err(error) => Some(self.settle(arrival, place, Err(error.into()))),
         }
-        peer
     }
 
-    async fn store(&self, peer: Peer, message: &Bytes, known: Option<String>) -> Result<store::Stored, Error> {
+    fn outbound<A: Arrival>(&self, arrival: &A) -> Result<Outbound, Error> {
+        let (peer, message) = (arrival.peer(), arrival.message());
         let subject = match &self.subject {
             ToSubject::Fixed(subject) => subject.clone(),
             ToSubject::By(f) => store::subject(call("the function of the subject", || f(peer, message))?),
@@ -291,15 +297,63 @@ impl Ingress {
         let subject = subject.map_err(|subject| Error::Subject { subject })?;
         let id = match &self.id {
             ToId::Own(prefix) => {
-                known.unwrap_or_else(|| format!("{prefix}.{}", self.shared.last.fetch_add(1, Relaxed)))
+                let own = || format!("{prefix}.{}", self.shared.last.fetch_add(1, Relaxed));
+                arrival.id().unwrap_or_else(own)
             }
             ToId::By(f) => call("the function of the id", || f(peer, message))?,
         };
-        let outbound = Outbound::new(subject, &id, message.clone())?;
-        let repeated = || {
-            self.shared.counts.repeated.fetch_add(1, Relaxed);
+        Outbound::new(subject, &id, message.clone())
+    }
+
+    async fn publish<A: Arrival>(&self, job: Job<A>, storing: &mut Storing<A>) -> Option<Peer> {
+        let is_repeated = job.attempts.published;
+        match storing.publisher.publish(job).await {
+            Ok(()) => {
+                self.shared.counts.repeated.fetch_add(is_repeated.into(), Relaxed);
+                None
+            }
+            Err((job, error)) => self.attempted(job, Err(error), storing),
+        }
+    }
+
+    /// What an attempt has come to: another one, or the end.
+    fn attempted<A: Arrival>(
+        &self,
+        mut job: Job<A>,
+        result: Result<Stored, Error>,
+        storing: &mut Storing<A>,
+    ) -> Option<Peer> {
+        let result = match result.map_err(|error| job.attempts.failed(error, self.give_up)) {
+            Ok(stored) => Ok(stored),
+            Err(Err(failed)) => Err(failed),
+            Err(Ok(delay)) => {
+                storing.again.push(Box::pin(async move {
+                    tokio::time::sleep(delay).await;
+                    job
+                }));
+                return None;
+            }
         };
-        self.store.store(&outbound, self.give_up, repeated).await
+        Some(self.settle(job.arrival, job.place, result))
+    }
+
+    /// It is stored, or handed to the program. Tells its sender, if that waits for it.
+    fn settle<A: Arrival>(&self, arrival: A, place: Place, result: Result<Stored, Failed>) -> Peer {
+        let (peer, counts) = (arrival.peer(), &self.shared.counts);
+        match result {
+            Ok(stored) => {
+                counts.stored.fetch_add(1, Relaxed);
+                counts.duplicates.fetch_add(stored.duplicate.into(), Relaxed);
+                arrival.stored();
+            }
+            Err(Failed { error, in_doubt }) => {
+                let message = arrival.message().clone();
+                arrival.unstored(in_doubt);
+                counts.unstored.fetch_add(1, Relaxed);
+                self.hand_over(Unstored { peer, message, error, in_doubt }, place);
+            }
+        }
+        peer
     }
 
     fn hand_over(&self, unstored: Unstored, place: Place) {
@@ -308,7 +362,7 @@ impl Ingress {
             Some(taker) => taker.send((unstored, place)).err().map(|refused| refused.0.0),
             None => Some(unstored),
         };
-        if let Some(Unstored { peer, message, error }) = untaken {
+        if let Some(Unstored { peer, message, error, .. }) = untaken {
             let error = chain(&error);
             log::error!(target: "buffstreams", "a message of {} bytes from {peer} is lost: {error}", message.len());
         }
@@ -323,6 +377,12 @@ impl Ingress {
 /// Calls a function of the program.
 pub(crate) fn call<T>(what: &'static str, f: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|_| Error::Panicked { what })
+}
+
+/// What is on its way into the stream, and what waits for another attempt.
+struct Storing<A> {
+    publisher: Publisher<A>,
+    again: FuturesUnordered<BoxFuture<'static, Job<A>>>,
 }
 
 /// Who has one in flight, and what waits behind it.

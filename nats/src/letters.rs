@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{HeaderMap, Subject};
-use buffstreams::{Address, DeadLetter, Manager, chain};
+use buffstreams::{Address, DeadLetter, Manager, Outcome, chain};
 use futures::stream::{Stream, StreamExt};
 
 use crate::egress::Egress;
@@ -19,6 +19,9 @@ pub const ADDRESS: &str = "Buffstreams-Address";
 pub const OUTCOME: &str = "Buffstreams-Outcome";
 /// The header with the reason, an error and its causes, in one line.
 pub const REASON: &str = "Buffstreams-Reason";
+/// The header with the id, the `Nats-Msg-Id`, that a message had in the stream from which [`OnFailure::Move`](crate::OnFailure::Move)
+/// took it.
+pub const ID: &str = "Buffstreams-Id";
 
 /// How many letters are on their way into the stream at a time.
 const AT_A_TIME: usize = 64;
@@ -82,12 +85,8 @@ impl DurableLetters {
         let subject = self.subject.clone().map_err(|subject| Error::Subject { subject })?;
         let id = format!("{}.{}", self.id, self.next.fetch_add(1, Relaxed));
         let mut outbound = Outbound::new(subject, &id, letter.message.clone())?;
-        let headers = &mut outbound.headers;
-        headers.insert(ADDRESS, store::header_value(letter.address.as_str())?);
-        headers.insert(OUTCOME, store::header_value(&letter.outcome.to_string())?);
-        let reason = chain(&*letter.error).to_string().replace(['\r', '\n'], " ");
-        headers.insert(REASON, store::header_value(&reason)?);
-        self.store.store(&outbound, None, || ()).await?;
+        address_to(&mut outbound.headers, Some(&letter.address), letter.outcome, &*letter.error)?;
+        self.store.store(&outbound, None).await.map_err(|failed| failed.error)?;
         Ok(())
     }
 
@@ -99,6 +98,22 @@ impl DurableLetters {
     pub fn send_back(consumer: PullConsumer, manager: Manager) -> Egress {
         Egress::of_letters(consumer, manager)
     }
+}
+
+/// Writes the headers of a letter.
+pub(crate) fn address_to(
+    headers: &mut HeaderMap,
+    address: Option<&Address>,
+    outcome: Outcome,
+    error: &(dyn std::error::Error + 'static),
+) -> Result<(), Error> {
+    if let Some(address) = address {
+        headers.insert(ADDRESS, store::header_value(address.as_str())?);
+    }
+    headers.insert(OUTCOME, store::header_value(&outcome.to_string())?);
+    let reason = chain(error).to_string().replace(['\r', '\n'], " ");
+    headers.insert(REASON, store::header_value(&reason)?);
+    Ok(())
 }
 
 /// The address in the headers of a letter.

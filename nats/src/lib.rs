@@ -19,7 +19,7 @@
 //! # Layout
 //!
 //! ```text
-//! in :  Listener -> room -> ingress -> store -> JetStream
+//! in :  Listener -> room -> ingress -> publisher -> JetStream
 //! out:  JetStream -> pull -> room -> egress -> write -> Manager
 //! ```
 //!
@@ -35,6 +35,7 @@ mod store;
 
 mod arrival;
 mod ingress;
+mod publisher;
 
 mod pull;
 mod write;
@@ -48,7 +49,7 @@ pub use async_nats;
 pub use egress::{Egress, EgressHandle, EgressStats, OnFailure, Undelivered};
 pub use error::Error;
 pub use ingress::{Ingress, IngressStats, Unstored, UnstoredMessages};
-pub use letters::{ADDRESS, DurableLetters, OUTCOME, REASON};
+pub use letters::{ADDRESS, DurableLetters, ID, OUTCOME, REASON};
 
 /// What the integration tests run their servers by.
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Puts a message into a stream, again and again until the stream has it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::{HeaderMap, HeaderValue, Subject, header};
+use async_nats::jetstream::context::traits::TimeoutProvider;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, Request, RequestErrorKind, StatusCode, Subject, header};
 use buffstreams::BoxError;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::error::Error;
 
@@ -31,6 +33,17 @@ pub(crate) struct Outbound {
     message: Bytes,
 }
 
+/// The attempts to store a message.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    started: Instant,
+    longest: Duration,
+    /// One of them has reached the client of NATS.
+    pub(crate) published: bool,
+    /// One of them had no answer.
+    in_doubt: bool,
+}
+
 /// The stream has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
@@ -38,9 +51,78 @@ pub(crate) struct Stored {
     pub(crate) duplicate: bool,
 }
 
+/// It is not known that the stream has it.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// Of the last attempt.
+    pub(crate) error: Error,
+    /// An attempt had no answer, so the stream may have it.
+    pub(crate) in_doubt: bool,
+}
+
+impl From<Error> for Failed {
+    /// Of what was never published.
+    fn from(error: Error) -> Self {
+        Self { error, in_doubt: false }
+    }
+}
+
 impl Outbound {
     pub(crate) fn new(subject: Subject, id: &str, message: Bytes) -> Result<Self, Error> {
         Ok(Self { subject, id: header_value(id)?, headers: HeaderMap::new(), message })
+    }
+
+    /// What is published.
+    pub(crate) fn parts(&self) -> (Subject, HeaderMap, Bytes) {
+        let mut headers = self.headers.clone();
+        headers.insert(header::NATS_MESSAGE_ID, self.id.clone());
+        (self.subject.clone(), headers, self.message.clone())
+    }
+
+    /// What the stream says, or the server in its place.
+    pub(crate) fn stored(&self, answer: &Message) -> Result<Stored, Error> {
+        if answer.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(self.no_stream());
+        }
+        match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
+            // One with this id is on its way through the cluster. Whether it arrives is not known yet.
+            Ok(Response::Ok(ack)) if ack.duplicate && ack.sequence == 0 => Err(Error::Unacknowledged),
+            Ok(Response::Ok(ack)) => Ok(Stored { duplicate: ack.duplicate }),
+            Ok(Response::Err { error }) => Err(match error.error_code() {
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+                    self.too_large(error)
+                }
+                _ => Error::Refused { source: error.into() },
+            }),
+            // Not of a stream.
+            Err(_) => Err(Error::Unacknowledged),
+        }
+    }
+
+    pub(crate) fn too_large(&self, source: impl Into<BoxError>) -> Error {
+        Error::TooLarge { len: self.message.len(), source: source.into() }
+    }
+
+    fn no_stream(&self) -> Error {
+        Error::NoStream { subject: self.subject.to_string() }
+    }
+}
+
+impl Attempts {
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), longest: FIRST, published: false, in_doubt: false }
+    }
+
+    /// After how long another is made; or what it comes to, with an error that will be the same another time, or when no other fits
+    /// into `give_up`.
+    pub(crate) fn failed(&mut self, error: Error, give_up: Option<Duration>) -> Result<Duration, Failed> {
+        self.in_doubt |= matches!(error, Error::Unacknowledged);
+        let delay = self.longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        if error.is_final() || give_up.is_some_and(|limit| self.started.elapsed() + delay > limit) {
+            return Err(Failed { error, in_doubt: self.in_doubt });
+        }
+        self.longest = (self.longest * 2).min(LONGEST);
+        Ok(delay)
     }
 }
 
@@ -68,65 +150,46 @@ impl Store {
         inbox.rsplit('.').next().unwrap_or(&inbox).to_owned()
     }
 
-    /// Publishes it until the stream has it. The error is one that stays the same however often it is tried, or what the last attempt
-    /// met when no other fits into `give_up`. `repeated` is called before each attempt but the first.
-    pub(crate) async fn store(
-        &self,
-        outbound: &Outbound,
-        give_up: Option<Duration>,
-        repeated: impl Fn(),
-    ) -> Result<Stored, Error> {
-        let (started, mut longest, mut attempts) = (Instant::now(), FIRST, 0);
+    pub(crate) fn client(&self) -> Client {
+        self.0.client()
+    }
+
+    /// How long an answer is waited for.
+    pub(crate) fn timeout(&self) -> Duration {
+        TimeoutProvider::timeout(&self.0)
+    }
+
+    /// Publishes it until the stream has it. It fails with an error that stays the same however often it is tried, or with what the
+    /// last attempt met when no other fits into `give_up`.
+    pub(crate) async fn store(&self, outbound: &Outbound, give_up: Option<Duration>) -> Result<Stored, Failed> {
+        let mut attempts = Attempts::new();
         loop {
-            // What is published without a connection stays in the client until there is one, every attempt of it, and what it
-            // remembers of an answer that does not come stays for good.
-            let result = if self.is_connected() {
-                if attempts > 0 {
-                    repeated();
-                }
-                attempts += 1;
-                self.publish(outbound).await
-            } else {
-                Err(Error::Disconnected)
-            };
-            let error = match result {
+            match self.publish(outbound).await {
                 Ok(stored) => return Ok(stored),
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => error,
-            };
-            let delay = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if give_up.is_some_and(|limit| started.elapsed() + delay > limit) {
-                return Err(error);
+                Err(error) => tokio::time::sleep(attempts.failed(error, give_up)?).await,
             }
-            tokio::time::sleep(delay).await;
-            longest = (longest * 2).min(LONGEST);
         }
     }
 
-    fn is_connected(&self) -> bool {
-        self.0.client().connection_state() == State::Connected
-    }
-
     async fn publish(&self, outbound: &Outbound) -> Result<Stored, Error> {
-        let Outbound { subject, id, headers, message } = outbound;
-        let publish = PublishMessage::build().payload(message.clone()).headers(headers.clone());
-        let publish = publish.header(header::NATS_MESSAGE_ID, id.clone());
-        let answer = async { self.0.send_publish(subject.clone(), publish).await?.await };
-        let source = match answer.await {
-            // One with this id is on its way through the cluster. Whether it arrives is not known yet.
-            Ok(ack) if ack.duplicate && ack.sequence == 0 => return Err(Error::Unacknowledged),
-            Ok(ack) => return Ok(Stored { duplicate: ack.duplicate }),
-            Err(source) => source,
-        };
-        Err(match source.kind() {
-            PublishErrorKind::StreamNotFound => Error::NoStream { subject: subject.to_string() },
-            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Error::Unacknowledged,
-            PublishErrorKind::MaxPayloadExceeded => {
-                Error::TooLarge { len: message.len(), source: BoxError::from(source) }
-            }
-            _ => Error::Refused { source: BoxError::from(source) },
-        })
+        let (client, timeout) = (self.client(), self.timeout());
+        if !is_connected(&client) {
+            return Err(Error::Disconnected);
+        }
+        let (subject, headers, message) = outbound.parts();
+        let request = Request::new().payload(message).headers(headers).timeout(None);
+        match tokio::time::timeout(timeout, client.send_request(subject, request)).await {
+            Ok(Ok(answer)) => outbound.stored(&answer),
+            Ok(Err(source)) if source.kind() == RequestErrorKind::NoResponders => Err(outbound.no_stream()),
+            Ok(Err(source)) if source.kind() == RequestErrorKind::MaxPayloadExceeded => Err(outbound.too_large(source)),
+            Ok(Err(_)) | Err(_) => Err(Error::Unacknowledged),
+        }
     }
+}
+
+/// What is published without a connection stays in the client until there is one, every attempt of it.
+pub(crate) fn is_connected(client: &Client) -> bool {
+    client.connection_state() == State::Connected
 }
 
 #[cfg(test)]

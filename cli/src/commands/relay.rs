@@ -68,6 +68,9 @@ struct Sides {
     /// Whether those who connect have TLS
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     from_tls: Option<bool>,
+    /// Whether those who connect have acknowledged sessions
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    from_session: Option<bool>,
     /// A file of settings for what is sent
     #[arg(long, value_name = "FILE")]
     to_config: Option<PathBuf>,
@@ -80,13 +83,18 @@ struct Sides {
     /// Whether those who are connected to have TLS
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     to_tls: Option<bool>,
+    /// Whether those who are connected to have acknowledged sessions
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    to_session: Option<bool>,
 }
 
 impl Sides {
     /// The settings of what is received, and of what is sent.
     fn settings(self, both: Settings) -> Result<(Settings, Settings), Failure> {
-        let from = Settings { format: self.from_format, max: self.from_max, tls: self.from_tls, ..Settings::default() };
-        let to = Settings { format: self.to_format, max: self.to_max, tls: self.to_tls, ..Settings::default() };
+        let (format, max, tls, session) = (self.from_format, self.from_max, self.from_tls, self.from_session);
+        let from = Settings { format, max, tls, session, ..Settings::default() };
+        let (format, max, tls, session) = (self.to_format, self.to_max, self.to_tls, self.to_session);
+        let to = Settings { format, max, tls, session, ..Settings::default() };
         let from = from.with_file(self.from_config.as_deref())?.or(both.clone());
         Ok((from, to.with_file(self.to_config.as_deref())?.or(both)))
     }

@@ -1,4 +1,4 @@
-//! `relay`: to several addresses, in another format, with TLS and without, and to the next address when one is down.
+//! `relay`: to several addresses, in another format, with TLS or a session and without, and to the next address when one is down.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -53,6 +53,39 @@ fn tls_is_added_and_removed() {
     assert!(text(&output.stderr).contains("--tls-ca FILE"), "{}", text(&output.stderr));
     assert!(adds.stop().status.success());
     removes.stop();
+}
+
+#[test]
+fn a_session_is_added_and_removed() {
+    let folder = Folder::new();
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--count", "501"]);
+    let removes = Running::start(&["relay", "127.0.0.1:0", &listening.address, "--from-session"]);
+    // An option of sessions is for both sides, unless one of them says otherwise.
+    let adds = ["relay", "127.0.0.1:0", &removes.address, "--session-ttl", "30s", "--from-session=false"];
+    let adds = Running::start(&adds);
+    ok(&["send", &adds.address, &folder.file("lines", lines(500))]);
+    // What is between them is a session, and what is at their ends is none.
+    let said = text(&ok(&["send", &removes.address, "--session", "-m", "last"]).stderr);
+    assert!(said.starts_with("1 messages taken, "), "{said}");
+    let output = run(&["send", &adds.address, "--session", "-m", "x"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("no session with"), "{}", text(&output.stderr));
+    let came = text(&listening.end().stdout);
+    let mut came: Vec<_> = came.lines().collect();
+    // Of two senders either may be first.
+    let last = came.iter().position(|line| *line == "last").unwrap();
+    came.remove(last);
+    assert_eq!(came, lines(500).lines().collect::<Vec<_>>());
+    assert!(adds.stop().status.success());
+    removes.stop();
+}
+
+#[test]
+fn one_side_with_a_session_is_told_by_an_option_of_that_side() {
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--session", "--count", "1"]);
+    let relay = Running::start(&["relay", "127.0.0.1:0", &listening.address, "--to-session"]);
+    ok(&["send", &relay.address, "-m", "one"]);
+    assert_eq!(text(&listening.end().stdout), "one\n");
+    relay.stop();
 }
 
 /// The frames of the default format, as far as they are whole.

@@ -7,5 +7,6 @@ mod egress;
 mod ingress;
 mod letters;
 mod outage;
+mod parts;
 mod server;
 mod sessions;

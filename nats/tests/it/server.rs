@@ -149,6 +149,8 @@ pub(crate) async fn stream(jetstream: &jetstream::Context, name: &str, replicas:
         name: name.to_owned(),
         subjects: vec![name.to_owned(), format!("{name}.>")],
         num_replicas: replicas,
+        // More than the longest time after which any test sends a message again.
+        duplicate_window: Duration::from_secs(600),
         ..Default::default()
     };
     until("stream", async || jetstream.create_stream(config.clone()).await.ok()).await
