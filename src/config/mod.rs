@@ -3,6 +3,7 @@
 mod get;
 #[cfg(feature = "serde")]
 mod in_code;
+mod linger;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::session::{MAGIC, MAX_MESSAGE, Session};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::wire::{Codec, WireFormat};
+use linger::Linger;
 
 /// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
 const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
@@ -24,7 +26,7 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 ///
 /// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
 /// takes a `Duration`, or `None` for no limit. Zero is an error ([`ConfigError::Time`](crate::ConfigError::Time)), except for
-/// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, and `message_ttl`.
+/// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, `message_ttl` and `linger`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,6 +71,8 @@ pub struct Config {
     pub(crate) reconnect: Option<Backoff>,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) message_ttl: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Linger::is_unset"))]
+    pub(crate) linger: Linger,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) dial_timeout: Option<Duration>,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
@@ -109,6 +113,7 @@ impl Default for Config {
             max_connections: 16_384,
             reconnect: None,
             message_ttl: None,
+            linger: Linger::Unset,
             dial_timeout: Some(Duration::from_secs(10)),
             write_timeout: Some(Duration::from_secs(30)),
             frame_timeout: Some(Duration::from_secs(30)),
@@ -270,7 +275,8 @@ impl Config {
         self
     }
 
-    /// How old a message may be when it is given to the kernel. Default: no limit.
+    /// How old a message may be when it is given to the kernel, from when it was accepted: by a `feed`, or a `write` in its turn.
+    /// Default: no limit.
     ///
     /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
     /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. While
@@ -280,6 +286,27 @@ impl Config {
     #[must_use]
     pub fn message_ttl(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.message_ttl = limit.into();
+        self
+    }
+
+    /// How long what was fed may wait for a flush: at the latest then it is handed over to be written. Default: 5 ms for the sinks of
+    /// a manager; a [`Connection`](crate::Connection) lingers only where this is set. `None` is off for both.
+    ///
+    /// It concerns `feed`, `try_feed` and `start_send` without a flush behind them: what is fed within this time goes out
+    /// together, as small messages should, and a message that nobody flushes goes out all the same. A flush does not wait for
+    /// it. The time begins with the first message that a sink has for an address, and all that has come by its end go with
+    /// that; where the queue of the address is full then, they wait for room in turn, as a flush does. Off, what was
+    /// fed goes with a flush, with a full batch, when the sink is dropped, or when the address is closed.
+    ///
+    /// It costs a manager a timer for each address, which is set while something is fed, once in this time at the most. A
+    /// plain `Connection` has a task of its own where it lingers, and a lock, which its two users hold for a write at the most.
+    /// Zero wakes that task at once, for each message that finds nothing fed before it: that is for messages that are far between.
+    ///
+    /// The replies of a listener do not linger, and a [`RouteSink`](crate::RouteSink) needs it not: its task hands on what is fed
+    /// at once.
+    #[must_use]
+    pub fn linger(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.linger = Linger::Set(limit.into());
         self
     }
 

@@ -24,6 +24,7 @@ mod foreign;
 mod host;
 mod inbox;
 mod letters;
+mod lingers;
 mod loans;
 mod open;
 mod outages;
