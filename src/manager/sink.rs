@@ -54,8 +54,10 @@ pub struct ManagerSink {
     producers: Vec<Producer>,
     /// Which of them an address has.
     by_address: HashMap<Address, usize>,
-    /// The one that was written to last: mostly the next one, too.
+    /// The one that was written to last: mostly the next one, too. None of them where the sink is closed.
     last: usize,
+    /// There was a whole hand-over for that one when its last message came.
+    full: bool,
     /// How many batches it has written by itself.
     batches: u32,
     /// Where a message of the program's own types is encoded.
@@ -71,8 +73,6 @@ struct Producer {
     /// Accepted, and not handed over, perhaps for the address's task to do that. Whether any are given back is in its fate, for the
     /// next flush to tell.
     shelf: Arc<Shelf>,
-    /// There was a whole hand-over on it when the last message came.
-    full: bool,
     /// What was handed over and not flushed.
     place: Place,
 }
@@ -88,6 +88,7 @@ impl ManagerSink {
             producers,
             by_address,
             last: 0,
+            full: false,
             batches: 0,
             encoded: None,
             prune_at: PRUNE_FROM,
@@ -107,6 +108,9 @@ impl ManagerSink {
         }
         if self.must_wait() {
             return Ok(false);
+        }
+        if self.copy(address, message) {
+            return Ok(true);
         }
         match self.feed_to(address, |output| output.push_copy(message)) {
             Ok(fed) => fed.map(|()| true),
@@ -161,7 +165,7 @@ impl ManagerSink {
     /// Whether only a poll can say what becomes of a message.
     pub(crate) fn must_wait(&self) -> bool {
         // No address but the last can have collected a whole hand-over: it was the last when its last message came.
-        !self.closed && self.producers.get(self.last).is_some_and(|last| last.full)
+        self.full
     }
 
     /// Accepts the message that `push` puts behind the others.
@@ -195,8 +199,22 @@ impl ManagerSink {
         pushed
     }
 
-    /// Accepts the message that `push` puts on the shelf for the address. It comes back where that is not open.
+    /// Copies a short message behind others to the same address, as most are; `false` where it is not so simple.
     #[inline(always)]
+    fn copy(&mut self, address: &Address, message: &[u8]) -> bool {
+        // There is no last one where it is closed.
+        let last = self.producers.get(self.last).filter(|last| last.link.address == *address);
+        match last.and_then(|last| last.shelf.copy(message)) {
+            Some(bytes) => {
+                self.full = bytes >= self.batch;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Accepts the message that `push` puts on the shelf for the address. It comes back where that is not open.
+    #[inline(never)]
     fn feed_to<F: FnOnce(&mut Output) -> Result<(), Error>>(
         &mut self,
         address: &Address,
@@ -208,13 +226,40 @@ impl ManagerSink {
                 None => return Err(push),
             }
         }
-        let batch = self.batch;
         let producer = &mut self.producers[self.last];
         let fed = match producer.link.outbox.feed(&producer.shelf, push) {
             Ok(fed) => fed,
             Err(push) => producer.feed_elsewhere(&self.addresses, push)?,
         };
-        Ok(fed.map(|bytes| producer.full = bytes >= batch))
+        Ok(fed.map(|bytes| self.full = bytes >= self.batch))
+    }
+
+    /// Accepts a message that is not one of most.
+    #[inline(never)]
+    fn start_send_first(&mut self, address: Address, mut message: Bytes) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        // Where it is copied it is dropped here, and not under the lock.
+        match self.feed_to(&address, |output| output.push_from(&mut message)) {
+            Ok(fed) => fed,
+            Err(_) => Err(Error::NotOpen { address, message: Some(message.into()) }),
+        }
+    }
+
+    /// Waits while as much is collected as is handed over at once.
+    #[inline(never)]
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let has_written = ready!(self.producers[self.last].poll_hand_over(cx));
+        self.full = false;
+        if has_written {
+            self.batches = self.batches.wrapping_add(1);
+            if self.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Where the address's producer is.
@@ -237,7 +282,7 @@ impl ManagerSink {
         }
         let at = self.producers.len();
         self.by_address.insert(address.clone(), at);
-        self.producers.push(Producer { link, shelf, full: false, place: Place::default() });
+        self.producers.push(Producer { link, shelf, place: Place::default() });
         Some(at)
     }
 }
@@ -274,7 +319,6 @@ impl Producer {
                 has_written = true;
             }
         }
-        self.full = false;
         Poll::Ready(has_written)
     }
 
@@ -327,32 +371,18 @@ impl Producer {
 impl Sink<(Address, Bytes)> for ManagerSink {
     type Error = Error;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
         // When it is closed, `start_send` gives the message back.
-        if !this.must_wait() {
-            return Poll::Ready(Ok(()));
-        }
-        if ready!(this.producers[this.last].poll_hand_over(cx)) {
-            this.batches = this.batches.wrapping_add(1);
-            if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(Ok(()))
+        if self.full { self.get_mut().poll_room(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    fn start_send(self: Pin<&mut Self>, (address, mut message): (Address, Bytes)) -> Result<(), Error> {
+    fn start_send(self: Pin<&mut Self>, (address, message): (Address, Bytes)) -> Result<(), Error> {
         let this = self.get_mut();
-        if this.closed {
-            return Err(Error::Closed { message: Some(message.into()) });
+        if this.copy(&address, &message) {
+            return Ok(());
         }
-        // Where it is copied it is dropped here, and not under the lock.
-        match this.feed_to(&address, |output| output.push_from(&mut message)) {
-            Ok(fed) => fed,
-            Err(_) => Err(Error::NotOpen { address, message: Some(message.into()) }),
-        }
+        this.start_send_first(address, message)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -362,7 +392,7 @@ impl Sink<(Address, Bytes)> for ManagerSink {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let poll = if self.has_session() { Producer::poll_barrier } else { Producer::poll_flush };
         ready!(self.poll_each(cx, poll))?;
-        self.closed = true;
+        (self.closed, self.full, self.last) = (true, false, usize::MAX);
         Poll::Ready(Ok(()))
     }
 }

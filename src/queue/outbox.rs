@@ -184,28 +184,19 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     /// Puts a message on the shelf of a sink, as `push` does. How many bytes are on it then; and `push` comes back where nothing is
-    /// accepted any more. What it has of the program's it is to leave outside: it is called under a lock.
-    #[inline]
+    /// accepted any more. What it has of the program's it is to leave outside: it is called under a lock. For most messages there is
+    /// a shorter way, [`Shelf::copy`].
+    #[inline(never)]
     pub(crate) fn feed<F: FnOnce(&mut Output) -> Result<(), Error>>(
         &self,
         shelf: &Arc<Shelf>,
         push: F,
     ) -> Result<Result<usize, Error>, F> {
         let mut shelved = shelf.lock();
-        // The queue knows of it, and is open: it would have taken it.
         if shelved.batch.messages > 0 {
             return Ok(shelved.push(push, || self.rules.now()));
         }
         drop(shelved);
-        self.feed_first(shelf, push)
-    }
-
-    #[inline(never)]
-    fn feed_first<F: FnOnce(&mut Output) -> Result<(), Error>>(
-        &self,
-        shelf: &Arc<Shelf>,
-        push: F,
-    ) -> Result<Result<usize, Error>, F> {
         self.lock().feed_first(shelf, push)
     }
 

@@ -62,9 +62,22 @@ impl Shelf {
         Arc::new(Self { shelved, keeps })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn lock(&self) -> MutexGuard<'_, Shelved> {
         self.shelved.lock()
+    }
+
+    /// Accepts a copy of a short message behind others that are there: the queue knows of them, and is open, or it would have taken
+    /// them. How many bytes there are then; `None` where it is not so simple: see [`Outbox::feed`](super::Outbox::feed).
+    #[inline(always)]
+    pub(crate) fn copy(&self, message: &[u8]) -> Option<usize> {
+        let shelved = &mut *self.lock();
+        let batch = &mut shelved.batch;
+        if batch.messages == 0 || shelved.ages.is_some() || !batch.output.push_short(message) {
+            return None;
+        }
+        batch.messages += 1;
+        Some(batch.output.len())
     }
 
     /// How many messages it holds, and how many bytes those have on the wire.
