@@ -3,6 +3,7 @@
 
 mod halves;
 mod inlet;
+mod lingering_write;
 mod plain_read;
 mod plain_write;
 mod session;
