@@ -183,7 +183,8 @@ impl WriteHalf {
     /// [`Bytes`] for each. `Ok(false)` where `feed` would wait: then it was not accepted, and [`ready`](Self::ready) waits.
     ///
     /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
-    /// with a copy of the message. What was accepted is sent by a flush, or by `ready` when 60 KiB are pending.
+    /// with a copy of the message. What was accepted is sent by a flush, by `ready` when 60 KiB are pending, or when it has
+    /// [lingered](crate::Config::linger).
     #[inline]
     pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
         match &mut self.0 {

@@ -355,10 +355,8 @@ impl Write {
 
     pub(super) fn start_send(&mut self, mut message: Bytes) -> Result<(), Error> {
         // Where it is copied it is dropped here, and not under the lock.
-        match self.feed(|output| output.push_from(&mut message)) {
-            Some(fed) => fed,
-            None => Err(Error::Closed { message: Some(message.into()) }),
-        }
+        let fed = self.feed(|output| output.push_from(&mut message));
+        fed.unwrap_or_else(|| Err(Error::Closed { message: Some(message.into()) }))
     }
 
     /// Whether only a poll can say what becomes of a message.
@@ -384,11 +382,12 @@ impl Write {
         // What encodes is code of the program, which is not called under a lock.
         let none = self.encoded.another();
         let mut encoded = mem::replace(&mut self.encoded, none);
-        let pushed = push(&mut encoded);
-        let fed = pushed.map(|()| self.feed(|output| Ok(output.append(&mut encoded))));
-        let fed = fed.and_then(|fed| match fed {
-            Some(fed) => fed,
-            None => Err(Error::Closed { message: encoded.take_messages().pop().map(Into::into) }),
+        let fed = push(&mut encoded).and_then(|()| {
+            let fed = self.feed(|output| {
+                output.append(&mut encoded);
+                Ok(())
+            });
+            fed.unwrap_or_else(|| Err(Error::Closed { message: encoded.take_messages().pop().map(Into::into) }))
         });
         self.encoded = encoded;
         fed
@@ -448,10 +447,9 @@ impl Write {
         if self.must_wait() {
             return Ok(false);
         }
-        match self.feed(|output| output.push_copy(message)) {
-            Some(fed) => fed.map(|()| true),
-            None => Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) }),
-        }
+        let fed = self.feed(|output| output.push_copy(message));
+        let closed = || Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) });
+        fed.unwrap_or_else(closed).map(|()| true)
     }
 
     pub(super) fn take_in_doubt(&mut self) -> Vec<Bytes> {

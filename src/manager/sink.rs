@@ -35,13 +35,15 @@ const BATCHES_IN_A_ROW: u32 = 4;
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through
 ///   this sink. If messages that came through it since the last flush were not sent, it returns an error, one for each
-///   address: [`Error::NotSent`], or [`Error::NotOpen`] where the address was closed before they were handed over, and
-///   not dialed again. They are dead letters.
+///   address: [`Error::NotSent`]. They are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections. With [`Config::session`](crate::Config::session) it waits
 ///   as [`barrier`](Self::barrier) does: where `forward` into this sink returns `Ok`, all was taken.
 ///
-/// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
-/// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
+/// Small messages are put together here, under a lock that nobody else waits for, and handed over 60 KiB at a time, or
+/// `queue_bytes` with `reconnect` if that is less; a flush hands over what there is. What nobody flushes is handed over by the task
+/// of its address, 5 ms after the first of it came: see [`Config::linger`](crate::Config::linger). A message is accepted, and
+/// its [age](crate::Config::message_ttl) begins, when it is put in here. Closing its address delivers it. Dropping a future
+/// loses nothing that was accepted.
 ///
 /// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what
 /// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).
@@ -130,8 +132,7 @@ impl ManagerSink {
     /// Flushes, and waits until the programs at the other ends have taken all that came through this sink, with
     /// [`Config::session`](crate::Config::session).
     ///
-    /// If some came back, it returns an error, one for each address: [`Error::NotSent`], whose source says why, or
-    /// [`Error::NotOpen`]. What became of each message is in the [dead letters](crate::Manager::dead_letters). Without
+    /// If some came back, it returns an error, one for each address: [`Error::NotSent`], whose source says why. What became of each message is in the [dead letters](crate::Manager::dead_letters). Without
     /// a session the error is [`Error::NoSession`]. It waits as long as the other ends do. Dropping the future loses
     /// nothing.
     pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
@@ -184,7 +185,10 @@ impl ManagerSink {
             pushed = match self.closed {
                 true => Err(Error::Closed { message: encoded.take_messages().pop().map(Into::into) }),
                 false => {
-                    let behind = |output: &mut Output| Ok(output.append(&mut encoded));
+                    let behind = |output: &mut Output| {
+                        output.append(&mut encoded);
+                        Ok(())
+                    };
                     match self.feed_to(address, behind) {
                         Ok(fed) => fed,
                         Err(_) => Err(Error::NotOpen { address: address.clone(), message: None }),
@@ -220,7 +224,7 @@ impl ManagerSink {
         address: &Address,
         push: F,
     ) -> Result<Result<(), Error>, F> {
-        if !self.producers.get(self.last).is_some_and(|last| last.link.address == *address) {
+        if self.producers.get(self.last).is_none_or(|last| last.link.address != *address) {
             match self.find(address) {
                 Some(at) => self.last = at,
                 None => return Err(push),
@@ -288,7 +292,7 @@ impl ManagerSink {
 }
 
 impl Producer {
-    /// The address was closed. If it has been dialed again since, it accepts the message there.
+    /// The address was closed. If it has been dialed again since, the message is accepted there.
     #[cold]
     fn feed_elsewhere<F: FnOnce(&mut Output) -> Result<(), Error>>(
         &mut self,

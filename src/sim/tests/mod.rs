@@ -24,6 +24,7 @@ mod foreign;
 mod host;
 mod inbox;
 mod letters;
+mod lingering_connections;
 mod lingers;
 mod loans;
 mod open;
