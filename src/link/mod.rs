@@ -9,6 +9,7 @@ mod dial;
 mod handle;
 mod handshake;
 mod health;
+mod lingering;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod opened;

@@ -15,6 +15,7 @@ use futures::future::{BoxFuture, OptionFuture};
 
 use super::handle::{Link, SessionCounters};
 use super::health::{Health, Pulse};
+use super::lingering::Lingering;
 use super::opened::{First, Opened};
 use super::session::Dialed;
 use super::socket::LinkSocket;
@@ -33,10 +34,12 @@ use crate::wire::Codec;
 const TICK: Duration = Duration::from_millis(1);
 
 impl Link {
-    /// An address, with the connection that has been made or is still to come, and the task that keeps one under it.
+    /// An address, with the connection that has been made or is still to come, and the task that keeps one under it. What is fed
+    /// lingers for so long.
     pub(crate) fn new(
         owner: Arc<dyn Owner>,
         config: Config,
+        linger: Option<Duration>,
         address: Address,
         codec: Codec,
         First { opened, session }: First,
@@ -47,6 +50,7 @@ impl Link {
             is_dead: if is_session { |_| false } else { transport::Stream::is_closed_by_peer },
             room_while_down: config.room_while_down(),
             ttl: config.message_ttl.map(|after| Ttl { after, runtime: runtime.clone() }),
+            linger,
             clock: Some(runtime.clone()),
             panicked: Some(owner.panic_hook()),
         });
@@ -68,6 +72,7 @@ impl Link {
             link: link.clone(),
             owner,
             stalled: Deadline::new(&runtime),
+            lingering: Lingering::default(),
             config,
             session,
             up: Up::Down,
@@ -89,6 +94,7 @@ pub(super) struct LinkTask {
     pub(super) session: Option<Dialed>,
     pub(super) up: Up,
     pub(super) stalled: Deadline,
+    pub(super) lingering: Lingering,
     /// There was no connection yet, and it is dialed although nothing is held.
     pub(super) opens: bool,
     /// It is dialed in the background, and what is accepted comes back at once with this.
@@ -305,6 +311,7 @@ impl LinkTask {
                     return Poll::Ready(Some(output));
                 }
                 ready!(self.poll_buried(cx));
+                self.poll_lingering(cx);
                 if self.given_up.is_some() && self.link.outbox.poll_wanted(cx) == Poll::Ready(true) {
                     return Poll::Ready(None);
                 }
@@ -375,6 +382,14 @@ impl LinkTask {
 
     pub(super) fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let _ = self.poll_buried(cx);
+        self.poll_lingering(cx);
         self.link.outbox.poll_wanted(cx)
+    }
+
+    /// Hands over what lingers, when that is due.
+    pub(super) fn poll_lingering(&mut self, cx: &mut Context<'_>) {
+        // First, so that it is called for what is fed from now on.
+        self.link.outbox.set_driver(cx.waker());
+        self.lingering.poll(&self.link.outbox, &self.config.runtime, cx);
     }
 }

@@ -232,7 +232,7 @@ impl Manager {
         Ok(listener)
     }
 
-    /// Closes a connection: accepts no more messages for it, delivers what was accepted, ends the sending direction, waits
+    /// Closes a connection: accepts no more messages for it, delivers what was accepted, also what was fed and not flushed, ends the sending direction, waits
     /// for the peer to close, and forgets the address, which can then be dialed again.
     ///
     /// It takes `close_timeout` at the most, and a tenth of a second more where callbacks keep all threads of the runtime. What
@@ -257,8 +257,8 @@ impl Manager {
     /// What a [`RouteSink`] has accepted is first handed over to its addresses, for which it waits half of the deadline at the most.
     /// What could not be delivered becomes dead letters. Listeners go on: see [`close_listener`](Self::close_listener).
     /// An address that another task is closing has its report there. Dropping the future ends all connections at once. When it
-    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink has collected and
-    /// not handed over by then is lost, with a [`ManagerEvent::Lost`]: flush them before.
+    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink was fed before the call
+    /// is delivered as well, whether or not it was flushed.
     ///
     /// ```
     /// # use buffstreams::{Bytes, Config, Manager};

@@ -187,6 +187,15 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let mut state = self.lock();
         // What was sent meanwhile does not count.
         state.expired();
-        state.books.next_expiry(now)
+        // What is accepted after this look is due later.
+        let elsewhere = state.lingering.oldest().unwrap_or(now);
+        state.books.next_expiry(elsewhere)
+    }
+
+    /// Hands over what sinks have fed, where it has lingered long enough. When to look again, if anything lingers.
+    pub(crate) fn hand_over_due(&self) -> Option<Instant> {
+        self.rules.linger?;
+        let now = self.rules.clock();
+        self.lock().hand_over_due(now)
     }
 }

@@ -167,6 +167,16 @@ impl Output {
         Ok(())
     }
 
+    /// Accepts a copy of a message that is short, and not over the limit. Whether it is.
+    #[inline(always)]
+    pub(crate) fn push_short(&mut self, message: &[u8]) -> bool {
+        let is_short = message.len() < CHAIN_FROM && message.len() <= self.codec.max();
+        if is_short {
+            self.copy(message);
+        }
+        is_short
+    }
+
     /// As [`push`](Self::push), and where the message was copied, it is left to its owner to drop.
     #[inline]
     pub(crate) fn push_from(&mut self, message: &mut Bytes) -> Result<(), Error> {

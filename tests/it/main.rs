@@ -29,6 +29,7 @@ mod interop;
 mod joins;
 mod keepalive;
 mod limits;
+mod lingers;
 mod listener;
 mod manager;
 mod manager_breaks;

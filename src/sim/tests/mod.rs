@@ -26,6 +26,8 @@ mod inbox;
 #[cfg(buffstreams_shuttle)]
 mod interleavings;
 mod letters;
+mod lingering_connections;
+mod lingers;
 mod loans;
 mod open;
 mod outages;
