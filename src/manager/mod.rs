@@ -29,6 +29,7 @@ use crate::observe::{Events, ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::Place;
 use crate::sync::Lock;
+use crate::wire::Output;
 use addresses::{Addresses, Alive, Closing, GRACE};
 use bytes::Bytes;
 use common::{Common, untaken};
@@ -71,8 +72,8 @@ pub use sink::ManagerSink;
 ///
 /// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
 /// Dropping the last clone, and the last sink that is not [weak](Self::weak_sink), ends all connections at once, without
-/// waiting, and so does the end of the
-/// process: what is pending then is gone, and nobody is told. Listeners belong to whoever has them.
+/// waiting, and so does the end of the process: what is pending then is gone, and nobody is told. A listener belongs to the
+/// program, and stays.
 #[derive(Clone)]
 pub struct Manager {
     addresses: Arc<Addresses>,
@@ -196,6 +197,11 @@ impl Manager {
             Ok(()) => Ok(()),
             Err(verdict) => Err(untaken(verdict, address, message)),
         }
+    }
+
+    /// The bytes of the message that `push` makes.
+    pub(crate) fn message_of(&self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<Bytes, Error> {
+        Output::new(self.addresses.common.config.codec()?).message_of(push)
     }
 
     /// A sink into this manager, one for each producer.

@@ -8,6 +8,8 @@ mod callback;
 mod cancel;
 mod clean_close;
 mod closing;
+#[cfg(feature = "prost")]
+mod collector;
 mod connection;
 mod counting;
 mod decode;
@@ -61,6 +63,8 @@ mod stress;
 #[cfg(feature = "tracing")]
 mod subscriber;
 mod tidy;
+#[cfg(feature = "tokio")]
+mod tokio_client;
 #[cfg(feature = "tracing")]
 mod traces;
 #[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]
