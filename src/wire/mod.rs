@@ -22,7 +22,9 @@ mod decoder;
 mod draft;
 mod encoder;
 mod first_byte;
+mod fixed;
 mod guess;
+mod header;
 mod names;
 mod piece;
 mod replay;
@@ -37,6 +39,7 @@ pub use decoder::{Decoder, Header};
 pub use draft::{Buffer, BufferFull};
 pub use encoder::Encoder;
 pub(crate) use encoder::Output;
+pub use fixed::FixedFormat;
 pub(crate) use guess::{Start, stranger};
 pub(crate) use replay::Replay;
 
@@ -142,73 +145,6 @@ impl WireFormat {
     /// ```
     pub const fn fixed(width: u8) -> FixedFormat {
         FixedFormat { width, offset: 0, little_endian: false, includes_header: false }
-    }
-}
-
-/// A header of fixed width, as [`WireFormat::fixed`] starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FixedFormat {
-    width: u8,
-    offset: u8,
-    little_endian: bool,
-    includes_header: bool,
-}
-
-impl FixedFormat {
-    /// Writes the length with its lowest byte first.
-    #[must_use]
-    pub const fn little_endian(mut self) -> Self {
-        self.little_endian = true;
-        self
-    }
-
-    /// Puts `bytes` bytes, 8 at most, in front of the length. They are written as zeros and not looked at when read.
-    #[must_use]
-    pub const fn offset(mut self, bytes: u8) -> Self {
-        self.offset = bytes;
-        self
-    }
-
-    /// Lets the length count the header as well as the message.
-    #[must_use]
-    pub const fn length_includes_header(mut self) -> Self {
-        self.includes_header = true;
-        self
-    }
-
-    const fn header(self) -> usize {
-        self.offset as usize + self.width as usize
-    }
-
-    /// The length field of a message of `len` bytes. Eight bytes fit behind any offset; what is over the width is overwritten by
-    /// the message.
-    #[inline(always)]
-    fn field(self, len: u64) -> [u8; 8] {
-        let written = if self.includes_header { len + self.header() as u64 } else { len };
-        let field = if self.little_endian { written } else { (written << self.unused()).swap_bytes() };
-        field.to_le_bytes()
-    }
-
-    /// What stands in the length field at the start of `field`.
-    #[inline(always)]
-    fn value(self, field: [u8; 8]) -> u64 {
-        if self.little_endian {
-            u64::from_le_bytes(field) << self.unused() >> self.unused()
-        } else {
-            u64::from_be_bytes(field) >> self.unused()
-        }
-    }
-
-    /// How many bits of eight bytes are not the field's.
-    #[inline(always)]
-    fn unused(self) -> u32 {
-        64 - 8 * u32::from(self.width)
-    }
-
-    /// The longest message whose length this field can hold, in bytes.
-    fn capacity(self) -> u64 {
-        let largest = u64::MAX >> self.unused();
-        if self.includes_header { largest.saturating_sub(self.header() as u64) } else { largest }
     }
 }
 
@@ -356,7 +292,7 @@ impl Codec {
             Layout::Fixed(fixed) => {
                 let header = fixed.header();
                 let Some(field) = input.get(fixed.offset as usize..) else { return Ok(None) };
-                let Some(written) = read_fixed(field, fixed) else { return Ok(None) };
+                let Some(written) = fixed.read(field) else { return Ok(None) };
                 let counted = if fixed.includes_header { header as u64 } else { 0 };
                 match written.checked_sub(counted) {
                     Some(len) => (header, len),
@@ -403,18 +339,6 @@ impl Codec {
 fn buffstreams_width(max_message_size: u64) -> usize {
     let bits = max_message_size.ilog2() as usize + 1;
     bits.div_ceil(8) + 1
-}
-
-/// Reads a fixed length field at the start of `input`; `None` when its end has not been received.
-#[inline]
-fn read_fixed(input: &[u8], fixed: FixedFormat) -> Option<u64> {
-    let width = fixed.width as usize;
-    let mut field = [0; 8];
-    match input.first_chunk() {
-        Some(eight) => field = *eight,
-        None => field[..width].copy_from_slice(input.get(..width)?),
-    }
-    Some(fixed.value(field))
 }
 
 /// Reads a varint of one or two bytes, as short messages have: its width and its value. A loop takes the rest.
