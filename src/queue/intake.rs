@@ -235,7 +235,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// As the driver: hands over what has lingered long enough, and has it written with all that was handed over before. When to
     /// look again, if there is more.
     pub(super) fn hand_over_due(&mut self, now: Instant) -> Option<Instant> {
-        let (linger, at) = (self.rules.linger()?, self.lingering.look()?);
+        let (linger, is_idle) = (self.rules.linger()?, !self.has_more());
+        let at = self.lingering.look(now, linger, is_idle)?;
         if at > now {
             return Some(at);
         }
@@ -244,12 +245,11 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             shelved.at = At::Nowhere;
             let _ = self.admit(&shelf, shelved);
         }
-        self.lingering.looked(linger);
         if self.has_more() {
             // Nobody else may come for it.
             self.stalled = true;
         }
-        self.lingering.look()
+        self.lingering.looked(linger)
     }
 
     /// Nothing more is accepted: what is on the shelves is now, whether or not there is room, but where it stays.

@@ -18,6 +18,10 @@ use crate::error::Error;
 use crate::sync::{Lock, MutexGuard};
 use crate::wire::Output;
 
+/// The driver that comes and finds all flushed sets a timer for the next only if it found that less than this part of the linger
+/// ago: a timer that is set costs the reactor at each of its turns, and a call costs more only where there are many.
+const SOON: u32 = 16;
+
 /// The shelf of one sink for one queue.
 pub(crate) struct Shelf {
     shelved: Lock<Shelved>,
@@ -145,9 +149,13 @@ struct Shelves {
     last: u64,
     /// Each with the time of its first message, where that is known.
     shelves: BTreeMap<u64, (Option<Instant>, Arc<Shelf>)>,
-    /// The driver looks at them then. It may find that they were handed over meanwhile: it is called once in that time, and not for
-    /// each message.
+    /// The driver is to look at them then.
     look: Option<Instant>,
+    /// It has a timer for that. It may find that they were handed over meanwhile: where there are many, it is called once in that
+    /// time, and not for each.
+    is_set: bool,
+    /// When it came last and found that all were.
+    idle: Option<Instant>,
 }
 
 impl Lingering {
@@ -182,9 +190,19 @@ impl Lingering {
         all.into_iter().flat_map(|all| all.shelves.into_values().map(|(_, shelf)| shelf)).collect()
     }
 
-    /// When the driver is to look.
-    pub(super) fn look(&self) -> Option<Instant> {
-        self.0.as_ref()?.look
+    /// As the driver, which has come: when it is to look. `is_idle` says that there is nothing else to be written.
+    pub(super) fn look(&mut self, now: Instant, linger: Duration, is_idle: bool) -> Option<Instant> {
+        let all = self.0.as_mut()?;
+        let at = all.look?;
+        if at > now && !all.is_set && is_idle && all.shelves.is_empty() {
+            let before = all.idle.replace(now);
+            if before.is_none_or(|before| now.saturating_duration_since(before) >= linger / SOON) {
+                all.look = None;
+                return None;
+            }
+        }
+        all.is_set = true;
+        Some(at)
     }
 
     /// Takes out the next that is due.
@@ -196,16 +214,57 @@ impl Lingering {
         is_due.then(|| first.remove().1)
     }
 
-    /// The driver has looked, and looks again when the next is due, if there is one.
-    pub(super) fn looked(&mut self, linger: Duration) {
+    /// The driver has looked. When it looks again: when the next is due, if there is one.
+    pub(super) fn looked(&mut self, linger: Duration) -> Option<Instant> {
         if let Some(all) = &mut self.0 {
             let first = all.shelves.values().next().and_then(|(since, _)| *since);
             all.look = first.and_then(|since| since.checked_add(linger));
+            all.is_set = all.look.is_some();
         }
+        self.0.as_ref()?.look
     }
 
     /// When the oldest message of all came, where that is known.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.0.as_ref()?.shelves.values().next()?.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const LINGER: Duration = Duration::from_millis(16);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Kept here because nothing else sees how often a timer is set.
+    #[test]
+    fn a_timer_is_set_for_what_is_not_flushed_and_for_sinks_that_flush_very_often() {
+        let shelf = Shelf::new(Output::new(Config::new().codec().unwrap()));
+        let (mut lingering, began) = (Lingering::default(), Instant::now());
+        let mut flushed = |at: Duration, calls: bool| {
+            let now = began + at;
+            let (number, is_called) = lingering.add(&shelf, Some(now), Some(LINGER));
+            lingering.remove(number);
+            assert_eq!(is_called, calls, "{at:?}");
+            lingering.look(now, LINGER, true).map(|look| look - began)
+        };
+        // Each is flushed when the driver comes.
+        assert_eq!(flushed(MS, true), None);
+        assert_eq!(flushed(2 * MS, true), None);
+        // Now they come fast: there is a timer, and it is not called for the next ones.
+        assert_eq!(flushed(2 * MS + MS / 2, true), Some(2 * MS + MS / 2 + LINGER));
+        assert_eq!(flushed(9 * MS, false), Some(2 * MS + MS / 2 + LINGER));
+        assert_eq!(lingering.looked(LINGER), None);
+        // What is not flushed has one, and so has what was handed over and is not written.
+        let now = began + 100 * MS;
+        let (number, _) = lingering.add(&shelf, Some(now), Some(LINGER));
+        assert_eq!(lingering.look(now, LINGER, true), Some(now + LINGER));
+        lingering.remove(number);
+        assert_eq!(lingering.looked(LINGER), None);
+        let (number, _) = lingering.add(&shelf, Some(now), Some(LINGER));
+        lingering.remove(number);
+        assert_eq!(lingering.look(now, LINGER, false), Some(now + LINGER));
     }
 }

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::task::Poll;
+use std::time::Duration;
 
 use buffstreams::wire::{Decoder, Encoder};
 use buffstreams::{Address, Bytes, Config, Connection, Error, Listener, Manager, Reader, Session, WireFormat, Writer};
@@ -273,10 +274,14 @@ fn connection_to_callback(messages: u64) -> Result<(), Error> {
     })
 }
 
+/// The default, as much longer as a program is slower under callgrind: as many messages are fed in it as at other times. With the
+/// default itself a timer fires in each round there, which costs the runtime an allocation, and otherwise in one of fifty.
+const LINGER: Duration = Duration::from_millis(50 * 5);
+
 fn manager_sink_to_listener(messages: u64) -> Result<(), Error> {
     block_on(async {
         let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
-        let manager = Manager::new(Config::new());
+        let manager = Manager::new(Config::new().linger(LINGER));
         let address = Address::from(listener.local_addr());
         manager.dial(&address).await?;
         let mut sink = manager.sink();
