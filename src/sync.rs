@@ -9,10 +9,22 @@ use std::future::Future;
 use std::mem;
 use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use crate::foreign::{self, PanicHook, PanicSource};
+
+/// Those of std, or where a test tries the orders in which threads can run, those that let it choose.
+#[cfg(not(all(test, buffstreams_shuttle)))]
+mod primitives {
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+}
+#[cfg(all(test, buffstreams_shuttle))]
+mod primitives {
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+}
+use primitives::Mutex;
+pub(crate) use primitives::{MutexGuard, atomic};
 
 /// A mutex. Nothing panics halfway under it, so one that was poisoned is whole.
 #[derive(Debug, Default)]
@@ -25,6 +37,15 @@ impl<T> Lock<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same where nobody holds it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn into_inner(self) -> T {

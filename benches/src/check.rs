@@ -29,15 +29,21 @@ pub(crate) struct Tally {
 impl Tally {
     /// Checks one message and counts it.
     pub(crate) fn take(&mut self, check: &Check, message: &[u8]) {
-        match check.number(message, self.messages) {
+        self.count(check, &check.decode(message));
+    }
+
+    /// Counts a message that was decoded, and checks its turn.
+    fn count(&mut self, check: &Check, message: &Decoded) {
+        let is_next = |number: &u64| check.mask.is_none_or(|mask| *number == self.messages & mask);
+        match message.number.filter(is_next) {
             Some(number) => {
                 self.sum = self.sum.wrapping_add(number);
-                self.squares = self.squares.wrapping_add(number * number);
+                self.squares = self.squares.wrapping_add(number.wrapping_mul(number));
             }
             None => self.faults += 1,
         }
         self.messages += 1;
-        self.bytes += message.len() as u64;
+        self.bytes += message.bytes;
     }
 
     fn merge(&mut self, other: &Self) {
@@ -82,25 +88,38 @@ pub(crate) struct Check {
     mask: Option<u64>,
 }
 
+/// What there is to know of a message.
+pub(crate) struct Decoded {
+    /// If the message is whole.
+    number: Option<u64>,
+    bytes: u64,
+    /// When it should have been sent, where messages say that.
+    due: u64,
+}
+
 impl Check {
     pub(crate) fn of(trial: &Trial) -> Self {
         let mask = trial.is_in_turn().then(|| messages::count(trial.size) - 1);
         Self { form: trial.form(), size: trial.size, mask }
     }
 
-    /// The message's number, if the message is whole, and may come after so many others.
-    fn number(&self, message: &[u8], after: u64) -> Option<u64> {
+    pub(crate) fn decode(&self, message: &[u8]) -> Decoded {
+        let due = messages::due(message).unwrap_or(0);
+        Decoded { number: self.number(message), bytes: message.len() as u64, due }
+    }
+
+    /// The message's number, if the message is whole.
+    fn number(&self, message: &[u8]) -> Option<u64> {
         if message.len() != self.size {
             return None;
         }
-        let number = match self.form {
+        match self.form {
             Form::Numbered => {
                 let number = u64::from_le_bytes(*message.first_chunk()?);
                 (message.last() == Some(&MARKER)).then_some(number)
             }
             Form::Protobuf => Note::decode(message).ok().map(|note| note.number),
-        };
-        number.filter(|number| self.mask.is_none_or(|mask| *number == after & mask))
+        }
     }
 }
 
@@ -127,10 +146,14 @@ impl Inspector {
     }
 
     pub(crate) fn take(&mut self, message: &[u8]) {
-        self.tally.take(&self.check, message);
+        self.count(&self.check.decode(message));
+    }
+
+    /// Takes a message that was decoded elsewhere.
+    pub(crate) fn count(&mut self, message: &Decoded) {
+        self.tally.count(&self.check, message);
         if let Some(latencies) = &mut self.latencies {
-            let due = messages::due(message).unwrap_or(0);
-            latencies.saturating_record(clock::now().saturating_sub(due));
+            latencies.saturating_record(clock::now().saturating_sub(message.due));
         }
         if self.tally.messages == self.share {
             self.waiting.arrived();

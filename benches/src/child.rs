@@ -1,11 +1,14 @@
 //! One end of a trial, in a process of its own.
 //!
 //! It talks with its parent in lines of JSON: an order comes in on standard input, then "go" and "close"; out on standard
-//! output go `Line`s. It ends when standard input does: so it outlives no parent, whatever that one ended by.
+//! output go `Line`s. It tells its processor time whenever it is asked. It ends when standard input does: so it outlives no parent, whatever that one ended by.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
+};
 use std::thread;
 
 use async_std::channel::{Receiver, unbounded};
@@ -15,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Latency, Received, Tally};
 use crate::plan::{Scenario, Trial};
-use crate::{Result, clock, systems};
+use crate::{Result, clock, sockets, systems};
 
 /// What a child is to do.
 #[derive(Serialize, Deserialize)]
@@ -38,6 +41,8 @@ pub(crate) enum Line {
     Complete { end: u64 },
     /// All that came until the connections ended.
     Received(Received),
+    /// The answer to "processor": the time until now, in nanoseconds.
+    Processor { time: u64 },
     /// Something went wrong.
     Failed { error: String },
 }
@@ -50,11 +55,18 @@ pub(crate) struct Sent {
     /// Of the replies.
     pub(crate) replies: Option<Tally>,
     pub(crate) latency: Option<Latency>,
+    /// When the handshake was over by which the session went on.
+    pub(crate) resumed: Option<u64>,
 }
+
+/// The order to tell the processor time.
+pub(crate) const PROCESSOR: &str = "processor";
 
 /// The process that started this one.
 pub(crate) struct Parent {
     orders: Receiver<String>,
+    /// What all sockets of this process are to have, or 0.
+    socket_buffers: AtomicUsize,
 }
 
 impl Parent {
@@ -63,23 +75,39 @@ impl Parent {
         let (sender, orders) = unbounded();
         thread::spawn(move || {
             for line in std::io::stdin().lines().map_while(std::io::Result::ok) {
-                let _ = sender.try_send(line);
+                if line == PROCESSOR {
+                    tell(&Line::Processor { time: clock::processor() });
+                } else {
+                    let _ = sender.try_send(line);
+                }
             }
             std::process::exit(0);
         });
-        Self { orders }
+        Self { orders, socket_buffers: AtomicUsize::new(0) }
+    }
+
+    fn set_buffers(&self) {
+        let bytes = self.socket_buffers.load(Relaxed);
+        if bytes > 0
+            && let Err(error) = sockets::set_buffers(bytes)
+        {
+            tell(&Line::Failed { error: format!("the sockets' buffers cannot be set: {error}") });
+        }
     }
 
     fn order(&self) -> Result<String> {
         Ok(block_on(self.orders.recv())?)
     }
 
+    /// The connections that will be accepted inherit the listener's buffers.
     pub(crate) fn ready(&self, ports: &[u16]) {
+        self.set_buffers();
         tell(&Line::Ready { ports: ports.to_vec() });
     }
 
     /// Waits for "go", and returns when it came.
     pub(crate) fn go(&self) -> u64 {
+        self.set_buffers();
         tell(&Line::Connected);
         let _ = self.order();
         clock::now()
@@ -133,6 +161,7 @@ pub(crate) fn main() -> Result<()> {
     raise_descriptors();
     let parent = Parent::new();
     let order: Order = serde_json::from_str(&parent.order()?)?;
+    parent.socket_buffers.store(order.trial.socket_buffers, Relaxed);
     if let Err(error) = play(&order, &parent) {
         let causes = std::iter::successors(error.source(), |cause| cause.source());
         let error = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
@@ -150,7 +179,7 @@ fn raise_descriptors() {
 }
 
 fn play(Order { trial, ports }: &Order, parent: &Parent) -> Result<()> {
-    let system = systems::find(&trial.system).ok_or("this system is not built in")?;
+    let system = systems::find(&trial.system).ok_or("this system is not built in")?.system;
     let server = ports.is_empty();
     match trial.scenario {
         Scenario::PingPong if server => system.echo(trial, parent),
@@ -159,6 +188,7 @@ fn play(Order { trial, ports }: &Order, parent: &Parent) -> Result<()> {
         Scenario::Idle if server => system.hold(trial, parent),
         Scenario::Idle => system.dial(trial, ports, parent),
         Scenario::OpenLoop if !server => system.pace(trial, ports, parent),
+        Scenario::Resume if !server => system.resume(trial, ports, parent),
         _ if server => system.receive(trial, parent),
         _ => system.send(trial, ports, parent),
     }

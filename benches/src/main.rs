@@ -5,9 +5,11 @@ mod child;
 mod clock;
 mod memory;
 mod messages;
+mod neighbour;
 mod plan;
 mod report;
 mod run;
+mod sockets;
 mod systems;
 
 use std::path::PathBuf;
@@ -45,6 +47,16 @@ struct Args {
     /// How often each is measured; `idle` and `slow-consumer` twice at the most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// What the ratios are of. Default: the best of tokio-util's, in each case.
+    #[arg(long, value_name = "NAME")]
+    base: Option<String>,
+    /// What the kernel is to keep for each socket, each way. Default: what the system gives.
+    #[arg(long, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(4096..=1 << 30))]
+    socket_buffers: Option<u32>,
+    /// How many messages a round has. Default: as many as take half a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    messages: Option<u64>,
     /// Fewer cases, two rounds, each shorter: a look, not a result.
     #[arg(long)]
     quick: bool,
@@ -61,11 +73,18 @@ enum Command {
     /// One end of a measurement, started by the program itself.
     #[command(hide = true)]
     Child,
+    /// A neighbour of a measurement, started by the program itself.
+    #[command(hide = true)]
+    Neighbour,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = if let Some(Command::Child) = args.command { child::main().map(|()| true) } else { measure(args) };
+    let done = match args.command {
+        Some(Command::Child) => child::main().map(|()| true),
+        Some(Command::Neighbour) => neighbour::main().map(|()| true),
+        None => measure(args),
+    };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         // The tables say what: lost or changed messages are no result, and scripts must notice.
@@ -79,8 +98,8 @@ fn main() -> ExitCode {
 
 /// Whether everything that was asked for has a result.
 fn measure(args: Args) -> Result<bool> {
-    for name in &args.system {
-        systems::NAMES.contains(&name.as_str()).then_some(()).ok_or_else(|| format!("no system is called {name}"))?;
+    for name in args.system.iter().chain(&args.base) {
+        systems::find(name).ok_or_else(|| format!("no system is called {name}"))?;
     }
     let choice = plan::Choice {
         only: args.only,
@@ -89,6 +108,8 @@ fn measure(args: Args) -> Result<bool> {
         connections: args.connections.into_iter().map(|count| count as usize).collect(),
         rounds: args.rounds.unwrap_or(if args.quick { 2 } else { 5 }),
         quick: args.quick,
+        socket_buffers: args.socket_buffers.unwrap_or(0) as usize,
+        messages: args.messages,
     };
     let groups = plan::groups(&choice);
     if args.list {
@@ -106,6 +127,6 @@ fn measure(args: Args) -> Result<bool> {
     }
     let header = report::Header::of_this_machine();
     let results = run::run_all(groups)?;
-    report::write(&args.out, &header, &results)?;
+    report::write(&args.out, &header, &results, args.base.as_deref())?;
     Ok(results.iter().flat_map(|group| &group.outcomes).all(|outcome| outcome.error().is_none()))
 }

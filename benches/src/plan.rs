@@ -26,6 +26,8 @@ pub(crate) enum Scenario {
     Idle,
     /// Latency at a fixed load, counted from when a message should have been sent.
     OpenLoop,
+    /// How long it takes until a session whose connection was cut has everything that was in flight.
+    Resume,
 }
 
 impl Scenario {
@@ -39,6 +41,7 @@ impl Scenario {
             Self::SlowConsumer => "slow-consumer",
             Self::Idle => "idle",
             Self::OpenLoop => "open-loop",
+            Self::Resume => "resume",
         }
     }
 }
@@ -69,6 +72,10 @@ pub(crate) struct Trial {
     pub(crate) addresses: usize,
     /// With `reconnect` and `message_ttl`, which a manager's books then keep the time for.
     pub(crate) patient: bool,
+    /// Processes that only spin meanwhile, and give way to all others.
+    pub(crate) neighbours: usize,
+    /// What the kernel keeps for each socket, each way; 0 for what the system gives.
+    pub(crate) socket_buffers: usize,
     /// Messages a second that are offered, where that is fixed.
     pub(crate) rate: u64,
     /// How long one round should take, more or less.
@@ -89,6 +96,8 @@ impl Trial {
             producers: 1,
             addresses: 1,
             patient: false,
+            neighbours: 0,
+            socket_buffers: 0,
             rate: 0,
             millis: 500,
             messages: 0,
@@ -120,10 +129,26 @@ impl Trial {
         self.messages = messages.div_ceil(unit).max(1) * unit;
     }
 
+    fn set_neighbours(&mut self, count: usize) {
+        self.neighbours = count;
+        if count > 0 {
+            self.label += &format!(", {count} neighbours");
+        }
+    }
+
+    /// So many messages, where their number is free.
+    fn fix_messages(&mut self, messages: u64) {
+        match self.scenario {
+            Scenario::SlowConsumer | Scenario::Idle | Scenario::Resume => {}
+            Scenario::PingPong => self.set_messages(WARM_UP + messages),
+            _ => self.set_messages(messages),
+        }
+    }
+
     /// Whether the number of messages is found by trying.
     pub(crate) fn is_calibrated(&self) -> bool {
         use Scenario::{Connections, GoBench, Manager, Throughput};
-        matches!(self.scenario, Throughput | Connections | GoBench | Manager)
+        self.messages == 0 && matches!(self.scenario, Throughput | Connections | GoBench | Manager)
     }
 }
 
@@ -160,7 +185,31 @@ pub(crate) struct Choice {
     pub(crate) connections: Vec<usize>,
     pub(crate) rounds: u32,
     pub(crate) quick: bool,
+    pub(crate) socket_buffers: usize,
+    /// In a round, instead of as many as take the time that it should.
+    pub(crate) messages: Option<u64>,
 }
+
+/// The systems of a quick look.
+const QUICK: &[&str] = &[
+    "raw",
+    "manual",
+    "tokio-util",
+    "tokio-util-current",
+    "buffstreams",
+    "buffstreams-tokio",
+    "buffstreams-smol",
+    "buffstreams-connections",
+    "buffstreams-callback",
+    "buffstreams-batches",
+    "buffstreams-decode",
+    "buffstreams-manager",
+    "buffstreams-session",
+    "raw-tls",
+    "buffstreams-tls",
+];
+/// A spinning neighbour for each processor of a small machine.
+const NEIGHBOURS: usize = 2;
 
 impl Choice {
     /// `asked`, or the scenario's own: all, or those of a quick look.
@@ -179,13 +228,20 @@ pub(crate) fn groups(choice: &Choice) -> Vec<Group> {
 fn scenario_groups(scenario: Scenario, choice: &Choice) -> Vec<Group> {
     let group = |title: String, size: usize, adapt: &dyn Fn(&mut Trial)| {
         let mut group = Group { scenario, title, rounds: choice.rounds, trials: Vec::new(), missing: Vec::new() };
-        let asked = |name: &&&str| choice.systems.is_empty() || choice.systems.iter().any(|asked| asked == **name);
-        for name in systems::NAMES.iter().filter(asked) {
+        let asked = |name: &&str| {
+            let list: Vec<_> = choice.systems.iter().map(String::as_str).collect();
+            if list.is_empty() { !choice.quick || QUICK.contains(name) } else { list.contains(name) }
+        };
+        for name in systems::TABLE.iter().map(|entry| entry.name).filter(asked) {
             let mut trial = Trial::new(scenario, name, size);
             trial.millis = if choice.quick { 150 } else { 500 };
+            trial.socket_buffers = choice.socket_buffers;
             adapt(&mut trial);
+            if let Some(messages) = choice.messages {
+                trial.fix_messages(messages);
+            }
             match missing(&trial) {
-                Some(reason) => group.missing.push((trial.label, reason)),
+                Some(reason) => group.missing.push((trial.system, reason)),
                 None => group.trials.push(trial),
             }
         }
@@ -193,14 +249,14 @@ fn scenario_groups(scenario: Scenario, choice: &Choice) -> Vec<Group> {
     };
     match scenario {
         Scenario::Throughput => {
-            let sizes = choice.pick(&choice.sizes, &[16, 110, 1024, 4096, 65_536, 1_048_576], &[110, 65_536]);
+            let sizes = choice.pick(&choice.sizes, &[16, 110, 1024, 65_536], &[16, 110]);
             sizes
                 .into_iter()
                 .map(|size| group(format!("messages of {size} bytes, one connection"), size, &|_| ()))
                 .collect()
         }
         Scenario::Connections => {
-            let counts = choice.pick(&choice.connections, &[1, 16, 100, 1000, 5000], &[1, 1000]);
+            let counts = choice.pick(&choice.connections, &[1, 16, 1000, 5000], &[16, 1000]);
             let one = |count: usize| {
                 let title =
                     format!("{count} connection{} into one listener, 110 bytes", if count == 1 { "" } else { "s" });
@@ -215,8 +271,17 @@ fn scenario_groups(scenario: Scenario, choice: &Choice) -> Vec<Group> {
         Scenario::PingPong => {
             // As many as leave 20 above the 99.9th percentile of each round.
             let timed = if choice.quick { 2_000 } else { 20_000 };
-            let title = format!("request and reply, 110 bytes, one connection, {timed} times a round");
-            vec![group(title, 110, &|trial| trial.set_messages(WARM_UP + timed))]
+            let one = |neighbours: usize| {
+                let title = format!(
+                    "request and reply, 110 bytes, one connection, {timed} times a round, {}",
+                    of_neighbours(neighbours)
+                );
+                group(title, 110, &|trial| {
+                    trial.set_messages(WARM_UP + timed);
+                    trial.set_neighbours(neighbours);
+                })
+            };
+            [0, NEIGHBOURS].map(one).into()
         }
         Scenario::Manager => vec![manager(group("16 producers, 110 bytes".into(), 110, &|_| ()))],
         Scenario::SlowConsumer => {
@@ -232,24 +297,43 @@ fn scenario_groups(scenario: Scenario, choice: &Choice) -> Vec<Group> {
             counts.into_iter().map(one).collect()
         }
         Scenario::Idle => {
-            let counts = choice.pick(&choice.connections, &[10_000], &[1000]);
+            let counts = choice.pick(&choice.connections, &[1000, 10_000], &[1000]);
             let one = |count: usize| {
                 few(group(format!("{count} idle connections"), 110, &|trial| trial.connections = count), choice)
             };
             counts.into_iter().map(one).collect()
         }
         Scenario::OpenLoop => {
-            let rates: &[u64] = &[50_000, 100_000, 200_000, 400_000, 800_000];
-            let one = |rate: u64| {
-                let title = format!("{rate} messages a second offered, 110 bytes, one connection");
+            let one = |rate: u64, neighbours: usize| {
+                let title = format!(
+                    "{rate} messages a second offered, 110 bytes, one connection, {}",
+                    of_neighbours(neighbours)
+                );
                 group(title, 110, &|trial| {
                     trial.rate = rate;
                     trial.set_messages(rate * trial.millis / 1000);
+                    trial.set_neighbours(neighbours);
                 })
             };
-            choice.pick(&[], rates, &[100_000]).into_iter().map(one).collect()
+            let rates = choice.pick(&[], &[50_000, 100_000, 200_000, 400_000, 800_000], &[200_000]);
+            let idle = rates.into_iter().map(|rate| one(rate, 0));
+            idle.chain([one(200_000, NEIGHBOURS)]).collect()
+        }
+        Scenario::Resume => {
+            vec![group("1 MiB in flight when the connection is cut, messages of 110 bytes".into(), 110, &|trial| {
+                trial.set_messages(in_flight(trial.size));
+            })]
         }
     }
+}
+
+fn of_neighbours(count: usize) -> String {
+    if count == 0 { "nothing else runs".into() } else { format!("{count} spinning neighbours") }
+}
+
+/// How many messages make 1 MiB in flight: with their headers, a session's window has no room for one more.
+pub(crate) fn in_flight(size: usize) -> u64 {
+    ((1 << 20) / (size + 4)) as u64
 }
 
 /// Memory hardly changes from round to round, and those rounds take long.
@@ -270,7 +354,11 @@ fn manager(mut group: Group) -> Group {
             [(1, false, "1 address"), (1, true, "1 address, reconnect and message_ttl"), (16, false, "16 addresses")]
         {
             let label = format!("manager, 16 producers, {what}");
-            trials.push(Trial { label, producers: 16, addresses, patient, ..trial.clone() });
+            let mut trial = Trial { label, producers: 16, addresses, patient, ..trial.clone() };
+            if trial.messages > 0 {
+                trial.set_messages(trial.messages);
+            }
+            trials.push(trial);
         }
     }
     group.trials = trials;
@@ -279,27 +367,51 @@ fn manager(mut group: Group) -> Group {
 
 /// Why a system does not take part.
 fn missing(trial: &Trial) -> Option<String> {
-    use Scenario::{Connections, GoBench, Idle, Manager, PingPong, SlowConsumer, Throughput};
+    use Scenario::{Connections, GoBench, Idle, Manager, OpenLoop, PingPong, Resume, SlowConsumer, Throughput};
     let many = trial.connections > 1;
-    let reason = match (trial.system.as_str(), trial.scenario) {
-        ("zmq", _) if !cfg!(feature = "zmq") => "not built in: it needs `--features zmq` and a C++ compiler",
-        ("raw-tls", scenario) if scenario != Throughput => "it is one connection, and has no messages",
-        ("raw", GoBench) => "it has no messages that could be decoded",
-        ("raw", SlowConsumer | Idle) => "it has no memory but the kernel's, and this benchmark's own buffers",
-        ("buffstreams" | "buffstreams-manager", Manager) => return descriptors(trial),
-        (_, Manager) => "the comparison is between a manager and a sink of the same library",
-        ("buffstreams-manager", Connections | SlowConsumer | Idle) if many => {
+    let name = trial.system.as_str();
+    let is = |part: &str| name.starts_with("buffstreams") && name.contains(part);
+    let reason = match trial.scenario {
+        _ if name == "zmq" && !cfg!(feature = "zmq") => "not built in: it needs `--features zmq` and a C++ compiler",
+        Manager if name == "buffstreams" || name == "buffstreams-manager" => return descriptors(trial),
+        Manager => "the comparison is between a manager and a sink of the same library",
+        Resume if !is("session") => "it has no sessions that outlive a connection",
+        Resume if is("256k") => "its window has no room for so much",
+        scenario if name == "raw-tls" && scenario != Throughput => "it is one connection, and has no messages",
+        GoBench if name == "raw" => "it has no messages that could be decoded",
+        SlowConsumer | Idle if name == "raw" => "it has no memory but the kernel's, and this benchmark's own buffers",
+        Connections | SlowConsumer | Idle if name == "buffstreams-manager" && many => {
             "a manager has one connection to an address"
         }
-        ("buffstreams-manager", PingPong) => "a manager only sends",
-        ("buffstreams-callback", PingPong) => "a listener that calls back has no sink for replies",
+        PingPong if name == "buffstreams-manager" => "a manager only sends",
+        PingPong if is("callback") => "a listener that calls back has no sink for replies",
+        PingPong | SlowConsumer | Idle if is("batches") || is("decode") || is("deliveries") => {
+            "beside the way to take messages, it is the system without it"
+        }
+        OpenLoop | PingPong | SlowConsumer | Idle if is("256k") || is("4m") => {
+            "the window does not matter to so little"
+        }
+        SlowConsumer if name.ends_with("-current") => "the thread that would read is the one that does not take",
         // Measured: 88 ms for a request and its reply.
-        ("message-io", PingPong) => {
+        PingPong if name == "message-io" => {
             "it writes a message in two pieces with Nagle's algorithm on, so that each waits 40 ms for an acknowledgement"
         }
+        _ if is("session") && trial.size + SESSION_READ > window(name) => "its window has no room for the message",
         _ => return descriptors(trial),
     };
     Some(reason.into())
+}
+
+/// What a window has room for beside a message: a read, and a header.
+const SESSION_READ: usize = (64 << 10) + 4;
+
+/// The window of a system with sessions.
+fn window(name: &str) -> usize {
+    match name {
+        "buffstreams-session-256k" => 256 << 10,
+        "buffstreams-session-4m" => 4 << 20,
+        _ => 1 << 20,
+    }
 }
 
 /// Why this machine does not let a process have the connections.
@@ -314,6 +426,18 @@ fn descriptors(trial: &Trial) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn everything(quick: bool) -> Choice {
+        let (systems, sizes, connections) = Default::default();
+        Choice { only: vec![], systems, sizes, connections, rounds: 2, quick, socket_buffers: 0, messages: None }
+    }
+
+    #[test]
+    fn a_quick_look_has_systems_that_there_are() {
+        for name in QUICK {
+            assert!(systems::find(name).is_some(), "{name}");
+        }
+    }
+
     #[test]
     fn every_sender_and_every_address_gets_as_much() {
         let mut trial =
@@ -325,11 +449,10 @@ mod tests {
 
     #[test]
     fn every_system_takes_part_or_has_a_reason() {
-        let choice =
-            Choice { only: vec![], systems: vec![], sizes: vec![], connections: vec![], rounds: 5, quick: false };
+        let choice = everything(false);
         for group in groups(&choice) {
-            for system in systems::NAMES {
-                let takes_part = group.trials.iter().any(|trial| trial.system == *system);
+            for system in systems::TABLE.iter().map(|entry| entry.name) {
+                let takes_part = group.trials.iter().any(|trial| trial.system == system);
                 let is_left_out = group.missing.iter().any(|(missing, reason)| missing == system && !reason.is_empty());
                 assert!(takes_part != is_left_out, "{system}, {}", group.title);
             }
@@ -347,8 +470,7 @@ mod tests {
     #[test]
     fn every_scenario_has_trials() {
         // Those of a quick look need no more descriptors than most machines allow.
-        let choice =
-            Choice { only: vec![], systems: vec![], sizes: vec![], connections: vec![], rounds: 2, quick: true };
+        let choice = everything(true);
         let groups = groups(&choice);
         for scenario in Scenario::value_variants() {
             assert!(groups.iter().any(|group| group.scenario == *scenario && !group.trials.is_empty()));

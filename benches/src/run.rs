@@ -10,7 +10,7 @@ use std::{env, thread};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::check::{Received, Tally};
-use crate::child::{Line, Order, Sent};
+use crate::child::{Line, Order, PROCESSOR, Sent};
 use crate::plan::{Group, Scenario, Trial};
 use crate::{Result, memory};
 
@@ -38,8 +38,36 @@ pub(crate) struct GroupResult {
     pub(crate) outcomes: Vec<Outcome>,
 }
 
+/// A process that only spins. It is killed when this is dropped.
+struct Neighbour(std::process::Child);
+
+impl Neighbour {
+    fn start() -> Result<Self> {
+        let mut command = Command::new(env::current_exe()?);
+        // It ends with this pipe, which nobody writes to.
+        Ok(Self(command.arg("neighbour").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?))
+    }
+
+    /// It spins until the end of the measurement, or there is no figure.
+    fn check(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("a neighbour ended early: {status}").into()),
+        }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A process that plays one end. It is killed when this is dropped.
 struct Child {
+    /// What it is called in errors.
+    end: &'static str,
     process: std::process::Child,
     orders: ChildStdin,
     lines: Receiver<Line>,
@@ -65,7 +93,8 @@ impl Child {
                 }
             }
         });
-        let mut child = Self { process, orders, lines };
+        let end = if ports.is_empty() { "server" } else { "client" };
+        let mut child = Self { end, process, orders, lines };
         let order = Order { trial: trial.clone(), ports: ports.to_vec() };
         child.tell(&serde_json::to_string(&order)?)?;
         Ok(child)
@@ -75,30 +104,34 @@ impl Child {
         Ok(writeln!(self.orders, "{line}")?)
     }
 
-    fn line(&self) -> Result<Line> {
+    fn line(&self, awaited: &str) -> Result<Line> {
         match self.lines.recv_timeout(PATIENCE) {
-            Ok(Line::Failed { error }) => Err(error.into()),
+            Ok(Line::Failed { error }) => Err(format!("the {}: {error}", self.end).into()),
             Ok(line) => Ok(line),
-            Err(error) => Err(format!("a process said nothing ({error}): were messages lost?").into()),
+            Err(RecvTimeoutError::Disconnected) => Err(format!("the {} has ended before {awaited}", self.end).into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = PATIENCE.as_secs();
+                Err(format!("the {} hangs, and was ended: {seconds} s without {awaited}", self.end).into())
+            }
         }
     }
 
     fn ready(&self) -> Result<Vec<u16>> {
-        match self.line()? {
+        match self.line("its ports")? {
             Line::Ready { ports } => Ok(ports),
             other => Err(unexpected(&other)),
         }
     }
 
     fn connected(&self) -> Result<()> {
-        match self.line()? {
+        match self.line("its connections")? {
             Line::Connected => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
     fn sent(&self) -> Result<Sent> {
-        match self.line()? {
+        match self.line("having sent everything")? {
             Line::Sent(sent) => Ok(sent),
             other => Err(unexpected(&other)),
         }
@@ -106,7 +139,7 @@ impl Child {
 
     /// When the last message was there.
     fn complete(&self) -> Result<u64> {
-        match self.line()? {
+        match self.line("all messages")? {
             Line::Complete { end } => Ok(end),
             Line::Received(received) => Err(format!("the connections ended early: {:?} came", received.tally).into()),
             other => Err(unexpected(&other)),
@@ -114,8 +147,17 @@ impl Child {
     }
 
     fn received(&self) -> Result<Received> {
-        match self.line()? {
+        match self.line("the end of its connections")? {
             Line::Received(received) => Ok(received),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The processor time that it has had until now, in nanoseconds.
+    fn processor(&mut self) -> Result<f64> {
+        self.tell(PROCESSOR)?;
+        match self.line("its processor time")? {
+            Line::Processor { time } => Ok(time as f64),
             other => Err(unexpected(&other)),
         }
     }
@@ -125,7 +167,8 @@ impl Child {
         self.tell("close")?;
         match self.lines.recv_timeout(PATIENCE) {
             Err(RecvTimeoutError::Disconnected) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => Err("a client does not end".into()),
+            Err(RecvTimeoutError::Timeout) => Err(format!("the {} does not end, and was ended", self.end).into()),
+            Ok(Line::Failed { error }) => Err(format!("the {}: {error}", self.end).into()),
             Ok(line) => Err(unexpected(&line)),
         }
     }
@@ -144,6 +187,13 @@ impl Drop for Child {
 
 /// Plays one round and returns its figures.
 fn round(trial: &Trial) -> Result<Figures> {
+    let mut neighbours = (0..trial.neighbours).map(|_| Neighbour::start()).collect::<Result<Vec<_>>>()?;
+    let figures = play(trial)?;
+    neighbours.iter_mut().try_for_each(Neighbour::check)?;
+    Ok(figures)
+}
+
+fn play(trial: &Trial) -> Result<Figures> {
     let mut server = Child::start(trial, &[])?;
     let ports = server.ready()?;
     let memory_before = if trial.scenario == Scenario::Idle { memory::settled(server.process.id())? } else { 0 };
@@ -161,33 +211,67 @@ fn round(trial: &Trial) -> Result<Figures> {
     }
 }
 
-/// Everything is sent and received; the clock stands still before the connections are closed, and what comes until they
+/// The processor time of both ends until now, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Processor {
+    receiver: f64,
+    sender: f64,
+}
+
+impl Processor {
+    fn of(server: &mut Child, clients: &mut [Child]) -> Result<Self> {
+        let sender = clients.iter_mut().map(Child::processor).sum::<Result<f64>>()?;
+        Ok(Self { receiver: server.processor()?, sender })
+    }
+
+    /// What a message has cost since `before`.
+    fn add_since(self, before: Self, messages: u64, figures: &mut Figures) {
+        let receiver = (self.receiver - before.receiver) / messages as f64;
+        let sender = (self.sender - before.sender) / messages as f64;
+        figures.extend([
+            ("processor", receiver + sender),
+            ("processor of the receiver", receiver),
+            ("processor of the sender", sender),
+        ]);
+    }
+}
+
+/// Everything is sent and received; the clocks stand still before the connections are closed, and what comes until they
 /// are is looked at all the same.
 fn exchange(trial: &Trial, server: &mut Child, clients: &mut [Child]) -> Result<Figures> {
+    let before = Processor::of(server, clients)?;
     clients.iter_mut().try_for_each(|client| client.tell("go"))?;
     let replies = trial.scenario == Scenario::PingPong;
     let end = if replies { 0 } else { server.complete()? };
     let sent = clients.iter().map(Child::sent).collect::<Result<Vec<_>>>()?;
+    let after = Processor::of(server, clients)?;
     clients.iter_mut().try_for_each(Child::close)?;
     server.tell("close")?;
     let received = server.received()?;
 
     let expected = Tally::expected(trial.size, trial.senders(), trial.share());
+    let mut figures = Figures::new();
+    after.add_since(before, trial.messages, &mut figures);
     if replies {
         sent[0].replies.ok_or("no replies were counted")?.verify(&expected)?;
-        return latency(sent[0].latency);
+        figures.append(&mut latency(sent[0].latency)?);
+        return Ok(figures);
     }
     if trial.system.starts_with("raw") && trial.scenario != Scenario::OpenLoop {
         received.tally.verify(&Tally::of_bytes(expected.bytes, trial.size))?;
     } else {
         received.tally.verify(&expected)?;
     }
+    if trial.scenario == Scenario::Resume {
+        let resumed = sent[0].resumed.ok_or("no session was resumed")?;
+        figures.insert("resume", end.saturating_sub(resumed) as f64 / 1e3);
+        return Ok(figures);
+    }
     let start = sent.iter().map(|sent| sent.start).min().ok_or("no client")?;
     let seconds = end.saturating_sub(start) as f64 / 1e9;
-    let mut figures = match trial.scenario {
-        Scenario::OpenLoop => latency(received.latency)?,
-        _ => Figures::new(),
-    };
+    if trial.scenario == Scenario::OpenLoop {
+        figures.append(&mut latency(received.latency)?);
+    }
     figures.insert("seconds", seconds);
     figures.insert("messages/s", received.tally.messages as f64 / seconds);
     figures.insert("bytes/s", received.tally.bytes as f64 / seconds);

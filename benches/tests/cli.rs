@@ -1,4 +1,5 @@
-//! What a script relies on: a selection that leaves nothing is an error, and no process is left behind.
+//! What a script relies on: each system plays its parts, a selection that leaves nothing is an error, and no process is left
+//! behind.
 
 use std::fs;
 use std::path::Path;
@@ -21,10 +22,79 @@ fn nothing_to_measure_is_an_error() {
 }
 
 #[test]
-fn an_end_of_input_ends_a_child() {
-    let mut child = bench(&["child"]).stdin(Stdio::piped()).spawn().unwrap();
-    drop(child.stdin.take());
-    poll("the child's end", || child.try_wait().unwrap());
+fn a_base_has_to_be_a_system() {
+    let output = bench(&["--base", "nothing", "--list"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no system is called nothing"));
+}
+
+#[test]
+fn an_end_of_input_ends_a_child_and_a_neighbour() {
+    for part in ["child", "neighbour"] {
+        let mut child = bench(&[part]).stdin(Stdio::piped()).spawn().unwrap();
+        drop(child.stdin.take());
+        poll("the child's end", || child.try_wait().unwrap());
+    }
+}
+
+/// One round of a few messages, in these scenarios. Whoever loses or changes one makes the command fail.
+fn play(scenarios: &str, more: &[&str]) {
+    let out = std::env::temp_dir().join(format!("buffstreams-bench-{}-{scenarios}", std::process::id()));
+    let few = ["--rounds", "1", "--messages", "300", "--size", "110", "--connections", "3", "--base", "manual"];
+    let output = bench(&few).args(more).args(["--only", scenarios, "--out"]).arg(&out).output().unwrap();
+    let tables = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{tables}\n{}", String::from_utf8_lossy(&output.stderr));
+    let rounds = fs::read_to_string(out.join("results.jsonl")).unwrap();
+    fs::remove_dir_all(&out).unwrap();
+    let rounds: Vec<serde_json::Value> = rounds.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for scenario in scenarios.split(',') {
+        let played = rounds.iter().filter(|line| line["kind"] == "round" && line["trial"]["scenario"] == scenario);
+        let figures: Vec<_> = played.map(|line| &line["figures"]).collect();
+        assert!(!figures.is_empty(), "{scenario}");
+        let has_messages = !["idle", "slow-consumer"].contains(&scenario);
+        assert!(
+            figures.iter().all(|figures| !has_messages || figures["processor"].as_f64().unwrap() > 0.0),
+            "{tables}"
+        );
+    }
+}
+
+#[test]
+fn every_system_sends_and_receives() {
+    play("throughput,connections,go-bench,manager", &[]);
+}
+
+#[test]
+fn every_system_replies() {
+    play("ping-pong", &[]);
+}
+
+#[test]
+fn every_system_keeps_a_rate() {
+    play("open-loop", &[]);
+}
+
+#[test]
+fn every_session_goes_on() {
+    play("resume", &[]);
+}
+
+#[test]
+fn every_system_waits() {
+    play("idle", &["--quick"]);
+    play("slow-consumer", &["--quick"]);
+}
+
+#[test]
+fn the_sockets_have_the_buffers_asked_for() {
+    let out = std::env::temp_dir().join(format!("buffstreams-bench-{}-buffers", std::process::id()));
+    let of = |bytes: &str| {
+        let some = ["--only", "throughput", "--system", "raw,manual,buffstreams", "--size", "110", "--messages", "300"];
+        bench(&some).args(["--rounds", "1", "--socket-buffers", bytes, "--out"]).arg(&out).output().unwrap()
+    };
+    let output = of("100000");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    fs::remove_dir_all(&out).unwrap();
 }
 
 #[test]

@@ -46,6 +46,11 @@ impl Config {
         self.message_ttl
     }
 
+    /// See [`linger`](Self::linger). Where it was not set, it is the 5 ms of a manager's sinks.
+    pub fn get_linger(&self) -> Option<Duration> {
+        self.linger.of_sinks()
+    }
+
     /// See [`dial_timeout`](Self::dial_timeout).
     pub fn get_dial_timeout(&self) -> Option<Duration> {
         self.dial_timeout

@@ -1,30 +1,26 @@
 //! Every limit: its default, what it is for, and the attack or the cost that it bounds.
 
+mod check;
 mod get;
 #[cfg(feature = "serde")]
 mod in_code;
+mod linger;
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::error::{ConfigError, Error, Limit};
 use crate::runtime::{Handle, Runtime};
-use crate::session::{MAGIC, MAX_MESSAGE, Session};
+use crate::session::Session;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
-use crate::wire::{Codec, WireFormat};
-
-/// What the option of the kernel takes: milliseconds, as a signed number of 32 bits. 0 would mean its own default.
-const USER_TIMEOUT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
-
-/// The shortest and the longest delay between two attempts to open a connection of a session again, where nothing else is said.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+use crate::wire::WireFormat;
+use linger::Linger;
 
 /// The settings of a listener, a connection or a manager: the wire format, and every limit with its default.
 ///
 /// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
 /// takes a `Duration`, or `None` for no limit. Zero is an error ([`ConfigError::Time`](crate::ConfigError::Time)), except for
-/// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, and `message_ttl`.
+/// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, `message_ttl` and `linger`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,6 +65,8 @@ pub struct Config {
     pub(crate) reconnect: Option<Backoff>,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) message_ttl: Option<Duration>,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Linger::is_unset"))]
+    pub(crate) linger: Linger,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
     pub(crate) dial_timeout: Option<Duration>,
     #[cfg_attr(feature = "serde", serde(with = "crate::duration::limit"))]
@@ -109,6 +107,7 @@ impl Default for Config {
             max_connections: 16_384,
             reconnect: None,
             message_ttl: None,
+            linger: Linger::Unset,
             dial_timeout: Some(Duration::from_secs(10)),
             write_timeout: Some(Duration::from_secs(30)),
             frame_timeout: Some(Duration::from_secs(30)),
@@ -270,16 +269,38 @@ impl Config {
         self
     }
 
-    /// How old a message may be when it is given to the kernel. Default: no limit.
+    /// How old a message may be when it is given to the kernel, from when it was accepted: by a `feed`, or a `write` in its turn.
+    /// Default: no limit.
     ///
     /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
-    /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most. While
-    /// earlier dead letters are not taken, the next ones are held. A batch that a peer has begun to take is not looked
-    /// at again until its connection breaks. It bounds how stale news may be after an outage; what a
+    /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most, and not before
+    /// those in front of them, which came through other sinks and may be younger. While earlier dead letters are not taken,
+    /// the next ones are held. A batch that a peer has begun to take is not looked at again until its connection breaks. It bounds how stale news may be after an outage; what a
     /// `Connection` holds is for its program to judge.
     #[must_use]
     pub fn message_ttl(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.message_ttl = limit.into();
+        self
+    }
+
+    /// How long what was fed may wait for a flush: at the latest then it is handed over to be written. Default: 5 ms for the sinks of
+    /// a manager; a [`Connection`](crate::Connection) lingers only where this is set. `None` is off for both.
+    ///
+    /// It concerns `feed`, `try_feed` and `start_send` without a flush behind them: what is fed within this time goes out
+    /// together, as small messages should, and a message that nobody flushes goes out all the same. A flush does not wait for
+    /// it. The time begins with the first message that a sink has for an address, and all that has come by its end go with
+    /// that; where the queue of the address is full then, they wait for room in turn, as a flush does. Off, what was
+    /// fed goes with a flush, with a full batch, when the sink is dropped, or when the address is closed.
+    ///
+    /// It costs a manager a timer for each address, which is set while something is fed, once in this time at the most. A
+    /// plain `Connection` has a task of its own where it lingers, and a lock, which its two users hold for a write at the most.
+    /// Zero wakes that task at once, for each message that finds nothing fed before it: that is for messages that are far between.
+    ///
+    /// The replies of a listener do not linger, and a [`RouteSink`](crate::RouteSink) needs it not: its task hands on what is fed
+    /// at once.
+    #[must_use]
+    pub fn linger(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.linger = Linger::Set(limit.into());
         self
     }
 
@@ -385,92 +406,14 @@ impl Config {
         self.unix_mode = mode.into();
         self
     }
-
-    /// The value of a limit; `None` where there is none.
-    pub(crate) fn limit(&self, limit: Limit) -> Option<Duration> {
-        match limit {
-            Limit::MessageTtl => self.message_ttl,
-            Limit::WriteTimeout => self.write_timeout,
-            Limit::FrameTimeout => self.frame_timeout,
-            Limit::IdleTimeout => self.idle_timeout,
-            Limit::CloseTimeout => self.close_timeout,
-            Limit::DrainTimeout => self.drain_timeout,
-        }
-    }
-
-    /// This limit, which there is, has run out.
-    pub(crate) fn ran_out(&self, what: Limit) -> Error {
-        Error::Timeout { what, after: self.limit(what).unwrap_or_default() }
-    }
-
-    /// Whether and how a connection that broke is opened again: with a session it always is.
-    pub(crate) fn backoff(&self) -> Option<Backoff> {
-        let of_session = |session: &Session| Backoff::exponential(REDIAL.0, REDIAL.1).max_elapsed(session.ttl);
-        self.reconnect.clone().or_else(|| self.session.as_ref().map(of_session))
-    }
-
-    /// How many bytes are held while a peer is away.
-    pub(crate) fn room_while_down(&self) -> Option<usize> {
-        self.backoff().map(|_| self.queue_bytes)
-    }
-
-    /// The format of what is sent and received, with its limit, if all settings can work. That of a session is always the same.
-    pub(crate) fn codec(&self) -> Result<Codec, ConfigError> {
-        let Some(session) = &self.session else { return self.plain_codec() };
-        self.check()?;
-        let codec = Codec::new(WireFormat::u32_be(), self.max_message_size.min(MAX_MESSAGE as usize))?;
-        session.check(codec.max())?;
-        if session.or_plain {
-            let (plain, byte) = (self.plain_codec()?, MAGIC[0]);
-            if plain.can_begin_with(byte) {
-                let (wire_format, max_message_size) = (self.wire_format.to_string(), plain.max());
-                return Err(ConfigError::Ambiguous { wire_format, max_message_size, byte });
-            }
-        }
-        Ok(codec)
-    }
-
-    /// The format of a peer without a session, with its limit, if all settings of such a one can work.
-    pub(crate) fn plain_codec(&self) -> Result<Codec, ConfigError> {
-        self.check()?;
-        Codec::new(self.wire_format, self.max_message_size)
-    }
-
-    /// Whether the settings can work, whatever the format.
-    fn check(&self) -> Result<(), ConfigError> {
-        let counts = [
-            ("inbox_bytes", self.inbox_bytes),
-            ("queue_bytes", self.queue_bytes),
-            ("max_connections", self.max_connections),
-        ];
-        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(ConfigError::Zero { name });
-        }
-        // Zero as a limit of these would end everything at once; what was meant is mostly no limit.
-        const SHORTEST: Duration = Duration::from_nanos(1);
-        let times = [
-            ("dial_timeout", self.dial_timeout, SHORTEST, Duration::MAX),
-            ("write_timeout", self.write_timeout, SHORTEST, Duration::MAX),
-            ("frame_timeout", self.frame_timeout, SHORTEST, Duration::MAX),
-            ("idle_timeout", self.idle_timeout, SHORTEST, Duration::MAX),
-            ("keepalive", self.keepalive, SHORTEST, Duration::MAX),
-            ("user_timeout", self.user_timeout, USER_TIMEOUT.0, USER_TIMEOUT.1),
-        ];
-        for (name, given, least, most) in times {
-            if let Some(given) = given.filter(|given| !(least..=most).contains(given)) {
-                return Err(ConfigError::Time { name, given, least, most });
-            }
-        }
-        match self.unix_mode.filter(|mode| *mode > 0o777) {
-            Some(given) => Err(ConfigError::UnixMode { given }),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::check::REDIAL;
     use super::*;
+    use crate::error::ConfigError;
+    use crate::wire::Codec;
 
     fn refused(config: Config) -> ConfigError {
         config.codec().unwrap_err()

@@ -12,7 +12,7 @@ use futures::sink::{Sink, SinkExt};
 use futures::stream::Stream;
 
 use super::socket::Shared;
-use super::{plain_read, plain_write, session};
+use super::{lingering_write, plain_read, plain_write, session};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::framed::Messages;
@@ -34,6 +34,7 @@ pub struct WriteHalf(Write);
 
 enum Write {
     Plain(Box<plain_write::Plain>),
+    Lingering(Box<lingering_write::Lingering>),
     Session(Box<session::Write>),
 }
 
@@ -117,7 +118,10 @@ impl ReadHalf {
 
 impl WriteHalf {
     pub(super) fn plain(shared: Arc<Shared>) -> Self {
-        Self(Write::Plain(Box::new(plain_write::Plain::new(shared))))
+        Self(match shared.config.linger.of_connections() {
+            None => Write::Plain(Box::new(plain_write::Plain::new(shared))),
+            Some(linger) => Write::Lingering(Box::new(lingering_write::Lingering::new(shared, linger))),
+        })
     }
 
     pub(super) fn session(write: session::Write) -> Self {
@@ -132,6 +136,7 @@ impl WriteHalf {
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
         match &mut self.0 {
             Write::Plain(write) => write.take_unsent(),
+            Write::Lingering(write) => write.take_unsent(),
             Write::Session(write) => write.take_unsent(),
         }
     }
@@ -142,7 +147,7 @@ impl WriteHalf {
     /// none.
     pub fn take_in_doubt(&mut self) -> Vec<Bytes> {
         match &mut self.0 {
-            Write::Plain(_) => Vec::new(),
+            Write::Plain(_) | Write::Lingering(_) => Vec::new(),
             Write::Session(write) => write.take_in_doubt(),
         }
     }
@@ -155,7 +160,7 @@ impl WriteHalf {
     /// other end does. Dropping the future loses nothing.
     pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         poll_fn(|cx| match &mut self.0 {
-            Write::Plain(_) => Poll::Ready(Err(Error::NoSession)),
+            Write::Plain(_) | Write::Lingering(_) => Poll::Ready(Err(Error::NoSession)),
             Write::Session(write) => write.poll_barrier(cx),
         })
     }
@@ -168,6 +173,7 @@ impl WriteHalf {
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         match &mut self.0 {
             Write::Plain(write) => write.closing().clear(),
+            Write::Lingering(write) => write.clear_closing(),
             Write::Session(write) => write.closing().clear(),
         }
         poll_fn(|cx| self.poll_close_unpin(cx))
@@ -177,11 +183,13 @@ impl WriteHalf {
     /// [`Bytes`] for each. `Ok(false)` where `feed` would wait: then it was not accepted, and [`ready`](Self::ready) waits.
     ///
     /// Nothing is allocated for a message of less than 64 KiB, as the buffers are used again. The errors are those of `feed`,
-    /// with a copy of the message. What was accepted is sent by a flush, or by `ready` when 60 KiB are pending.
+    /// with a copy of the message. What was accepted is sent by a flush, by `ready` when 60 KiB are pending, or when it has
+    /// [lingered](crate::Config::linger).
     #[inline]
     pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
         match &mut self.0 {
             Write::Plain(write) => write.try_feed(message),
+            Write::Lingering(write) => write.try_feed(message),
             Write::Session(write) => write.try_feed(message),
         }
     }
@@ -190,6 +198,7 @@ impl WriteHalf {
     pub(crate) fn must_wait(&self) -> bool {
         match &self.0 {
             Write::Plain(write) => write.must_wait(),
+            Write::Lingering(write) => write.must_wait(),
             Write::Session(write) => write.must_wait(),
         }
     }
@@ -199,6 +208,7 @@ impl WriteHalf {
     pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
         match &mut self.0 {
             Write::Plain(write) => write.push_with(push),
+            Write::Lingering(write) => write.push_with(push),
             Write::Session(write) => write.push_with(push),
         }
     }
@@ -213,6 +223,7 @@ impl WriteHalf {
     pub fn peer(&self) -> Option<Peer> {
         match &self.0 {
             Write::Plain(write) => write.shared().peer(),
+            Write::Lingering(write) => write.shared().peer(),
             Write::Session(write) => write.shared().peer,
         }
     }
@@ -236,6 +247,7 @@ impl WriteHalf {
     fn stream(&self) -> Option<transport::Stream> {
         match &self.0 {
             Write::Plain(write) => Some(write.shared().stream()),
+            Write::Lingering(write) => Some(write.shared().stream()),
             Write::Session(write) => write.shared().line.stream(),
         }
     }
@@ -260,6 +272,7 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).poll_ready(cx),
+            Write::Lingering(write) => write.poll_ready(cx),
             Write::Session(write) => write.poll_ready(cx),
         }
     }
@@ -268,6 +281,7 @@ impl Sink<Bytes> for WriteHalf {
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).start_send(message),
+            Write::Lingering(write) => write.start_send(message),
             Write::Session(write) => write.start_send(message),
         }
     }
@@ -275,6 +289,7 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).poll_flush(cx),
+            Write::Lingering(write) => write.poll_flush(cx),
             Write::Session(write) => write.poll_flush(cx),
         }
     }
@@ -282,6 +297,7 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).poll_close(cx),
+            Write::Lingering(write) => write.poll_close(cx),
             Write::Session(write) => write.poll_close(cx),
         }
     }
@@ -300,6 +316,7 @@ impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Write::Plain(write) => write.fmt(f),
+            Write::Lingering(write) => write.fmt(f),
             Write::Session(write) => f
                 .debug_struct("WriteHalf")
                 .field("state", &"session")

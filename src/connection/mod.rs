@@ -1,10 +1,12 @@
 //! A connection: a `Sink` of messages and a `Stream` of the replies. No task and no lock stands between it and its
-//! socket; it moves when it is polled.
+//! socket, unless it lingers; it moves when it is polled.
 
 mod halves;
 mod inlet;
+mod lingering_write;
 mod plain_read;
 mod plain_write;
+mod returned;
 mod session;
 mod socket;
 
@@ -29,7 +31,8 @@ use crate::transport;
 use crate::wire::Codec;
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use inlet::{Batch, Inlet};
-pub(crate) use session::{Line, Returned};
+pub(crate) use returned::Returned;
+pub(crate) use session::Line;
 pub(crate) use socket::OnEnd;
 use socket::{Origin, Shared};
 
@@ -45,7 +48,9 @@ use socket::{Origin, Shared};
 /// - `poll_close` flushes, then ends this direction (`shutdown(Write)`); replies can still be read. It takes
 ///   `close_timeout` at the most.
 ///
-/// `feed` many and `flush` once: small messages then share a system call. A peer that takes nothing for `write_timeout`
+/// `feed` many and `flush` once: small messages then share a system call. Nothing is sent before a flush, or before 60 KiB are
+/// pending, unless [`Config::linger`] is set: then what was fed is sent at the latest when it has lingered so long, by a task, as a
+/// flush would, and if that fails, the next call tells so as it tells of a break that it met itself. A peer that takes nothing for `write_timeout`
 /// is given up with [`Error::Timeout`].
 ///
 /// # When it breaks
@@ -69,7 +74,8 @@ use socket::{Origin, Shared};
 /// that counts. An end of this crate closes its socket as soon as its TLS session has ended.
 ///
 /// With [`Config::reconnect`] no error is returned until the backoff has given up, and `poll_ready` waits only when
-/// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled.
+/// `queue_bytes` are held. No task does this: it goes on while a future of `feed`, `send`, `flush` or `close` is polled. Where it
+/// [lingers](Config::linger), its task goes on with what it was to send.
 ///
 /// A connection that was accepted cannot be opened again: its errors are final. What it holds is for `take_unsent`, and
 /// a message that comes later is given back, in [`Error::Closed`], as it is after a close. It does not look whether its

@@ -103,6 +103,33 @@ impl Plain {
         }
     }
 
+    /// Whether nothing is pending or held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.output().is_none_or(Output::is_empty)
+    }
+
+    /// Takes over what was accepted elsewhere, behind what it has.
+    pub(super) fn append(&mut self, other: &mut Output) {
+        match &mut self.state {
+            WriteState::Open(open) => open.writer.output_mut().append(other),
+            WriteState::Down(output, _) => output.append(other),
+            WriteState::Closed => {}
+        }
+    }
+
+    /// Writes all that is held, for nobody who waits: what it fails with is told by the next call that can.
+    pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let WriteState::Down(_, Then::Tell(_)) = self.state {
+            return Poll::Ready(());
+        }
+        if let Err(error) = ready!(self.poll_drain(cx))
+            && let WriteState::Down(_, then) = &mut self.state
+        {
+            *then = Then::Tell(error);
+        }
+        Poll::Ready(())
+    }
+
     /// What this is a half of.
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
@@ -198,7 +225,7 @@ impl Plain {
             return Poll::Ready(Err(error));
         }
         // Nothing to write is no reason to open anything.
-        if self.output().is_none_or(Output::is_empty) {
+        if self.is_empty() {
             return Poll::Ready(Ok(()));
         }
         self.wake_up(cx)?;

@@ -4,7 +4,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,18 +12,18 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 
 use super::inlet::{Batch, Came, Inlet};
+use super::returned::Returned;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign::{self, PanicHook};
 use crate::framed::{self, HIGH_WATER, Messages};
-use crate::link::{self, First, Link, News, Owner};
+use crate::link::{First, Link, News, Owner};
 use crate::observe::in_link_span;
 use crate::peer::{Address, Peer};
-use crate::queue::{self, Fate, Outbox, Outcome, Place, Unsettled, Verdict};
+use crate::queue::{Fate, Outbox, Place, Shelf, Stage, Unsettled, Verdict};
 use crate::runtime::Task;
-use crate::session::{ErrorCode, Settled};
-use crate::sync::Lock;
+use crate::session::{Control, ErrorCode, Settled};
 use crate::transport;
 use crate::wire::{Codec, Decoder, Frames, Output};
 
@@ -90,15 +90,26 @@ impl Drop for Shared {
                 task.stop().await;
             }
             match line.stream() {
-                Some(stream) if said => link::part(stream, &runtime).await,
+                Some(stream) if said => stream.part(&[], &runtime).await,
                 // The task had not begun with it.
-                Some(stream) => link::refuse(stream, ErrorCode::Gone, &runtime).await,
+                Some(stream) => stream.part(&Control::Error(ErrorCode::Gone).encode(), &runtime).await,
                 None => {}
             }
             line.cut();
         };
         let parting = foreign::call(|| self.config.runtime.spawn(parting));
         parting.into_iter().for_each(Task::detach);
+    }
+}
+
+impl Shared {
+    /// Where the sending half learns what became of its messages.
+    fn fate(&self) -> Fate {
+        match self.peer {
+            None => self.returned.fate(),
+            // Those that its listener cannot send are counted there.
+            Some(_) => Fate::default(),
+        }
     }
 }
 
@@ -110,39 +121,8 @@ fn say_gone(line: &dyn Line) -> bool {
         return true;
     }
     outbox.say_error(ErrorCode::Gone);
-    let driven = foreign::call(|| outbox.poll_drive(&mut Context::from_waker(std::task::Waker::noop())));
+    let driven = foreign::call(|| outbox.poll_drive(&mut Context::from_waker(Waker::noop())));
     !matches!(driven, Ok(Poll::Ready(Err(_))))
-}
-
-/// Messages that came back.
-#[derive(Default)]
-pub(crate) struct Returned {
-    state: Lock<Back>,
-}
-
-#[derive(Default)]
-struct Back {
-    /// They were sent, and nobody knows more, or were refused.
-    in_doubt: Vec<Bytes>,
-    unsent: Vec<Bytes>,
-}
-
-impl Returned {
-    pub(crate) fn put(&self, messages: Vec<Bytes>, verdict: &Verdict) {
-        let mut state = self.state.lock();
-        match verdict.outcome {
-            Outcome::InDoubt | Outcome::Refused => state.in_doubt.extend(messages),
-            _ => state.unsent.extend(messages),
-        }
-    }
-
-    pub(super) fn take_in_doubt(&self) -> Vec<Bytes> {
-        mem::take(&mut self.state.lock().in_doubt)
-    }
-
-    pub(super) fn take_unsent(&self) -> Vec<Bytes> {
-        mem::take(&mut self.state.lock().unsent)
-    }
 }
 
 /// A connection, as its link knows it.
@@ -185,7 +165,8 @@ pub(super) async fn dial(address: Address, config: Config, codec: Codec, window:
     let first = First::dial(&address, &config, codec, window).await?;
     let (inlet, returned) = (Arc::<Inlet>::default(), Arc::<Returned>::default());
     let owner = Arc::new(Dialer { inlet: inlet.clone(), returned: returned.clone() });
-    let (link, running) = Link::new(owner, config.clone(), address.clone(), codec, first);
+    let linger = config.linger.of_connections();
+    let (link, running) = Link::new(owner, config.clone(), linger, address.clone(), codec, first);
     let over = inlet.clone();
     // A task that ends without a word must not leave anybody waiting.
     let running = in_link_span(&address, foreign::run(running, drop).map(move |_| over.end()));
@@ -222,11 +203,11 @@ pub(super) fn accepted(
 
 fn halves(shared: Shared, codec: Codec) -> (Read, Write) {
     let shared = Arc::new(shared);
-    let local = queue::Batch::new(Output::new(codec), Fate::default());
+    let (shelf, encoded) = (Shelf::that_keeps(Output::new(codec), shared.fate()), Output::new(codec));
     let closing = Deadline::new(&shared.config.runtime);
     let read =
         Read { shared: shared.clone(), frames: Frames::new(Decoder::with(codec), Bytes::new()), unsettled: None };
-    (read, Write { shared, local, place: Place::default(), closing, closed: false })
+    (read, Write { shared, shelf, full: false, encoded, place: Place::default(), closing, closed: false })
 }
 
 /// The receiving half.
@@ -300,8 +281,12 @@ impl Stream for Read {
 /// The sending half.
 pub(crate) struct Write {
     shared: Arc<Shared>,
-    /// Accepted, and not handed over.
-    local: queue::Batch,
+    /// Accepted, and not handed over, perhaps for the session's task to do that.
+    shelf: Arc<Shelf>,
+    /// There was a whole hand-over on it when the last message came.
+    full: bool,
+    /// Where a message of the program's own types is encoded.
+    encoded: Output,
     /// What was handed over and not flushed.
     place: Place,
     closing: Deadline,
@@ -319,7 +304,7 @@ impl Write {
 
     /// How many messages are held here.
     pub(super) fn held(&self) -> usize {
-        self.local.messages
+        self.shelf.held().0
     }
 
     fn outbox(&self) -> &Outbox<transport::Stream> {
@@ -328,59 +313,90 @@ impl Write {
 
     /// Hands over what there is, and waits until it is accepted; `false` where nothing is any more.
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        loop {
-            let outbox = self.shared.line.outbox();
-            if !ready!(outbox.poll_accepted(&mut self.place, cx)) {
+        let outbox = self.shared.line.outbox();
+        while matches!(self.place.stage, Stage::InLine(_)) || !self.shelf.is_idle() {
+            if !outbox.hand_over(&self.shelf, &mut self.place) {
                 return Poll::Ready(false);
             }
-            if let Some(spare) = &mut self.place.spare
-                && self.local.output.is_empty()
-            {
-                mem::swap(&mut self.local.output, &mut spare.output);
-            }
-            if self.local.messages == 0 {
-                return Poll::Ready(true);
-            }
-            if !outbox.offer_batch(&mut self.local, &mut self.place) {
-                return Poll::Ready(false);
+            if let Stage::InLine(_) = self.place.stage {
+                ready!(outbox.poll_accepted(&mut self.place, cx));
             }
         }
+        self.full = false;
+        Poll::Ready(true)
     }
 
+    #[inline]
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if !self.closed && self.local.output.len() >= HIGH_WATER {
+        if self.full { self.poll_room(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// What it fails with is told by `start_send`, which has the message.
+    #[inline(never)]
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if !self.closed {
             let _ = ready!(self.poll_hand_over(cx));
         }
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     pub(super) fn start_send(&mut self, message: Bytes) -> Result<(), Error> {
-        if self.is_closed() {
-            return Err(Error::Closed { message: Some(message.into()) });
-        }
-        self.local.push(message)
+        if self.copy(&message) { Ok(()) } else { self.start_send_first(message) }
+    }
+
+    #[inline(never)]
+    fn start_send_first(&mut self, mut message: Bytes) -> Result<(), Error> {
+        // Where it is copied it is dropped here, and not under the lock.
+        let fed = self.feed(|output| output.push_from(&mut message));
+        fed.unwrap_or_else(|| Err(Error::Closed { message: Some(message.into()) }))
+    }
+
+    /// Copies a short message behind others, as most are; `false` where it is not so simple. The others are handed over with it, or
+    /// are unsent with it, so there is no need to ask whether the queue is closed.
+    #[inline(always)]
+    fn copy(&mut self, message: &[u8]) -> bool {
+        // Behind a whole hand-over it is asked.
+        let copied = if self.full { None } else { self.shelf.copy(message) };
+        copied.inspect(|bytes| self.full = *bytes >= HIGH_WATER).is_some()
     }
 
     /// Whether only a poll can say what becomes of a message.
     pub(super) fn must_wait(&self) -> bool {
-        !self.is_closed() && self.local.output.len() >= HIGH_WATER
+        self.full && !self.is_closed()
     }
 
     fn is_closed(&self) -> bool {
         self.closed || self.outbox().is_closed()
     }
 
+    /// Accepts the message that `push` puts behind the others; `None` where nothing is accepted any more.
+    fn feed(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Option<Result<(), Error>> {
+        if self.is_closed() {
+            return None;
+        }
+        let fed = self.shared.line.outbox().feed(&self.shelf, push).ok()?;
+        Some(fed.map(|bytes| self.full = bytes >= HIGH_WATER))
+    }
+
     /// Accepts the message that `push` puts behind the others.
     pub(super) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
-        if self.is_closed() {
-            let message = Output::new(self.local.output.codec()).message_of(push)?;
-            return Err(Error::Closed { message: Some(message.into()) });
-        }
-        self.local.push_with(push)
+        // What encodes is code of the program, which is not called under a lock.
+        let none = self.encoded.another();
+        let mut encoded = mem::replace(&mut self.encoded, none);
+        let fed = push(&mut encoded).and_then(|()| {
+            let fed = self.feed(|output| {
+                output.append(&mut encoded);
+                Ok(())
+            });
+            fed.unwrap_or_else(|| Err(Error::Closed { message: encoded.take_messages().pop().map(Into::into) }))
+        });
+        self.encoded = encoded;
+        fed
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if !ready!(self.poll_hand_over(cx)) && self.local.messages > 0 {
+        if !ready!(self.poll_hand_over(cx)) {
             return Poll::Ready(Err(Error::Closed { message: None }));
         }
         ready!(self.shared.line.outbox().poll_written(&mut self.place, cx));
@@ -389,10 +405,10 @@ impl Write {
 
     /// Whether what came through here was sent, since that was asked last.
     fn fate(&mut self) -> Result<(), Error> {
-        match self.local.fate.take() {
-            Some(source) => Err(Error::NotSent { address: self.shared.address.clone(), message: None, source }),
-            None => Ok(()),
-        }
+        let Some(source) = self.shelf.tell() else { return Ok(()) };
+        // Who gives messages back has the lock until all of them are there.
+        drop(self.outbox().peek());
+        Err(Error::NotSent { address: self.shared.address.clone(), message: None, source })
     }
 
     /// Waits until all that came through here is acknowledged.
@@ -433,7 +449,9 @@ impl Write {
         if self.must_wait() {
             return Ok(false);
         }
-        self.push_with(|output| output.push_copy(message)).map(|()| true)
+        let fed = self.feed(|output| output.push_copy(message));
+        let closed = || Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) });
+        fed.unwrap_or_else(closed).map(|()| true)
     }
 
     pub(super) fn take_in_doubt(&mut self) -> Vec<Bytes> {
@@ -444,8 +462,7 @@ impl Write {
     pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
         let mut unsent = self.shared.returned.take_unsent();
         if self.outbox().is_closed() {
-            self.local.messages = 0;
-            unsent.append(&mut self.local.output.take_messages());
+            unsent.append(&mut self.shelf.take());
         }
         unsent
     }
@@ -456,7 +473,7 @@ impl Drop for Write {
         self.shared.line.outbox().leave(&mut self.place);
         let outbox = self.shared.line.outbox();
         // Whoever reads on may: this direction ends when what was accepted is sent.
-        let _ = outbox.part(&mut self.local, self.shared.config.queue_bytes);
+        let _ = outbox.part(&self.shelf, self.shared.config.queue_bytes);
         outbox.close();
         outbox.call_driver();
     }

@@ -1,7 +1,7 @@
 //! The socket that the two halves of a connection share, off the way of the messages: where one of them breaks or replaces it,
 //! the other finds out.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use futures::AsyncReadExt;
 
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::foreign;
 use crate::observe::Reason;
 use crate::peer::{Address, Peer};
-use crate::sync::Lock;
+use crate::sync::{Lock, MutexGuard};
 use crate::transport;
 use crate::wire::Codec;
 

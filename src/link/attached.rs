@@ -105,6 +105,7 @@ impl Attached {
     pub(crate) fn poll(&mut self, outbox: &Outbox<Stream>, reads: bool, cx: &mut Context<'_>) -> Poll<Came> {
         outbox.set_driver(cx.waker());
         for _ in 0..CONTROLS_IN_A_ROW {
+            let lingers = outbox.hand_over_due();
             let driven = outbox.poll_drive(cx);
             if let Poll::Ready(Err(error)) = driven {
                 return Poll::Ready(Came::Broke(Break::Error(error)));
@@ -118,7 +119,7 @@ impl Attached {
                     None => continue,
                 }
             }
-            match self.poll_time(outbox, driven.is_ready(), reads, cx) {
+            match self.poll_time(outbox, driven.is_ready(), reads, lingers, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Came::Broke(Break::Error(error))),
                 Poll::Pending => return Poll::Pending,
@@ -159,12 +160,13 @@ impl Attached {
         })
     }
 
-    /// Waits until something is due. Ready when there is something to write.
+    /// Waits until something is due, as what `lingers` then. Ready when there is something to write.
     fn poll_time(
         &mut self,
         outbox: &Outbox<Stream>,
         may_write: bool,
         reads: bool,
+        lingers: Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         let now = self.runtime().now();
@@ -198,6 +200,9 @@ impl Attached {
             outbox.say_heartbeat();
             // Said once in that time, whether or not the socket takes it.
             self.wrote.1 = now;
+            return Poll::Ready(Ok(()));
+        }
+        if until(lingers) {
             return Poll::Ready(Ok(()));
         }
         if may_write && until(outbox.ack_due()) {

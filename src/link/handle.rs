@@ -37,7 +37,7 @@ pub(super) struct SessionCounters {
 impl Link {
     /// Its books.
     pub(crate) fn stats(&self) -> LinkStats {
-        let books = self.outbox.books();
+        let books = self.outbox.totals();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LinkStats {
             accepted: books.accepted,

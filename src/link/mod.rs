@@ -9,11 +9,11 @@ mod dial;
 mod handle;
 mod handshake;
 mod health;
+mod lingering;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod opened;
 mod owner;
-mod parting;
 mod redial;
 mod serve;
 mod session;
@@ -38,7 +38,6 @@ pub(crate) use handle::Link;
 pub use health::Health;
 pub(crate) use opened::First;
 pub(crate) use owner::{News, Owner};
-pub(crate) use parting::{part, refuse};
 pub use stats::LinkStats;
 
 /// A connection that broke, or could not be opened again, and how far it is with the next attempt. `W` is why: the last

@@ -94,8 +94,8 @@ impl LinkTask {
 
     fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         let is_free = self.poll_buried(cx).is_ready();
+        self.poll_lingering(cx);
         let outbox = &self.link.outbox;
-        outbox.set_driver(cx.waker());
         // Asked once: of what is accepted until then, all must be written before the half-close.
         let closed = outbox.is_closed();
         let driven = match outbox.is_stalled() || closed {

@@ -8,8 +8,8 @@ use std::ops::Add;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkStats {
-    /// How many messages were put into the queue. What a [`ManagerSink`](crate::ManagerSink) has collected and not handed
-    /// over is not counted yet.
+    /// How many messages were accepted: by a `feed` of a [`ManagerSink`](crate::ManagerSink) when it returned, by a `write` when
+    /// there was room for it, and by a [`RouteSink`](crate::RouteSink) when it has handed them over to this address.
     pub accepted: u64,
     /// How many were handed whole to the kernel. Whether the peer took them is another matter: of one that takes 1,000 of 5,000
     /// and quits, all 5,000 may be written.
@@ -17,9 +17,10 @@ pub struct LinkStats {
     /// How many came back: as dead letters, to a `write` that waited, in its error, or to a
     /// [`RouteSink`](crate::RouteSink), which may have given them to another address.
     pub dead_lettered: u64,
-    /// How many are in the queue; in a session, also those that were sent and are not acknowledged.
+    /// How many are in the queue, or fed and not handed over yet; in a session, also those that were sent and are not acknowledged.
     pub held: u64,
-    /// How many bytes they have on the wire, headers included.
+    /// How many bytes those have on the wire, headers included, that are in the queue: what
+    /// [`Config::queue_bytes`](crate::Config::queue_bytes) bounds. Each sink has 60 KiB of its own, which do not count here.
     pub held_bytes: usize,
     /// How many bytes the kernel has taken, headers included, and what TLS adds to them not.
     pub bytes: u64,

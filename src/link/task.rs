@@ -15,8 +15,8 @@ use futures::future::{BoxFuture, OptionFuture};
 
 use super::handle::{Link, SessionCounters};
 use super::health::{Health, Pulse};
+use super::lingering::Lingering;
 use super::opened::{First, Opened};
-use super::parting::{part_in_background, refuse_in_background};
 use super::session::Dialed;
 use super::socket::LinkSocket;
 use super::{Attached, Down, News, Owner, Retries};
@@ -26,7 +26,7 @@ use crate::error::{Error, Loss};
 use crate::peer::Address;
 use crate::queue::{Outbox, Outcome, Rules, Ttl, Verdict};
 use crate::runtime::Handle;
-use crate::session::{Answer, ErrorCode, Side};
+use crate::session::{Answer, Control, ErrorCode, Side};
 use crate::transport;
 use crate::wire::Codec;
 
@@ -34,10 +34,12 @@ use crate::wire::Codec;
 const TICK: Duration = Duration::from_millis(1);
 
 impl Link {
-    /// An address, with the connection that has been made or is still to come, and the task that keeps one under it.
+    /// An address, with the connection that has been made or is still to come, and the task that keeps one under it. What is fed
+    /// lingers for so long.
     pub(crate) fn new(
         owner: Arc<dyn Owner>,
         config: Config,
+        linger: Option<Duration>,
         address: Address,
         codec: Codec,
         First { opened, session }: First,
@@ -48,6 +50,7 @@ impl Link {
             is_dead: if is_session { |_| false } else { transport::Stream::is_closed_by_peer },
             room_while_down: config.room_while_down(),
             ttl: config.message_ttl.map(|after| Ttl { after, runtime: runtime.clone() }),
+            linger,
             clock: Some(runtime.clone()),
             panicked: Some(owner.panic_hook()),
         });
@@ -69,6 +72,7 @@ impl Link {
             link: link.clone(),
             owner,
             stalled: Deadline::new(&runtime),
+            lingering: Lingering::default(),
             config,
             session,
             up: Up::Down,
@@ -90,6 +94,7 @@ pub(super) struct LinkTask {
     pub(super) session: Option<Dialed>,
     pub(super) up: Up,
     pub(super) stalled: Deadline,
+    pub(super) lingering: Lingering,
     /// There was no connection yet, and it is dialed although nothing is held.
     pub(super) opens: bool,
     /// It is dialed in the background, and what is accepted comes back at once with this.
@@ -153,7 +158,7 @@ impl LinkTask {
             match (&ended, self.link.socket.stream()) {
                 (Ok(Turn::Violated(_)), Some(stream)) => {
                     self.link.socket.release();
-                    part_in_background(stream, self.runtime());
+                    stream.part_in_background(Vec::new(), (), self.runtime());
                 }
                 _ => self.link.socket.let_go(),
             }
@@ -209,7 +214,8 @@ impl LinkTask {
                 let Ok((positions, untaken)) = resumed else {
                     // What is unsent goes to a new session, on another connection.
                     link.socket.release();
-                    refuse_in_background(stream, ErrorCode::Position, self.runtime());
+                    let error = Control::Error(ErrorCode::Position).encode();
+                    stream.part_in_background(error.to_vec(), (), self.runtime());
                     self.lose_session(Loss::Violation(ErrorCode::Position));
                     return true;
                 };
@@ -305,6 +311,7 @@ impl LinkTask {
                     return Poll::Ready(Some(output));
                 }
                 ready!(self.poll_buried(cx));
+                self.poll_lingering(cx);
                 if self.given_up.is_some() && self.link.outbox.poll_wanted(cx) == Poll::Ready(true) {
                     return Poll::Ready(None);
                 }
@@ -375,6 +382,14 @@ impl LinkTask {
 
     pub(super) fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let _ = self.poll_buried(cx);
+        self.poll_lingering(cx);
         self.link.outbox.poll_wanted(cx)
+    }
+
+    /// Hands over what lingers, when that is due.
+    pub(super) fn poll_lingering(&mut self, cx: &mut Context<'_>) {
+        // First, so that it is called for what is fed from now on.
+        self.link.outbox.set_driver(cx.waker());
+        self.lingering.poll(&self.link.outbox, &self.config.runtime, cx);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::future::{Future, pending};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::member::Member;
 use super::peers::{Guest, Running, Seat};
 use super::principal::Principal;
 use super::received::Arrival;
-use super::seating::{Offer, Seating};
+use super::seating::{Offer, Seating, Taken};
 use super::sessions::{BUSY, Judged, SessionTable};
 use super::{peer_task, session_task, tombstone};
 use crate::endpoint::Endpoint;
@@ -55,7 +55,8 @@ pub(crate) fn begin(running: &Running, guest: Guest, inbox: Sender<Arrival>) {
         oldest.give_way();
     }
     let unfinished = Unfinished { running: running.clone(), number, most };
-    let panicked = running.clone();
+    // It has no part in what runs: a listener that is gone does not wait for those who part.
+    let panicked = running.shared().clone();
     // What the program has given to `Tls::from_rustls` may panic.
     let shake = foreign::run(shake(unfinished, guest, inbox), drop).map(move |ended| {
         if let Err(panic) = ended {
@@ -105,30 +106,55 @@ impl Drop for Unfinished {
 enum Greeted {
     Plain(Stream),
     Session(Stream, Hello),
+    /// A HELLO that cannot be.
+    Refused(Stream, Refusal),
 }
 
-async fn shake(unfinished: Unfinished, Guest { place, stream, from }: Guest, inbox: Sender<Arrival>) {
+/// What one who is not let in is told, and what is told of that.
+struct Refusal {
+    answer: Vec<u8>,
+    kind: HandshakeErrorKind,
+}
+
+/// The task is made for each who connects, and its size is what they cost: what few of them come to is in a box, and what it is
+/// given is there once.
+fn shake(unfinished: Unfinished, guest: Guest, inbox: Sender<Arrival>) -> impl Future<Output = ()> + Send {
     let running = unfinished.running.clone();
-    let greeted = in_time(&running, greet(&running, stream)).await;
-    let error = match (unfinished.finish(), greeted) {
-        (Some(handshake), Ok(greeted)) => {
-            handshake.let_go();
-            match greeted {
-                Greeted::Plain(stream) => admit_plain(&running, Guest { place, stream, from }, inbox),
-                Greeted::Session(stream, hello) => welcome(&running, Guest { place, stream, from }, hello, inbox).await,
+    let Guest { place, stream, from } = guest;
+    async move {
+        let greeted = in_time(&running, pin!(greet(&running, stream))).await;
+        let error = match (unfinished.finish(), greeted) {
+            (Some(handshake), Ok(greeted)) => {
+                handshake.let_go();
+                let refused = match greeted {
+                    Greeted::Plain(stream) => return admit_plain(&running, Guest { place, stream, from }, inbox),
+                    Greeted::Session(stream, hello) => {
+                        let guest = Guest { place, stream, from };
+                        Box::pin(welcome(&running, guest, hello, inbox)).await
+                    }
+                    Greeted::Refused(stream, refusal) => {
+                        drop(inbox);
+                        Some((Guest { place, stream, from }, refusal))
+                    }
+                };
+                let Some((Guest { place, stream, from }, Refusal { answer, kind })) = refused else { return };
+                tell(&running, from, Failed::Session(kind));
+                let runtime = running.config.runtime.clone();
+                drop((unfinished, running));
+                stream.part(&answer, &runtime).await;
+                return drop(place);
             }
-            return;
-        }
-        (Some(handshake), Err(error)) => {
-            handshake.cut();
-            error
-        }
-        (None, _) if running.handshakes.have_ended() => return,
-        (None, _) => gave_way(&running, unfinished.most),
-    };
-    // Whoever hears of it finds room.
-    drop(place);
-    tell(&running, from, error);
+            (Some(handshake), Err(error)) => {
+                handshake.cut();
+                error
+            }
+            (None, _) if running.handshakes.have_ended() => return,
+            (None, _) => gave_way(&running, unfinished.most),
+        };
+        // Whoever hears of it finds room.
+        drop(place);
+        tell(&running, from, error);
+    }
 }
 
 fn gave_way(running: &Running, max_handshakes: usize) -> Failed {
@@ -159,23 +185,22 @@ async fn greet(running: &Running, stream: Stream) -> Result<Greeted, Failed> {
     hello(stream, table).await
 }
 
-/// Reads a HELLO: as many bytes as it has, and no more.
+/// Reads a HELLO, and the byte behind it, which may not be there.
 async fn hello(mut stream: Stream, table: &SessionTable) -> Result<Greeted, Failed> {
-    let (mut bytes, mut got) = ([0; HANDSHAKE], 0);
+    let (mut bytes, mut got) = ([0; HANDSHAKE + 1], 0);
     let kind = loop {
-        match Hello::parse(&bytes[..got]) {
+        match Hello::parse_all(&bytes[..got]) {
             Ok(Some(hello)) => return Ok(Greeted::Session(stream, hello)),
             Ok(None) => {}
             Err(Violation::Magic { .. }) if table.settings.or_plain && bytes[0] != MAGIC[0] => {
                 return Ok(Greeted::Plain(stream.unread(&bytes[..got])));
             }
             Err(violation) => {
-                let answer = refusal(table, violation, &bytes);
-                if let Some(answer) = answer {
-                    // It is told, if it still listens.
-                    let _ = stream.say(&answer).await;
+                let kind = refused(violation, &bytes[..got]);
+                match refusal(table, violation, &bytes) {
+                    Some(answer) => return Ok(Greeted::Refused(stream, Refusal { answer, kind })),
+                    None => break kind,
                 }
-                break refused(violation, &bytes[..got]);
             }
         }
         match stream.read(&mut bytes[got..]).await {
@@ -189,7 +214,7 @@ async fn hello(mut stream: Stream, table: &SessionTable) -> Result<Greeted, Fail
 }
 
 /// What the other end is told of its HELLO; a stranger is told nothing.
-fn refusal(table: &SessionTable, violation: Violation, bytes: &[u8; HANDSHAKE]) -> Option<Vec<u8>> {
+fn refusal(table: &SessionTable, violation: Violation, bytes: &[u8]) -> Option<Vec<u8>> {
     let status = match violation {
         Violation::Version(_) => Status::Version(VERSION),
         Violation::Limits => Status::Limits,
@@ -210,7 +235,10 @@ fn refused(violation: Violation, received: &[u8]) -> HandshakeErrorKind {
 }
 
 /// A handshake has `dial_timeout`. When the listener closes it has `close_timeout` at the most, as has a peer who is silent.
-async fn in_time(running: &Running, greeted: impl Future<Output = Result<Greeted, Failed>>) -> Result<Greeted, Failed> {
+async fn in_time<F>(running: &Running, greeted: Pin<&mut F>) -> Result<Greeted, Failed>
+where
+    F: Future<Output = Result<Greeted, Failed>>,
+{
     let config = &running.config;
     let closes = async {
         running.closing.wait().await;
@@ -246,9 +274,9 @@ fn admit_plain(running: &Running, Guest { place, stream, from }: Guest, inbox: S
     });
 }
 
-/// Somebody who has said HELLO: a new session, or one that goes on.
-async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Arrival>) {
-    let Some(table) = running.sessions.clone() else { return };
+/// Somebody who has said HELLO: a new session, or one that goes on. If not, what they are told.
+async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Arrival>) -> Option<(Guest, Refusal)> {
+    let table = running.sessions.clone()?;
     let identity = guest.stream.identity();
     let key = Key { identity: Principal::of(identity.as_deref()), id: hello.id };
     // Before the table is asked: somebody may have to go for whoever is new.
@@ -258,33 +286,28 @@ async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Ar
     loop {
         let status = match judged {
             Judged::New => match begin_session(running, &table, &key, guest, hello, inbox.clone()) {
-                Ok(()) => return,
+                Ok(()) => return None,
                 Err((instead, back)) => {
                     (judged, guest) = (instead, back);
                     continue;
                 }
             },
-            Judged::Known(member) => match offer(running, &member, guest, hello).await {
-                Ok(()) => return,
+            Judged::Known(member) => match Box::pin(offer(running, &member, guest, hello)).await {
+                Ok(()) => return None,
                 Err(back) => {
                     guest = back;
                     Status::Busy
                 }
             },
             Judged::Tombstone(positions) => {
-                return tombstone::serve(running, &table, &key, guest, &hello, positions).await;
+                Box::pin(tombstone::serve(running, &table, &key, guest, &hello, positions)).await;
+                return None;
             }
             Judged::Refused(status) => status,
         };
-        let Guest { place, mut stream, from } = guest;
-        let answer = table.welcome(&hello, status, Default::default()).encode();
-        session_task::answer(&running.config, &mut stream, &answer).await;
-        drop((stream, place));
-        return tell(
-            running,
-            from,
-            Failed::Session(refused_with(status, table.terms.max_message, hello.terms.max_message)),
-        );
+        let answer = table.welcome(&hello, status, Default::default()).encode().to_vec();
+        let kind = refused_with(status, table.terms.max_message, hello.terms.max_message);
+        return Some((guest, Refusal { answer, kind }));
     }
 }
 
@@ -304,7 +327,7 @@ fn begin_session(
         return Err((instead, guest));
     }
     let Guest { place, stream, from } = guest;
-    let offer = Offer { place, stream: stream.clone(), from, hello, taken: Signal::default() };
+    let offer = Offer { place, stream: stream.clone(), from, hello, taken: Taken::default() };
     let admitted = running.admit(&member, stream, || {
         let task = session_task::run(running.clone(), table.clone(), member.clone(), offer, inbox);
         running.config.runtime.spawn(in_peer_span(&running.local_addr, peer, task))
@@ -320,7 +343,7 @@ async fn offer(running: &Running, member: &Arc<Member>, guest: Guest, hello: Hel
     let Guest { place, stream, from } = guest;
     let Some(seating) = &member.session else { return Err(Guest { place, stream, from }) };
     let (taken, epoch) = (Signal::default(), hello.epoch);
-    let offer = Box::new(Offer { place, stream, from, hello, taken: taken.clone() });
+    let offer = Box::new(Offer { place, stream, from, hello, taken: Taken(taken.clone()) });
     let back = |offer: Box<Offer>| {
         let Offer { place, stream, from, .. } = *offer;
         Guest { place, stream, from }

@@ -1,7 +1,6 @@
 //! One connected peer, as a listener's tasks and handles know it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::read_on::Loan;
 use super::seating::Seating;
@@ -12,6 +11,7 @@ use crate::peer::{ById, Peer};
 use crate::queue::{Outbox, Rules};
 use crate::runtime::Task;
 use crate::session::Side;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::transport;
 use crate::wire::Codec;
 

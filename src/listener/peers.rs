@@ -152,14 +152,20 @@ impl Running {
 
     /// A session has no connection any more.
     pub(crate) fn detach(&self, member: &Member) {
-        let stream = {
-            let mut members = self.members.lock();
-            members.connected.get_mut(&member.peer.id()).and_then(|entry| entry.stream.take())
-        };
-        if let Some(stream) = stream {
+        if let Some(stream) = self.take_stream(member) {
             stream.shut_down();
             let _ = foreign::dispose(stream);
         }
+    }
+
+    /// The same, where somebody else ends it.
+    pub(crate) fn release(&self, member: &Member) {
+        let _ = foreign::dispose(self.take_stream(member));
+    }
+
+    fn take_stream(&self, member: &Member) -> Option<transport::Stream> {
+        let mut members = self.members.lock();
+        members.connected.get_mut(&member.peer.id()).and_then(|entry| entry.stream.take())
     }
 
     /// A session is over.

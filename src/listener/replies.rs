@@ -18,6 +18,7 @@ use crate::framed::HIGH_WATER;
 use crate::observe::Event;
 use crate::peer::{ById, Peer};
 use crate::queue::{Place, Stage};
+use crate::wire::Output;
 
 /// From this many peers on, those that are written are forgotten before a flush.
 const PRUNE_FROM: usize = 64;
@@ -69,6 +70,17 @@ impl Outgoing {
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.closing.clear();
         poll_fn(|cx| self.poll_close_unpin(cx))
+    }
+
+    /// Accepts the message that `push` makes. It has memory of its own: the queue of a peer is locked while it takes a message, and
+    /// `push` calls the program's code.
+    pub(crate) fn push_with(
+        &mut self,
+        peer: Peer,
+        push: impl FnOnce(&mut Output) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let message = Output::new(self.shared.codec).message_of(push)?;
+        self.start_send_unpin((peer, message))
     }
 
     /// The peer, unless it is gone.

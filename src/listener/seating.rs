@@ -1,7 +1,6 @@
 //! How a newer connection gets to the task of its session.
 
 use std::mem;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::place::Place;
@@ -9,6 +8,7 @@ use super::principal::Principal;
 use crate::endpoint::Endpoint;
 use crate::observe::Reason;
 use crate::session::{Hello, Key};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Lock, Signal};
 use crate::transport::Stream;
 
@@ -40,8 +40,17 @@ pub(crate) struct Offer {
     pub(crate) stream: Stream,
     pub(crate) from: Endpoint,
     pub(crate) hello: Hello,
-    /// The session's task has it.
-    pub(crate) taken: Signal<()>,
+    pub(crate) taken: Taken,
+}
+
+/// Tells whoever has offered a connection, when it is dropped, that the session's task has it, or that it is gone.
+#[derive(Default)]
+pub(crate) struct Taken(pub(crate) Signal<()>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.give(());
+    }
 }
 
 /// What its task finds in a session's slot.

@@ -22,7 +22,7 @@ use crate::foreign::{self, PanicSource};
 use crate::link::{Attached, Break, Came};
 use crate::observe::{Event, Reason};
 use crate::queue::Sender;
-use crate::session::{ErrorCode, Side, Status};
+use crate::session::{Control, ErrorCode, Side, Status, Violation};
 use crate::transport::Stream;
 
 /// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
@@ -119,19 +119,25 @@ impl SessionTask {
     /// Goes on with this connection, to its end.
     async fn connected(&mut self, offer: Offer, is_new: bool) -> Next {
         let Offer { place, mut stream, from, hello, taken } = offer;
-        taken.give(());
+        drop(taken);
         let (member, table) = (self.member.clone(), self.table.clone());
         let Some(seating) = &member.session else { return Next::Over(Reason::Stopped) };
         if !is_new && let Err(status) = table.attach(seating, &hello) {
-            let refusal = table.welcome(&hello, status, Default::default());
-            answer(&self.running.config, &mut stream, &refusal.encode()).await;
+            let refusal = table.welcome(&hello, status, Default::default()).encode();
+            stream.part_in_background(refusal.to_vec(), place, &self.running.config.runtime);
             return Next::Wait;
         }
-        let (positions, untaken) = match member.outbox.resume_session(&hello.positions, &hello.terms) {
+        // A dialer says nothing behind its HELLO before it has the answer.
+        let resumed = match stream.has_input() {
+            true => Err(Violation::Malformed),
+            false => member.outbox.resume_session(&hello.positions, &hello.terms),
+        };
+        let (positions, untaken) = match resumed {
             Ok(resumed) => resumed,
             Err(violation) => {
                 let code = violation.code().unwrap_or(ErrorCode::Position);
-                answer(&self.running.config, &mut stream, &crate::session::Control::Error(code).encode()).await;
+                let error = Control::Error(code).encode();
+                stream.part_in_background(error.to_vec(), place, &self.running.config.runtime);
                 return Next::Over(Reason::Session(code));
             }
         };
@@ -164,16 +170,22 @@ impl SessionTask {
             End::Lost(_) => Some(ErrorCode::Gone),
             _ => None,
         };
+        let is_over = member.outbox.is_session_over();
         if let Some(code) = code {
             member.outbox.say_error(code);
             let _ = poll_fn(|cx| Poll::Ready(member.outbox.poll_drive(cx))).await;
+            let stream = attached.stream();
+            drop(attached);
+            self.running.release(&member);
+            member.outbox.lose().await;
+            stream.part_in_background(Vec::new(), place, &self.running.config.runtime);
+        } else {
+            drop(attached);
+            self.running.detach(&member);
+            member.outbox.lose().await;
+            // Whoever comes finds room.
+            drop(place);
         }
-        drop(attached);
-        let is_over = member.outbox.is_session_over();
-        self.running.detach(&member);
-        member.outbox.lose().await;
-        // Whoever comes finds room.
-        drop(place);
         match end {
             // However it ended: the peer may have missed the last ACK.
             End::Broke(Break::Closed | Break::Error(_)) if is_over => {
@@ -232,7 +244,7 @@ impl SessionTask {
         let mut expiry = pin!(running.config.runtime.sleep(ttl));
         let mut held = 0;
         poll_fn(|cx| {
-            self.member.outbox.set_driver(cx.waker());
+            self.member.outbox.set_driver_while_gone(cx.waker());
             let Some(seating) = &self.member.session else { return Poll::Ready(Next::Over(Reason::Stopped)) };
             match seating.take() {
                 Some(Called::Offer(offer)) => return Poll::Ready(Next::Offer(offer)),
@@ -390,6 +402,6 @@ impl SessionTask {
 }
 
 /// Says this, if the socket takes it in time. Whether it has.
-pub(super) async fn answer(config: &Config, stream: &mut Stream, bytes: &[u8]) -> bool {
+async fn answer(config: &Config, stream: &mut Stream, bytes: &[u8]) -> bool {
     matches!(config.runtime.within(config.dial_timeout, stream.say(bytes)).await, Some(Ok(())))
 }

@@ -9,9 +9,7 @@ use super::seating::Seating;
 use crate::config::Config;
 use crate::observe::Reason;
 use crate::runtime::Handle;
-use crate::session::{
-    ErrorCode, Evicted, HANDSHAKE, Hello, Key, Positions, Session, Sessions, Status, Terms, Verdict, Welcome,
-};
+use crate::session::{ErrorCode, Evicted, Hello, Key, Positions, Session, Sessions, Status, Terms, Verdict, Welcome};
 use crate::sync::Lock;
 
 /// After how long whoever is not let in, or not yet, may come again.
@@ -144,7 +142,7 @@ impl SessionTable {
         let forgotten = {
             let mut state = self.state.lock();
             // What is remembered of its end stays, and so does another session that has come by this name.
-            let is_its = state.find(&seating.key).is_some_and(|(known, _)| Arc::ptr_eq(known, member));
+            let is_its = state.find(&seating.key).is_some_and(|known| Arc::ptr_eq(known, member));
             is_its.then(|| state.remove(&seating.key))
         };
         drop((offer, forgotten));
@@ -157,7 +155,7 @@ impl SessionTable {
     }
 
     /// The answer to a HELLO that cannot be.
-    pub(crate) fn refusal(&self, status: Status, hello: &[u8; HANDSHAKE]) -> Welcome {
+    pub(crate) fn refusal(&self, status: Status, hello: &[u8]) -> Welcome {
         let (id, epoch) = Hello::echo(hello);
         let (incarnation, positions) = (self.incarnation, Positions::default());
         Welcome { status, id, epoch, terms: self.terms, incarnation, positions }
@@ -193,13 +191,11 @@ fn judge(
     hello: &Hello,
     now: u64,
 ) -> (Judged, Option<Evicted<Principal, Arc<Member>>>) {
-    if let Some((member, epoch)) = state.find(key) {
-        let judged = match () {
-            () if hello.epoch <= epoch => Judged::Refused(Status::Fenced),
-            () if !hello.resume => Judged::Refused(Status::Unknown),
-            () => Judged::Known(member.clone()),
-        };
-        return (judged, None);
+    // The task of a session that there is lets a connection in, when its turn is over.
+    match state.known(key, hello) {
+        Some(Ok(member)) => return (Judged::Known(member.clone()), None),
+        Some(Err(status)) => return (Judged::Refused(status), None),
+        None => {}
     }
     match state.hello(key, hello, now) {
         Verdict::New { evicted } => (Judged::New, evicted),

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use super::peers::{Guest, Running};
 use super::principal::Principal;
 use super::sessions::SessionTable;
-use crate::link::{Attached, Came};
+use crate::link::{Attached, Break, Came};
 use crate::queue::Outbox;
-use crate::session::{Hello, Key, Positions, Side, Status};
+use crate::session::{Control, ErrorCode, Hello, Key, Positions, Side, Status, Violation};
 use crate::transport::Stream;
 
 /// Says once more that all is over, until the peer has heard it.
@@ -26,31 +26,37 @@ pub(crate) async fn serve(
     let outbox = Outbox::tombstone(running.codec, running.session_rules.clone(), &positions);
     let config = &running.config;
     let told = config.runtime.within(config.dial_timeout, async {
-        let resumed = outbox.resume_session(&hello.positions, &hello.terms);
-        let Ok((positions, _)) = resumed else { return };
+        let (positions, _) = outbox.resume_session(&hello.positions, &hello.terms)?;
         let welcome = table.welcome(hello, Status::Resumed, positions).encode();
         if stream.say(&welcome).await.is_err() {
-            return;
+            return Ok(());
         }
         let mut attached =
             Attached::new(stream.clone(), Side::Dialer, running.codec, config, &table.terms, &hello.terms);
         outbox.resume(stream.clone());
-        poll_fn(|cx| poll_end(&mut attached, &outbox, cx)).await;
+        poll_fn(|cx| poll_end(&mut attached, &outbox, cx)).await
     });
-    let _ = told.await;
-    stream.shut_down();
+    let told = told.await;
     outbox.lose().await;
+    if let Some(Err(violation)) = told {
+        let code = violation.code().unwrap_or(ErrorCode::Malformed);
+        table.remove(key);
+        return stream.part_in_background(Control::Error(code).encode().to_vec(), place, &config.runtime);
+    }
+    stream.shut_down();
     table.detach(key, hello.epoch, positions.received, 0);
     drop((stream, place));
 }
 
 /// Waits until the connection ends.
-fn poll_end(attached: &mut Attached, outbox: &Outbox<Stream>, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_end(attached: &mut Attached, outbox: &Outbox<Stream>, cx: &mut Context<'_>) -> Poll<Result<(), Violation>> {
     loop {
         match std::task::ready!(attached.poll(outbox, true, cx)) {
             Came::Control | Came::Untaken(_) | Came::Expired => {}
-            // There is nothing to say any more.
-            Came::Frames | Came::Broke(_) => return Poll::Ready(()),
+            Came::Broke(Break::Violation(violation)) => return Poll::Ready(Err(violation)),
+            // They are behind the end.
+            Came::Frames => return Poll::Ready(Err(Violation::Position)),
+            Came::Broke(_) => return Poll::Ready(Ok(())),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::observe::{Events, ManagerEvent, Reporter};
 use crate::peer::Address;
 use crate::queue::Place;
 use crate::sync::Lock;
+use crate::wire::Output;
 use addresses::{Addresses, Alive, Closing, GRACE};
 use bytes::Bytes;
 use common::{Common, untaken};
@@ -71,8 +72,8 @@ pub use sink::ManagerSink;
 ///
 /// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
 /// Dropping the last clone, and the last sink that is not [weak](Self::weak_sink), ends all connections at once, without
-/// waiting, and so does the end of the
-/// process: what is pending then is gone, and nobody is told. Listeners belong to whoever has them.
+/// waiting, and so does the end of the process: what is pending then is gone, and nobody is told. A listener belongs to the
+/// program, and stays.
 #[derive(Clone)]
 pub struct Manager {
     addresses: Arc<Addresses>,
@@ -198,6 +199,11 @@ impl Manager {
         }
     }
 
+    /// The bytes of the message that `push` makes.
+    pub(crate) fn message_of(&self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<Bytes, Error> {
+        Output::new(self.addresses.common.config.codec()?).message_of(push)
+    }
+
     /// A sink into this manager, one for each producer.
     pub fn sink(&self) -> ManagerSink {
         ManagerSink::new(self.addresses.clone(), Some(self.alive.clone()))
@@ -232,7 +238,7 @@ impl Manager {
         Ok(listener)
     }
 
-    /// Closes a connection: accepts no more messages for it, delivers what was accepted, ends the sending direction, waits
+    /// Closes a connection: accepts no more messages for it, delivers what was accepted, also what was fed and not flushed, ends the sending direction, waits
     /// for the peer to close, and forgets the address, which can then be dialed again.
     ///
     /// It takes `close_timeout` at the most, and a tenth of a second more where callbacks keep all threads of the runtime. What
@@ -257,8 +263,8 @@ impl Manager {
     /// What a [`RouteSink`] has accepted is first handed over to its addresses, for which it waits half of the deadline at the most.
     /// What could not be delivered becomes dead letters. Listeners go on: see [`close_listener`](Self::close_listener).
     /// An address that another task is closing has its report there. Dropping the future ends all connections at once. When it
-    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink has collected and
-    /// not handed over by then is lost, with a [`ManagerEvent::Lost`]: flush them before.
+    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink was fed before the call
+    /// is delivered as well, whether or not it was flushed.
     ///
     /// ```
     /// # use buffstreams::{Bytes, Config, Manager};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::sink::Sink;
+use futures::sink::{Sink, SinkExt};
 
 use super::addresses::{Addresses, Alive};
 use super::route::Route;
@@ -45,7 +45,7 @@ use crate::wire::{Codec, Output};
 pub struct RouteSink {
     queue: Arc<RouteQueue>,
     route: Route,
-    /// Checks the size of messages; nothing is put into it.
+    /// Checks the size of messages; nothing is put into it. None if the configuration cannot work.
     output: Option<Output>,
     mark: usize,
     closed: bool,
@@ -62,6 +62,13 @@ impl RouteSink {
         }
         let output = codec.map(Output::new);
         Self { queue, route, output, mark, closed: false, _alive: alive }
+    }
+
+    /// Accepts the message that `push` makes. It has memory of its own, as it may go to one address after another.
+    pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
+        let Some(output) = &self.output else { return Err(Error::Closed { message: None }) };
+        let message = output.another().message_of(push)?;
+        self.start_send_unpin(message)
     }
 }
 

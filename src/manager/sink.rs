@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,7 +16,7 @@ use crate::error::Error;
 use crate::framed::HIGH_WATER;
 use crate::link::Link;
 use crate::peer::Address;
-use crate::queue::{Batch, Fate, Offer, Outcome, Place, Stage, Verdict};
+use crate::queue::{Place, Shelf, Stage};
 use crate::wire::Output;
 
 /// From how many addresses on a sink forgets those that were closed. Never more often than they double.
@@ -36,13 +35,15 @@ const BATCHES_IN_A_ROW: u32 = 4;
 ///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through
 ///   this sink. If messages that came through it since the last flush were not sent, it returns an error, one for each
-///   address: [`Error::NotSent`], or [`Error::NotOpen`] where the address was closed before they were handed over, and
-///   not dialed again. They are dead letters.
+///   address: [`Error::NotSent`]. They are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections. With [`Config::session`](crate::Config::session) it waits
 ///   as [`barrier`](Self::barrier) does: where `forward` into this sink returns `Ok`, all was taken.
 ///
-/// Small messages are put together here, without a lock, and handed over 60 KiB at a time, or `queue_bytes` with
-/// `reconnect` if that is less; a flush hands over what there is. Dropping a future loses nothing that was accepted.
+/// Small messages are put together here, under a lock that nobody else waits for, and handed over 60 KiB at a time, or
+/// `queue_bytes` with `reconnect` if that is less; a flush hands over what there is. What nobody flushes is handed over by the task
+/// of its address, 5 ms after the first of it came: see [`Config::linger`](crate::Config::linger). A message is accepted, and
+/// its [age](crate::Config::message_ttl) begins, when it is put in here. Closing its address delivers it. Dropping a future
+/// loses nothing that was accepted.
 ///
 /// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what
 /// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).
@@ -55,10 +56,14 @@ pub struct ManagerSink {
     producers: Vec<Producer>,
     /// Which of them an address has.
     by_address: HashMap<Address, usize>,
-    /// The one that was written to last: mostly the next one, too.
+    /// The one that was written to last: mostly the next one, too. None of them where the sink is closed.
     last: usize,
+    /// There was a whole hand-over for that one when its last message came.
+    full: bool,
     /// How many batches it has written by itself.
     batches: u32,
+    /// Where a message of the program's own types is encoded.
+    encoded: Option<Box<Output>>,
     /// From so many producers on, those are forgotten that are of no use any more.
     prune_at: usize,
     closed: bool,
@@ -67,12 +72,11 @@ pub struct ManagerSink {
 /// One sink's messages to one address.
 struct Producer {
     link: Arc<Link>,
-    /// Accepted, and not handed over. Whether any are given back is in its fate, for the next flush to tell.
-    local: Batch,
+    /// Accepted, and not handed over, perhaps for the address's task to do that. Whether any are given back is in its fate, for the
+    /// next flush to tell.
+    shelf: Arc<Shelf>,
     /// What was handed over and not flushed.
     place: Place,
-    /// The address was closed while there were messages here, for the next flush to tell.
-    shut: bool,
 }
 
 impl ManagerSink {
@@ -86,7 +90,9 @@ impl ManagerSink {
             producers,
             by_address,
             last: 0,
+            full: false,
             batches: 0,
+            encoded: None,
             prune_at: PRUNE_FROM,
             closed: false,
         }
@@ -105,11 +111,16 @@ impl ManagerSink {
         if self.must_wait() {
             return Ok(false);
         }
-        let Some(producer) = self.producer(address) else {
-            let message = Some(Bytes::copy_from_slice(message).into());
-            return Err(Error::NotOpen { address: address.clone(), message });
-        };
-        producer.local.push_with(|output| output.push_copy(message)).map(|()| true)
+        if self.copy(address, message) {
+            return Ok(true);
+        }
+        match self.feed_to(address, |output| output.push_copy(message)) {
+            Ok(fed) => fed.map(|()| true),
+            Err(_) => {
+                let message = Some(Bytes::copy_from_slice(message).into());
+                Err(Error::NotOpen { address: address.clone(), message })
+            }
+        }
     }
 
     /// Waits as `feed` does, until [`try_feed`](Self::try_feed) accepts a message, or has an error to return. Dropping
@@ -121,8 +132,7 @@ impl ManagerSink {
     /// Flushes, and waits until the programs at the other ends have taken all that came through this sink, with
     /// [`Config::session`](crate::Config::session).
     ///
-    /// If some came back, it returns an error, one for each address: [`Error::NotSent`], whose source says why, or
-    /// [`Error::NotOpen`]. What became of each message is in the [dead letters](crate::Manager::dead_letters). Without
+    /// If some came back, it returns an error, one for each address: [`Error::NotSent`], whose source says why. What became of each message is in the [dead letters](crate::Manager::dead_letters). Without
     /// a session the error is [`Error::NoSession`]. It waits as long as the other ends do. Dropping the future loses
     /// nothing.
     pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
@@ -140,11 +150,11 @@ impl ManagerSink {
     fn poll_each(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl Fn(&mut Producer, &Addresses, &mut Context<'_>) -> Poll<Result<(), Error>>,
+        poll: impl Fn(&mut Producer, &mut Context<'_>) -> Poll<Result<(), Error>>,
     ) -> Poll<Result<(), Error>> {
         let mut polled = Poll::Ready(Ok(()));
         for producer in &mut self.producers {
-            match poll(producer, &self.addresses, cx) {
+            match poll(producer, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => polled = Poll::Pending,
@@ -156,7 +166,7 @@ impl ManagerSink {
     /// Whether only a poll can say what becomes of a message.
     pub(crate) fn must_wait(&self) -> bool {
         // No address but the last can have collected a whole hand-over: it was the last when its last message came.
-        !self.closed && self.producers.get(self.last).is_some_and(|last| last.local.output.len() >= self.batch)
+        self.full
     }
 
     /// Accepts the message that `push` puts behind the others.
@@ -165,45 +175,109 @@ impl ManagerSink {
         address: &Address,
         push: impl FnOnce(&mut Output) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if !self.closed
-            && let Some(producer) = self.producer(address)
-        {
-            return producer.local.push_with(push);
+        // What encodes is code of the program, which is not called under a lock.
+        let mut encoded = match self.encoded.take() {
+            Some(encoded) => encoded,
+            None => Box::new(Output::new(self.addresses.common.config.codec()?)),
+        };
+        let mut pushed = push(&mut encoded);
+        if pushed.is_ok() {
+            pushed = match self.closed {
+                true => Err(Error::Closed { message: encoded.take_messages().pop().map(Into::into) }),
+                false => {
+                    let behind = |output: &mut Output| {
+                        output.append(&mut encoded);
+                        Ok(())
+                    };
+                    match self.feed_to(address, behind) {
+                        Ok(fed) => fed,
+                        Err(_) => Err(Error::NotOpen { address: address.clone(), message: None }),
+                    }
+                }
+            };
         }
-        let message = Output::new(self.addresses.common.config.codec()?).message_of(push)?;
-        self.start_send_unpin((address.clone(), message))
+        if let Err(Error::NotOpen { message, .. }) = &mut pushed {
+            *message = encoded.take_messages().pop().map(Into::into);
+        }
+        self.encoded = Some(encoded);
+        pushed
     }
 
-    /// The address's producer, if the address is open.
-    #[inline]
-    fn producer(&mut self, address: &Address) -> Option<&mut Producer> {
-        let goes_on = |last: &Producer| last.local.messages > 0 && last.link.address == *address;
-        if !self.producers.get(self.last).is_some_and(goes_on) {
-            self.last = self.find(address)?;
+    /// Copies a short message behind others to the same address, as most are; `false` where it is not so simple.
+    #[inline(always)]
+    fn copy(&mut self, address: &Address, message: &[u8]) -> bool {
+        // There is no last one where it is closed.
+        let last = self.producers.get(self.last).filter(|last| last.link.address == *address);
+        match last.and_then(|last| last.shelf.copy(message)) {
+            Some(bytes) => {
+                self.full = bytes >= self.batch;
+                true
+            }
+            None => false,
         }
-        self.producers.get_mut(self.last)
     }
 
-    /// Where the address's producer is: asked once for each batch, or where another address was the last.
+    /// Accepts the message that `push` puts on the shelf for the address. It comes back where that is not open.
+    #[inline(never)]
+    fn feed_to<F: FnOnce(&mut Output) -> Result<(), Error>>(
+        &mut self,
+        address: &Address,
+        push: F,
+    ) -> Result<Result<(), Error>, F> {
+        if self.producers.get(self.last).is_none_or(|last| last.link.address != *address) {
+            match self.find(address) {
+                Some(at) => self.last = at,
+                None => return Err(push),
+            }
+        }
+        let producer = &mut self.producers[self.last];
+        let fed = match producer.link.outbox.feed(&producer.shelf, push) {
+            Ok(fed) => fed,
+            Err(push) => producer.feed_elsewhere(&self.addresses, push)?,
+        };
+        Ok(fed.map(|bytes| self.full = bytes >= self.batch))
+    }
+
+    /// Accepts a message that is not one of most.
+    #[inline(never)]
+    fn start_send_first(&mut self, address: Address, mut message: Bytes) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        // Where it is copied it is dropped here, and not under the lock.
+        match self.feed_to(&address, |output| output.push_from(&mut message)) {
+            Ok(fed) => fed,
+            Err(_) => Err(Error::NotOpen { address, message: Some(message.into()) }),
+        }
+    }
+
+    /// Waits while as much is collected as is handed over at once.
+    #[inline(never)]
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let has_written = ready!(self.producers[self.last].poll_hand_over(cx));
+        self.full = false;
+        if has_written {
+            self.batches = self.batches.wrapping_add(1);
+            if self.batches.is_multiple_of(BATCHES_IN_A_ROW) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Where the address's producer is.
     #[inline(never)]
     fn find(&mut self, address: &Address) -> Option<usize> {
-        let known = match self.producers.get(self.last) {
-            Some(producer) if producer.link.address == *address => Some(self.last),
-            _ => self.by_address.get(address).copied(),
-        };
-        match known {
-            // The address may have been closed, and opened again.
-            Some(at) if self.producers[at].local.messages == 0 && self.producers[at].link.outbox.is_closed() => {
-                self.producers[at].follow(&self.addresses).then_some(at)
-            }
-            Some(at) => Some(at),
+        match self.by_address.get(address) {
+            Some(at) => Some(*at),
             None => self.add(address),
         }
     }
 
     fn add(&mut self, address: &Address) -> Option<usize> {
         let link = self.addresses.open(address)?;
-        let local = Batch::new(Output::new(self.addresses.common.config.codec().ok()?), Fate::default());
+        let shelf = Shelf::new(Output::new(self.addresses.common.config.codec().ok()?));
         if self.producers.len() >= self.prune_at {
             self.producers.retain_mut(|producer| !producer.is_over());
             let kept = self.producers.iter().enumerate();
@@ -212,68 +286,57 @@ impl ManagerSink {
         }
         let at = self.producers.len();
         self.by_address.insert(address.clone(), at);
-        self.producers.push(Producer { link, local, place: Place::default(), shut: false });
+        self.producers.push(Producer { link, shelf, place: Place::default() });
         Some(at)
     }
 }
 
 impl Producer {
-    /// Hands over what there is, and waits until it is accepted. If the address was closed, and not dialed again, it becomes
-    /// dead letters. `true` where there was room only because this has written.
-    fn poll_hand_over(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut has_written = false;
-        loop {
-            // One after the other: a sink has one place in the line.
-            while ready!(self.link.outbox.poll_accepted(&mut self.place, cx)) {
-                if let Some(spare) = &mut self.place.spare
-                    && self.local.output.is_empty()
-                {
-                    // It has a buffer, which this has not.
-                    mem::swap(&mut self.local.output, &mut spare.output);
-                }
-                if self.local.messages == 0 {
-                    return Poll::Ready(has_written);
-                }
-                if !self.link.outbox.offer_batch(&mut self.local, &mut self.place) {
-                    break;
-                }
-                has_written = matches!(self.place.stage, Stage::InLine(_));
+    /// The address was closed. If it has been dialed again since, the message is accepted there.
+    #[cold]
+    fn feed_elsewhere<F: FnOnce(&mut Output) -> Result<(), Error>>(
+        &mut self,
+        addresses: &Addresses,
+        push: F,
+    ) -> Result<Result<usize, Error>, F> {
+        match addresses.open(&self.link.address).filter(|link| !Arc::ptr_eq(link, &self.link)) {
+            Some(link) => {
+                // Everything is over that went through the link before, and written down in the fate.
+                self.link = link;
+                self.place = Place::default();
+                self.shelf.follow();
+                self.link.outbox.feed(&self.shelf, push)
             }
-            if !self.follow(addresses) {
-                self.withdraw(addresses);
-                return Poll::Ready(false);
-            }
+            None => Err(push),
         }
     }
 
-    /// The address was closed. If it has been dialed again since, what comes through here goes there from now on, and so does
-    /// what is here.
-    fn follow(&mut self, addresses: &Addresses) -> bool {
-        let Some(link) = addresses.open(&self.link.address).filter(|link| !Arc::ptr_eq(link, &self.link)) else {
-            return false;
-        };
-        self.take_back();
-        self.link = link;
-        // Everything is over that went through the link before, and written down in the fate.
-        self.place = Place::default();
-        true
+    /// Hands over what there is, and waits until it is accepted. `true` where there was room only because this has written.
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut has_written = false;
+        let outbox = &self.link.outbox;
+        // The task may have done so, and then it is to be asked what became of it.
+        while matches!(self.place.stage, Stage::InLine(_)) || !self.shelf.is_idle() {
+            outbox.hand_over(&self.shelf, &mut self.place);
+            if let Stage::InLine(_) = self.place.stage {
+                ready!(outbox.poll_accepted(&mut self.place, cx));
+                has_written = true;
+            }
+        }
+        Poll::Ready(has_written)
     }
 
     /// Waits until what came through here is written.
-    fn poll_flush(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        ready!(self.poll_hand_over(addresses, cx));
-        let address = &self.link.address;
-        if mem::take(&mut self.shut) {
-            return Poll::Ready(Err(Error::NotOpen { address: address.clone(), message: None }));
-        }
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_hand_over(cx));
         // Its fate says how it ended, and those before it.
         ready!(self.link.outbox.poll_written(&mut self.place, cx));
         Poll::Ready(self.tell())
     }
 
     /// Waits until what came through here is over: in a session, taken.
-    fn poll_barrier(&mut self, addresses: &Addresses, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        ready!(self.poll_flush(addresses, cx))?;
+    fn poll_barrier(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_flush(cx))?;
         // Where some came back, its fate says so.
         let _ = ready!(self.link.outbox.poll_over(&mut self.place, cx));
         Poll::Ready(self.tell())
@@ -281,7 +344,7 @@ impl Producer {
 
     /// Tells what was not told yet of messages that came back.
     fn tell(&mut self) -> Result<(), Error> {
-        match self.local.fate.take() {
+        match self.shelf.tell() {
             Some(source) => Err(Error::NotSent { address: self.link.address.clone(), message: None, source }),
             None => Ok(()),
         }
@@ -290,62 +353,40 @@ impl Producer {
     /// The address was closed, and there is nothing left to tell of it.
     fn is_over(&mut self) -> bool {
         let outbox = &self.link.outbox;
-        let handed_over = self.local.messages == 0 && !self.shut && outbox.is_closed();
-        handed_over && outbox.is_over(&mut self.place) && self.local.fate.is_clear()
+        // What was fed before is accepted then.
+        outbox.is_closed()
+            && outbox.hand_over(&self.shelf, &mut self.place)
+            && outbox.is_over(&mut self.place)
+            && self.shelf.is_clear()
     }
 
-    /// The address was closed: what it has not accepted has nowhere to go.
-    fn withdraw(&mut self, addresses: &Addresses) {
-        self.take_back();
-        if self.local.messages > 0 {
-            self.shut = true;
-            self.bury(addresses, Verdict::closed());
-        }
-    }
-
-    /// Takes back what waits for room.
-    fn take_back(&mut self) {
-        if let Some(Offer::Batch(batch)) = self.link.outbox.withdraw(&mut self.place) {
-            self.local.prepend(*batch);
-        }
-    }
-
-    fn bury(&mut self, addresses: &Addresses, verdict: Verdict) {
-        addresses.never_handed_over(mem::take(&mut self.local.messages));
+    /// Its sink is gone.
+    fn part(&mut self, addresses: &Addresses, max: usize) {
+        self.link.outbox.leave(&mut self.place);
+        let Err(verdict) = self.link.outbox.part(&self.shelf, max) else { return };
+        let messages = self.shelf.take();
+        addresses.never_handed_over(messages.len());
         let (common, address) = (addresses.common.clone(), self.link.address.clone());
         // Where the letters wait for room, they go on in the background.
-        let _ = common.bury(address, self.local.output.take_messages(), verdict).now_or_never();
+        let _ = common.bury(address, messages, verdict).now_or_never();
     }
 }
 
 impl Sink<(Address, Bytes)> for ManagerSink {
     type Error = Error;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
         // When it is closed, `start_send` gives the message back.
-        if !this.must_wait() {
-            return Poll::Ready(Ok(()));
-        }
-        if ready!(this.producers[this.last].poll_hand_over(&this.addresses, cx)) {
-            this.batches = this.batches.wrapping_add(1);
-            if this.batches.is_multiple_of(BATCHES_IN_A_ROW) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(Ok(()))
+        if self.full { self.get_mut().poll_room(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn start_send(self: Pin<&mut Self>, (address, message): (Address, Bytes)) -> Result<(), Error> {
         let this = self.get_mut();
-        if this.closed {
-            return Err(Error::Closed { message: Some(message.into()) });
+        if this.copy(&address, &message) {
+            return Ok(());
         }
-        let Some(producer) = this.producer(&address) else {
-            return Err(Error::NotOpen { address, message: Some(message.into()) });
-        };
-        producer.local.push(message)
+        this.start_send_first(address, message)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -355,7 +396,7 @@ impl Sink<(Address, Bytes)> for ManagerSink {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let poll = if self.has_session() { Producer::poll_barrier } else { Producer::poll_flush };
         ready!(self.poll_each(cx, poll))?;
-        self.closed = true;
+        (self.closed, self.full, self.last) = (true, false, usize::MAX);
         Poll::Ready(Ok(()))
     }
 }
@@ -363,21 +404,13 @@ impl Sink<(Address, Bytes)> for ManagerSink {
 impl Drop for ManagerSink {
     fn drop(&mut self) {
         let max = self.addresses.common.config.queue_bytes;
-        for producer in &mut self.producers {
-            producer.take_back();
-            while let Err(verdict) = producer.link.outbox.part(&mut producer.local, max) {
-                if verdict.outcome != Outcome::Closed || !producer.follow(&self.addresses) {
-                    producer.bury(&self.addresses, verdict);
-                    break;
-                }
-            }
-        }
+        self.producers.iter_mut().for_each(|producer| producer.part(&self.addresses, max));
     }
 }
 
 impl fmt::Debug for ManagerSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pending: usize = self.producers.iter().map(|producer| producer.local.output.len()).sum();
+        let pending: usize = self.producers.iter().map(|producer| producer.shelf.held().1).sum();
         f.debug_struct("ManagerSink").field("pending", &pending).finish_non_exhaustive()
     }
 }

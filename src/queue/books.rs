@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::ages::Ages;
 use super::returns::{Returned, Returns, Trail};
 use super::verdict::Verdict;
 use crate::error::Error;
 use crate::sync::Later;
-
-/// The time of acceptance is kept this much finer than `message_ttl`.
-const MARKS: u32 = 64;
 
 /// The books of one queue.
 pub(crate) struct Books {
@@ -72,7 +70,8 @@ impl Fate {
     /// Why, if any were; when all of the producer's messages are over.
     pub(crate) fn take(&mut self) -> Option<Arc<Error>> {
         let why = self.0.why.get()?.clone();
-        *self = Self::default();
+        // Those that come now go the same way, and have another fate.
+        *self = Self(Arc::new(Told { why: OnceLock::new(), home: self.0.home.clone() }));
         Some(why)
     }
 
@@ -113,19 +112,6 @@ struct Owned {
     fate: Fate,
 }
 
-/// When messages were accepted, about.
-struct Ages {
-    ttl: Duration,
-    marks: VecDeque<Mark>,
-}
-
-/// The messages up to `last` that come after the mark before, accepted from `begun` to `newest`.
-struct Mark {
-    last: u64,
-    begun: Instant,
-    newest: Instant,
-}
-
 /// A producer's place in the queue: the number of its last message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
@@ -148,22 +134,37 @@ impl Books {
             why: None,
             owned: VecDeque::new(),
             claimed: BTreeMap::new(),
-            ages: ttl.map(|ttl| Ages { ttl, marks: VecDeque::new() }),
+            ages: ttl.map(Ages::new),
         }
     }
 
     /// Enters messages, at that time, which is needed with a `ttl`. With a `fate`, their producer is told there if any of them
     /// are given back.
     pub(crate) fn accept(&mut self, messages: u64, fate: Option<&Fate>, now: Option<Instant>) -> Ticket {
-        let first = self.accepted + 1;
-        self.accepted += messages;
-        if let Some(fate) = fate {
-            self.own(first, self.accepted, fate);
-        }
+        let before = self.enter(messages, fate);
         if let (Some(ages), Some(now)) = (&mut self.ages, now) {
-            ages.mark(self.accepted, self.over, now);
+            ages.mark(before + messages, self.over, now);
         }
         Ticket(self.accepted)
+    }
+
+    /// As [`accept`](Self::accept), for messages that were accepted elsewhere, and have an age already.
+    pub(crate) fn accept_aged(&mut self, messages: u64, fate: Option<&Fate>, of_them: Option<&mut Ages>) -> Ticket {
+        let before = self.enter(messages, fate);
+        if let (Some(ages), Some(of_them)) = (&mut self.ages, of_them) {
+            ages.append(of_them, before, self.over);
+        }
+        Ticket(self.accepted)
+    }
+
+    /// How many were accepted before.
+    fn enter(&mut self, messages: u64, fate: Option<&Fate>) -> u64 {
+        let before = self.accepted;
+        self.accepted += messages;
+        if let Some(fate) = fate {
+            self.own(before + 1, self.accepted, fate);
+        }
+        before
     }
 
     fn own(&mut self, first: u64, last: u64, fate: &Fate) {
@@ -280,12 +281,10 @@ impl Books {
         self.ages.as_mut().map_or(0, |ages| ages.expired(written, now))
     }
 
-    /// When the next message may be too old; `None` where none ever is.
-    pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
-        let ages = self.ages.as_ref()?;
-        // What is accepted after this look is due later.
-        let newest = ages.marks.front().map_or(now, |mark| mark.newest);
-        newest.checked_add(ages.ttl)
+    /// When the next message may be too old, if the oldest that is not here yet was accepted at `elsewhere`, or comes later;
+    /// `None` where none ever is.
+    pub(crate) fn next_expiry(&self, elsewhere: Instant) -> Option<Instant> {
+        self.ages.as_ref()?.next_expiry(elsewhere)
     }
 
     /// Gives back the oldest messages of the `held` that are not written whole, or not over in a session. Returns those of
@@ -364,33 +363,6 @@ impl Books {
 
     pub(crate) fn given_back(&self) -> u64 {
         self.given_back
-    }
-}
-
-impl Ages {
-    /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
-    fn mark(&mut self, last: u64, over: u64, now: Instant) {
-        self.forget(over);
-        match self.marks.back_mut() {
-            Some(mark) if now - mark.begun < self.ttl / MARKS => {
-                mark.last = last;
-                mark.newest = now;
-            }
-            _ => self.marks.push_back(Mark { last, begun: now, newest: now }),
-        }
-    }
-
-    /// How many messages behind `over` are too old.
-    fn expired(&mut self, over: u64, now: Instant) -> u64 {
-        self.forget(over);
-        let is_old = |mark: &&Mark| now.saturating_duration_since(mark.newest) >= self.ttl;
-        self.marks.iter().take_while(is_old).last().map_or(0, |mark| mark.last - over)
-    }
-
-    fn forget(&mut self, over: u64) {
-        while self.marks.front().is_some_and(|mark| mark.last <= over) {
-            self.marks.pop_front();
-        }
     }
 }
 

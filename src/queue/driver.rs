@@ -24,6 +24,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().set_driver(waker);
     }
 
+    /// The same where there is no transport: it is woken by whatever is handed over.
+    pub(crate) fn set_driver_while_gone(&self, waker: &Waker) {
+        let mut state = self.lock();
+        state.set_driver(waker);
+        // Or the next producer would take it that the driver knows already, from before the transport was gone.
+        state.stalled = false;
+    }
+
     /// Lets the driver look around.
     pub(crate) fn call_driver(&self) {
         self.lock().call_driver();
@@ -179,6 +187,15 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let mut state = self.lock();
         // What was sent meanwhile does not count.
         state.expired();
-        state.books.next_expiry(now)
+        // What is accepted after this look is due later.
+        let elsewhere = state.lingering.oldest().unwrap_or(now);
+        state.books.next_expiry(elsewhere)
+    }
+
+    /// Hands over what sinks have fed, where it has lingered long enough. When to look again, if anything lingers.
+    pub(crate) fn hand_over_due(&self) -> Option<Instant> {
+        self.rules.linger?;
+        let now = self.rules.clock();
+        self.lock().hand_over_due(now)
     }
 }

@@ -10,16 +10,17 @@ use std::task::Waker;
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
-use super::books::{Books, Fate, Ticket};
-use super::line::{Accepted, Batch, Line, Offer, Turn};
-use super::place::{Place, Stage, Wait};
+use super::books::{Books, Ticket};
+use super::line::Line;
+use super::place::{Place, Turn, Wait};
 use super::rules::Rules;
 use super::session::{Session, Settlement};
+use super::shelf::Lingering;
 use super::totals::Totals;
 pub(crate) use super::transport::{Load, Then, Transport};
 use super::verdict::{Untaken, Verdict};
 use crate::error::Error;
-use crate::framed::{HIGH_WATER, Writer};
+use crate::framed::Writer;
 use crate::session::Why;
 use crate::sync::{Later, Waiters, Wakes};
 use crate::wire::{Codec, Output};
@@ -39,9 +40,11 @@ pub(crate) struct Held<W> {
     /// Why the transport broke, for the driver to tell.
     pub(crate) broken: Option<Error>,
     pub(crate) phase: Phase,
-    rules: Arc<Rules<W>>,
+    pub(super) rules: Arc<Rules<W>>,
     /// What is to be accepted when there is room.
     pub(crate) line: Line,
+    /// What sinks have fed and not handed over.
+    pub(super) lingering: Lingering,
     waiters: Waiters<Wait>,
     driver: Option<Waker>,
     /// The driver is to be called when there is room.
@@ -85,6 +88,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             phase: Phase::Open,
             rules,
             line: Line::default(),
+            lingering: Lingering::default(),
             waiters: Waiters::default(),
             driver: None,
             driver_wants_room: false,
@@ -92,119 +96,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         }
     }
 
-    // ---- what comes in
-
     pub(crate) fn is_closed(&self) -> bool {
         self.phase >= Phase::Closed
-    }
-
-    /// Accepts a message, and leaves what it was copied from to its owner.
-    pub(crate) fn push(&mut self, message: &mut Bytes) -> Result<Ticket, Error> {
-        if self.is_closed() {
-            return Err(Error::Closed { message: Some(mem::take(message).into()) });
-        }
-        self.pending.push_from(message)?;
-        Ok(self.books.accept(1, None, self.rules.now()))
-    }
-
-    /// Accepts a message of which its producer has a copy, when there is room.
-    pub(crate) fn offer(&mut self, message: Bytes) -> Result<Stage, Error> {
-        if self.is_closed() {
-            return Err(Error::Closed { message: Some(message.into()) });
-        }
-        let offer = Offer::Message(self.pending.check(message)?);
-        let has_turn = self.line.is_empty() && self.has_room(HIGH_WATER);
-        Ok(if has_turn { Stage::Accepted(self.accept(offer).ticket) } else { Stage::InLine(self.line.join(offer)) })
-    }
-
-    /// Accepts a batch, when there is room; it is empty then. `false` if nothing more is accepted.
-    pub(crate) fn offer_batch(&mut self, batch: &mut Batch, place: &mut Place) -> bool {
-        if self.is_closed() {
-            return false;
-        }
-        if self.line.is_empty() && self.has_room(HIGH_WATER) {
-            place.stage = Stage::Accepted(self.accept_batch(batch, true));
-            return true;
-        }
-        let spare = place.spare.take();
-        let mut offer = spare.unwrap_or_else(|| Box::new(Batch::new(batch.output.another(), batch.fate.clone())));
-        offer.fate = batch.fate.clone();
-        mem::swap(&mut offer.output, &mut batch.output);
-        offer.messages = mem::take(&mut batch.messages);
-        place.stage = Stage::InLine(self.line.join(Offer::Batch(offer)));
-        true
-    }
-
-    fn accept(&mut self, offer: Offer) -> Accepted {
-        match offer {
-            Offer::Message(message) => {
-                // It was checked; and it is not the last owner of what is dropped here.
-                let _ = self.pending.push(message);
-                let ticket = self.books.accept(1, None, self.rules.now());
-                self.books.claim(ticket);
-                self.call_for_transport();
-                Accepted { ticket, batch: None }
-            }
-            Offer::Batch(mut batch) => {
-                let ticket = self.accept_batch(&mut batch, true);
-                Accepted { ticket, batch: Some(batch) }
-            }
-        }
-    }
-
-    /// Accepts all that one producer has put together. It may want to know their fate.
-    pub(crate) fn accept_batch(&mut self, batch: &mut Batch, tells: bool) -> Ticket {
-        self.pending.append(&mut batch.output);
-        let fate: Option<&Fate> = tells.then_some(&batch.fate);
-        let ticket = self.books.accept(mem::take(&mut batch.messages) as u64, fate, self.rules.now());
-        self.call_for_transport();
-        ticket
-    }
-
-    /// Where there is no transport, the driver opens one: a producer that has found room may not look again.
-    fn call_for_transport(&mut self) {
-        if matches!(self.transport, Transport::Gone(_)) && !self.stalled {
-            self.stall();
-        }
-    }
-
-    /// Whether less than `mark` bytes are pending, or what counts instead while there is no transport.
-    pub(crate) fn has_room(&self, mark: usize) -> bool {
-        let has_room = self.pending.len() < mark;
-        let Some(room) = self.rules.room_while_down else { return has_room };
-        match &self.transport {
-            Transport::Gone(_) => self.held_bytes() < room,
-            _ if self.session.is_some() => has_room && self.held_bytes() < room,
-            _ => has_room,
-        }
-    }
-
-    /// There may be more room than there was: lets in whoever waits for it, in turn.
-    pub(crate) fn let_in(&mut self) {
-        while !self.is_closed()
-            && self.has_room(HIGH_WATER)
-            && let Some((turn, offer)) = self.line.next()
-        {
-            let accepted = self.accept(offer);
-            self.line.let_in(turn, accepted);
-            self.wake(Wait::Accepted(turn), Wait::Accepted(turn));
-        }
-        self.wake_for_room();
-    }
-
-    /// Whether what was handed over is accepted; `None` where it waits in the line of a queue that was closed.
-    pub(crate) fn is_accepted(&mut self, place: &mut Place) -> Option<Result<(), Wait>> {
-        if let Stage::InLine(turn) = place.stage {
-            if self.line.is_waiting(turn) {
-                return if self.is_closed() { None } else { Some(Err(Wait::Accepted(turn))) };
-            }
-            place.stage = Stage::Nothing;
-            if let Some(Accepted { ticket, batch }) = self.line.accepted(turn) {
-                place.stage = Stage::Accepted(ticket);
-                place.spare = batch;
-            }
-        }
-        Some(Ok(()))
     }
 
     // ---- what goes out
@@ -359,8 +252,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         sent + self.pending.len()
     }
 
-    /// Accepts nothing more.
+    /// Accepts nothing more, but what was fed.
     pub(crate) fn close(&mut self) {
+        self.clear_shelves();
         self.phase = self.phase.max(Phase::Closed);
         self.wake(Wait::Accepted(Turn::FIRST), Wait::Accepted(Turn::LAST));
         self.wake(Wait::Closed, Wait::Closed);
@@ -396,7 +290,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     }
 
     #[inline]
-    fn wake(&mut self, first: Wait, last: Wait) {
+    pub(super) fn wake(&mut self, first: Wait, last: Wait) {
         self.waiters.wake(first..=last, &mut self.later);
     }
 
@@ -415,7 +309,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     }
 
     #[inline]
-    fn wake_for_room(&mut self) {
+    pub(super) fn wake_for_room(&mut self) {
         self.wake(Wait::Room, Wait::Room);
         if mem::take(&mut self.driver_wants_room) {
             self.call_driver();
@@ -438,7 +332,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     }
 
     /// Whether there is something to begin with.
-    fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         match &self.session {
             Some(session) => session.wants_to_write(&self.pending),
             None => !self.pending.is_empty(),

@@ -4,63 +4,23 @@
 //! to come back for a turn, and a producer that does not (its future lives, and is not polled) keeps no other waiting.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::books::{Fate, Ticket};
-use crate::error::Error;
-use crate::wire::Output;
-
-/// A place in the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn(u64);
-
-impl Turn {
-    pub(crate) const FIRST: Self = Self(0);
-    pub(crate) const LAST: Self = Self(u64::MAX);
-}
+use super::batch::Batch;
+use super::books::Ticket;
+use super::place::Turn;
+use super::shelf::Shelf;
 
 /// What a producer hands over.
 pub(crate) enum Offer {
     /// One message, of which its producer has a copy: if it is not written, the producer returns it.
     Message(Bytes),
-    /// What a sink has put together.
+    /// What a producer has put together.
     Batch(Box<Batch>),
-}
-
-/// Messages that one producer has put together, and where it may learn their fate.
-pub(crate) struct Batch {
-    pub(crate) output: Output,
-    pub(crate) messages: usize,
-    pub(crate) fate: Fate,
-}
-
-impl Batch {
-    /// An empty one. Its producer is told the fate of what is put into it.
-    pub(crate) fn new(output: Output, fate: Fate) -> Self {
-        Self { output, messages: 0, fate }
-    }
-
-    /// Accepts a message. Where it is over the limit it comes back in the error.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, message: Bytes) -> Result<(), Error> {
-        self.push_with(|output| output.push(message))
-    }
-
-    /// Accepts the message that `push` puts behind the others.
-    #[inline(always)]
-    pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
-        push(&mut self.output)?;
-        self.messages += 1;
-        Ok(())
-    }
-
-    /// Puts another in front of this one.
-    pub(crate) fn prepend(&mut self, mut earlier: Self) {
-        earlier.output.append(&mut self.output);
-        self.messages += earlier.messages;
-        self.output = earlier.output;
-    }
+    /// What is on the shelf of a sink when its turn has come.
+    Shelf(Arc<Shelf>),
 }
 
 /// Who waits to be let in. Most queues have nobody, and no memory for them.
@@ -92,7 +52,7 @@ impl Line {
     pub(crate) fn join(&mut self, offer: Offer) -> Turn {
         let places = self.0.get_or_insert_default();
         places.last += 1;
-        let turn = Turn(places.last);
+        let turn = Turn::new(places.last);
         places.waiting.insert(turn, offer);
         turn
     }
@@ -101,6 +61,24 @@ impl Line {
     #[inline]
     pub(crate) fn next(&mut self) -> Option<(Turn, Offer)> {
         self.0.as_mut()?.waiting.pop_first()
+    }
+
+    /// The shelves that wait.
+    pub(crate) fn shelves(&self) -> impl Iterator<Item = &Arc<Shelf>> {
+        let waiting = self.0.iter().flat_map(|places| places.waiting.values());
+        waiting.filter_map(|offer| match offer {
+            Offer::Shelf(shelf) => Some(shelf),
+            Offer::Message(_) | Offer::Batch(_) => None,
+        })
+    }
+
+    /// Takes out the shelves.
+    pub(crate) fn take_shelves(&mut self) -> Vec<Arc<Shelf>> {
+        let shelves = self.shelves().cloned().collect();
+        if let Some(places) = &mut self.0 {
+            places.waiting.retain(|_, offer| !matches!(offer, Offer::Shelf(_)));
+        }
+        shelves
     }
 
     /// The one that was taken out was accepted.

@@ -18,23 +18,25 @@
 
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
 
+use super::batch::Batch;
 use super::books::Ticket;
 use super::held::{Held, Load, Then, Transport};
-use super::line::{Batch, Offer};
+use super::line::Offer;
 use super::place::{Place, Stage, Wait};
 use super::rules::Rules;
+use super::shelf::Shelf;
 use super::totals::Totals;
 use super::verdict::Verdict;
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
-use crate::sync::{Guard, Lock};
-use crate::wire::Codec;
+use crate::sync::{Guard, Lock, MutexGuard};
+use crate::wire::{Codec, Output};
 
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
@@ -181,21 +183,33 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         given_back
     }
 
-    /// Accepts the last messages of a producer that goes, for the driver to write, while less than `max` bytes are held. The
-    /// error is why not.
-    pub(crate) fn part(&self, batch: &mut Batch, max: usize) -> Result<(), Verdict> {
-        let mut state = self.lock();
-        if batch.messages > 0 {
-            if state.is_closed() {
-                return Err(Verdict::closed());
-            }
-            if state.held_bytes() >= max {
-                return Err(Verdict::queue_full(max));
-            }
-            state.accept_batch(batch, false);
+    /// Puts a message on the shelf of a sink, as `push` does. How many bytes are on it then; and `push` comes back where nothing is
+    /// accepted any more. What it has of the program's it is to leave outside: it is called under a lock. For most messages there is
+    /// a shorter way, [`Shelf::copy`].
+    #[inline(never)]
+    pub(crate) fn feed<F: FnOnce(&mut Output) -> Result<(), Error>>(
+        &self,
+        shelf: &Arc<Shelf>,
+        push: F,
+    ) -> Result<Result<usize, Error>, F> {
+        let mut shelved = shelf.lock();
+        if shelved.batch.messages > 0 {
+            return Ok(shelved.push(push, || self.rules.now()));
         }
-        state.leave_to_driver();
-        Ok(())
+        drop(shelved);
+        self.lock().feed_first(shelf, push)
+    }
+
+    /// Hands over what is on the shelf of a sink, to be accepted when there is room, and says where that is. `false` if something is
+    /// on it and nothing more is accepted.
+    pub(crate) fn hand_over(&self, shelf: &Arc<Shelf>, place: &mut Place) -> bool {
+        self.lock().hand_over(shelf, place)
+    }
+
+    /// Accepts the last messages of a sink that goes, for the driver to write, while less than `max` bytes are held. The error
+    /// is why not.
+    pub(crate) fn part(&self, shelf: &Shelf, max: usize) -> Result<(), Verdict> {
+        self.lock().part(shelf, max)
     }
 
     /// Leaves what is pending to the driver: its producer does not wait.
@@ -303,6 +317,13 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     pub(crate) fn books(&self) -> Totals {
         self.peek().books()
+    }
+
+    /// The same, with what is on the shelves of sinks, which is accepted as well.
+    pub(crate) fn totals(&self) -> Totals {
+        let state = self.peek();
+        let (books, shelved) = (state.books(), state.shelved());
+        Totals { accepted: books.accepted + shelved, held: books.held + shelved, ..books }
     }
 
     /// Gives the transport what it did not finish, or the next batch. The lock is not held while it writes.
@@ -416,7 +437,6 @@ mod tests {
     use futures::FutureExt;
     use futures::task::{ArcWake, waker};
 
-    use super::super::books::Fate;
     use super::*;
     use crate::config::Config;
     use crate::wire::Output;
@@ -493,10 +513,7 @@ mod tests {
             let calls = Arc::new(Calls(AtomicUsize::new(0)));
             outbox.set_driver(&waker(calls.clone()));
             let go = || match parts {
-                true => assert!(
-                    outbox.part(&mut Batch::new(Output::new(codec), Fate::default()), 1).is_ok(),
-                    "nothing more is to be held"
-                ),
+                true => assert!(outbox.part(&Shelf::new(Output::new(codec)), 1).is_ok(), "nothing more is to be held"),
                 false => outbox.leave_to_driver(),
             };
             go();

@@ -1,8 +1,21 @@
 //! Where a producer is with what it has handed over to a queue, and what it waits for.
 
+use super::batch::Batch;
 use super::books::Ticket;
-use super::line::{Batch, Turn};
 use crate::sync::Key;
+
+/// A place in the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn(u64);
+
+impl Turn {
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(crate) const FIRST: Self = Self(0);
+    pub(crate) const LAST: Self = Self(u64::MAX);
+}
 
 /// What somebody waits for at a queue. The first of them need somebody who writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

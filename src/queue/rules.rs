@@ -13,7 +13,9 @@ pub(crate) struct Rules<W> {
     pub(crate) room_while_down: Option<usize>,
     /// How old a message may be when it is given to a transport.
     pub(crate) ttl: Option<Ttl>,
-    /// What tells the time in a session.
+    /// How long what a sink has fed may wait for a flush.
+    pub(crate) linger: Option<Duration>,
+    /// What tells the time in a session, and of what lingers.
     pub(crate) clock: Option<Handle>,
     /// Is told where the waker of somebody who waits panics.
     pub(crate) panicked: Option<PanicHook>,
@@ -26,7 +28,13 @@ pub(crate) struct Ttl {
 }
 
 impl<W> Rules<W> {
-    /// What time it is, in a session.
+    /// How long what a sink has fed may wait until it is handed over: not longer than it may be held at all.
+    pub(crate) fn linger(&self) -> Option<Duration> {
+        let linger = self.linger?;
+        Some(self.ttl.as_ref().map_or(linger, |ttl| linger.min(ttl.after)))
+    }
+
+    /// What time it is, in a session and for what lingers.
     pub(crate) fn clock(&self) -> Instant {
         self.clock.as_ref().map_or_else(Instant::now, Handle::now)
     }
@@ -39,6 +47,6 @@ impl<W> Rules<W> {
 
 impl<W> Default for Rules<W> {
     fn default() -> Self {
-        Self { is_dead: |_| false, room_while_down: None, ttl: None, clock: None, panicked: None }
+        Self { is_dead: |_| false, room_while_down: None, ttl: None, linger: None, clock: None, panicked: None }
     }
 }

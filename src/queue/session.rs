@@ -253,7 +253,7 @@ impl Session {
     /// Whether this direction may be able to go on only when an ACK comes: the next frame may be longer than the room that is left,
     /// and whoever writes may have found so only now.
     pub(crate) fn waits_for_acks(&self) -> bool {
-        self.end.sender.waits_for_acks(None)
+        self.end.sender.waits_for_acks()
     }
 
     /// Whether there is something that could be written now.
@@ -266,7 +266,8 @@ impl Session {
     /// There is nothing to write, and nothing is held.
     pub(crate) fn release(&mut self) {
         if self.replay.messages() == 0 {
-            self.replay.release();
+            // As a connection without a session does, one that was dialed keeps the buffer of a batch. A listener may have many.
+            self.replay.release(if self.side == Side::Dialer { 1 } else { 0 });
         }
     }
 

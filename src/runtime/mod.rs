@@ -274,6 +274,13 @@ pub(crate) struct Alarm {
     waiting: Arc<Forward>,
 }
 
+impl Alarm {
+    /// From now on it fires at that time, also where it has fired.
+    pub(crate) fn reset(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
+    }
+}
+
 impl Future for Alarm {
     type Output = ();
 

@@ -52,6 +52,12 @@ pub(super) trait Source: fmt::Debug + Send + Sync + 'static {
         cx: &mut Context<'_>,
         io: impl FnMut(&Os) -> io::Result<T>,
     ) -> Poll<io::Result<T>>;
+
+    /// Reads, or waits until there is something. A reactor may know that a read which leaves room has left nothing.
+    #[inline]
+    fn poll_read(&self, forward: &Arc<Forward>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_io(Direction::Read, forward, cx, |mut socket| socket.read(buf))
+    }
 }
 
 /// What is waited for.
@@ -304,7 +310,7 @@ fn send(socket: &Os, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
 
 impl<S: Source> Socket for Stream<S> {
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.poll_io(Direction::Read, cx, |mut socket| socket.read(buf))
+        self.source.poll_read(&self.reading, cx, buf)
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {

@@ -1,7 +1,7 @@
 //! tokio: the runtime that the program has.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use pin_project_lite::pin_project;
 use socket2::Socket as Os;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
@@ -111,28 +111,48 @@ impl Source for AsyncFd<Os> {
                 result => return Poll::Ready(result),
             }
         }
-        let waker = Waker::from(forward.clone());
-        let poll_ready = || {
-            let cx = &mut Context::from_waker(&waker);
-            match direction {
-                Direction::Read | Direction::Accept => self.poll_read_ready(cx),
-                Direction::Write => self.poll_write_ready(cx),
-            }
-        };
         loop {
-            let mut ready = match poll_ready() {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => {
-                    forward.set(cx.waker());
-                    // It may have become ready before that.
-                    ready!(poll_ready())?
-                }
-            };
+            let mut ready = ready!(poll_ready(self, direction, forward, cx))?;
             if let Ok(result) = ready.try_io(|fd| io(fd.get_ref())) {
                 return Poll::Ready(result);
             }
         }
     }
+
+    fn poll_read(&self, forward: &Arc<Forward>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(poll_ready(self, Direction::Read, forward, cx))?;
+            let Ok(result) = ready.try_io(|fd| fd.get_ref().read(buf)) else { continue };
+            if result.as_ref().is_ok_and(|read| (1..buf.len()).contains(read)) {
+                // Nothing is left. The selector tells each arrival once, so what comes from now on is told; and an end stays.
+                ready.clear_ready();
+            }
+            return Poll::Ready(result);
+        }
+    }
+}
+
+/// Waits for what the selector has told. The reactor is only given the waker of `forward`.
+fn poll_ready<'a>(
+    source: &'a AsyncFd<Os>,
+    direction: Direction,
+    forward: &Arc<Forward>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<AsyncFdReadyGuard<'a, Os>>> {
+    let waker = Waker::from(forward.clone());
+    let poll_ready = || {
+        let cx = &mut Context::from_waker(&waker);
+        match direction {
+            Direction::Read | Direction::Accept => source.poll_read_ready(cx),
+            Direction::Write => source.poll_write_ready(cx),
+        }
+    };
+    if let Poll::Ready(ready) = poll_ready() {
+        return Poll::Ready(ready);
+    }
+    forward.set(cx.waker());
+    // It may have become ready before that.
+    poll_ready()
 }
 
 pin_project! {

@@ -127,8 +127,14 @@ impl Hello {
         Ok(Some(Self { resume, id, epoch, terms, positions }))
     }
 
+    /// The same of all that has come: a dialer says nothing more before it has the answer.
+    pub(crate) fn parse_all(input: &[u8]) -> Result<Option<Self>, Violation> {
+        let hello = Self::parse(input)?;
+        if input.len() > HANDSHAKE { Err(Violation::Malformed) } else { Ok(hello) }
+    }
+
     /// What a WELCOME repeats of a HELLO, also of one that is refused for its limits: id and epoch.
-    pub(crate) fn echo(bytes: &[u8; HANDSHAKE]) -> ([u8; 16], u32) {
+    pub(crate) fn echo(bytes: &[u8]) -> ([u8; 16], u32) {
         (array(bytes, 16), read_u32(bytes, 32))
     }
 }

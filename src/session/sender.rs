@@ -269,10 +269,9 @@ impl Sender {
         Control::Heartbeat { sent: self.cursor, acked: self.acked }
     }
 
-    /// This direction can go on only when an ACK comes: whatever else waits, the socket is to be read. `next` is the frame that
-    /// would be sent, header included; `None` where there is none.
-    pub(crate) fn waits_for_acks(&self, next: Option<u64>) -> bool {
-        self.acked < self.sent && next.is_none_or(|bytes| !self.may_send(bytes))
+    /// Something of this direction waits for an ACK: whatever else waits, the socket is to be read.
+    pub(crate) fn waits_for_acks(&self) -> bool {
+        self.acked < self.sent
     }
 
     /// The session is over, and the peer's memory of it gone: these are in doubt, whichever connection carried them. All above

@@ -45,6 +45,24 @@ struct Entry<T> {
     detached: Option<Detached>,
 }
 
+impl<T> Entry<T> {
+    fn session(&self) -> Option<&T> {
+        match &self.what {
+            What::Session(session) => Some(session),
+            What::Tombstone(_) => None,
+        }
+    }
+
+    /// Whether this HELLO may have it; the error is the answer if not.
+    fn admits(&self, hello: &Hello) -> Result<(), Status> {
+        if hello.epoch <= self.epoch {
+            return Err(Status::Fenced);
+        }
+        // Each attempt at a new session has an id of its own: this one would be of another holder.
+        if hello.resume { Ok(()) } else { Err(Status::Unknown) }
+    }
+}
+
 #[derive(Debug)]
 enum What<T> {
     Session(T),
@@ -109,13 +127,16 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
         self.closing = true;
     }
 
-    /// A session, and the epoch of its newest connection; `None` where there is none, or no more than its end.
-    pub(crate) fn find(&self, key: &Key<I>) -> Option<(&T, u32)> {
+    /// A session; `None` where there is none, or no more than its end.
+    pub(crate) fn find(&self, key: &Key<I>) -> Option<&T> {
+        self.sessions.get(key)?.session()
+    }
+
+    /// The session that this HELLO comes back to, which stays as it is; the error is the answer where it does not get that.
+    /// `None` as in [`find`](Self::find).
+    pub(crate) fn known(&self, key: &Key<I>, hello: &Hello) -> Option<Result<&T, Status>> {
         let entry = self.sessions.get(key)?;
-        match &entry.what {
-            What::Session(session) => Some((session, entry.epoch)),
-            What::Tombstone(_) => None,
-        }
+        Some(entry.admits(hello).and(Ok(entry.session()?)))
     }
 
     /// Judges a HELLO. Asking for a session that is not there, that is over, or that is somebody else's is the same.
@@ -123,12 +144,8 @@ impl<I: Clone + Eq + Hash, T> Sessions<I, T> {
         let Some(entry) = self.sessions.get(key) else {
             return if hello.resume { Verdict::Refuse(Status::Unknown) } else { self.make_room() };
         };
-        if hello.epoch <= entry.epoch {
-            return Verdict::Refuse(Status::Fenced);
-        }
-        // Each attempt at a new session has an id of its own: this one would be of another holder.
-        if !hello.resume {
-            return Verdict::Refuse(Status::Unknown);
+        if let Err(status) = entry.admits(hello) {
+            return Verdict::Refuse(status);
         }
         let Some(detached) = entry.detached else {
             let epoch = entry.epoch;

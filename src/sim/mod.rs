@@ -2,6 +2,8 @@
 
 mod cable;
 mod network;
+#[cfg(all(test, buffstreams_shuttle))]
+pub(crate) mod scheduled;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

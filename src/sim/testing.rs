@@ -50,6 +50,11 @@ impl Sim {
 
     /// Calls `watch` after each poll of a task.
     pub(crate) fn run_watched<F: Future>(self, main: F, watch: impl FnMut()) -> F::Output {
+        self.enter(|sim| sim.run_watched(|_| main, watch))
+    }
+
+    /// Makes the world, for something that runs in it.
+    pub(super) fn enter<T>(self, run: impl FnOnce(&super::Sim) -> T) -> T {
         let mut sim = super::Sim::new().capacity(self.capacity);
         if let Some(seed) = self.seed {
             sim = sim.seed(seed);
@@ -61,7 +66,7 @@ impl Sim {
         assert!(before.is_none(), "there is one world at a time");
         default::set(Some(Arc::new(sim.clone())));
         let _end = End;
-        sim.run_watched(|_| main, watch)
+        run(&sim)
     }
 }
 

@@ -62,8 +62,8 @@ struct Task {
 }
 
 /// Wakes a task.
-struct Call {
-    task: u64,
+pub(super) struct Call {
+    pub(super) task: u64,
     called: AtomicBool,
     ready: Ready,
 }
@@ -71,6 +71,11 @@ struct Call {
 impl Call {
     fn new(task: u64, ready: &Ready) -> Arc<Self> {
         Arc::new(Self { task, called: AtomicBool::new(false), ready: ready.clone() })
+    }
+
+    /// It is being answered: from now on, the task is called anew.
+    pub(super) fn begin(&self) {
+        self.called.store(false, Ordering::Relaxed);
     }
 }
 
@@ -173,7 +178,7 @@ impl World {
             };
             polls += 1;
             assert!(polls < POLLS_AT_ONCE, "livelock: tasks wake each other for ever; {}", self.told_seed());
-            next.called.store(false, Ordering::Relaxed);
+            next.begin();
             self.trace(next.task, || format!("task {}", next.task));
             if next.task == MAIN {
                 if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&call.clone().into())) {
@@ -190,7 +195,8 @@ impl World {
         self.state.lock().seed.map_or_else(|| "no seed was given".to_owned(), |seed| format!("the seed is {seed}"))
     }
 
-    fn next(&self) -> Option<Arc<Call>> {
+    /// Takes out a call of a task that can run.
+    pub(super) fn next(&self) -> Option<Arc<Call>> {
         let mut ready = self.ready.lock();
         if ready.len() < 2 {
             return ready.pop_front();
@@ -204,7 +210,7 @@ impl World {
     }
 
     /// To the moment of the next timer; `false` when there is none.
-    fn jump(&self) -> bool {
+    pub(super) fn jump(&self) -> bool {
         let mut due = Vec::new();
         {
             let mut state = self.state.lock();
@@ -221,7 +227,7 @@ impl World {
         true
     }
 
-    fn poll_task(&self, call: &Arc<Call>) {
+    pub(super) fn poll_task(&self, call: &Arc<Call>) {
         let taken = self.state.lock().tasks.get_mut(&call.task).and_then(|task| task.future.take());
         let Some(mut future) = taken else { return };
         if future.as_mut().poll(&mut Context::from_waker(&call.clone().into())).is_ready() {
@@ -321,7 +327,7 @@ impl State {
 }
 
 /// Ends the world, and all that lives in it.
-struct Ending<'a>(&'a World);
+pub(super) struct Ending<'a>(pub(super) &'a World);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

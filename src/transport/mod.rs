@@ -1,5 +1,6 @@
 //! Connections, whatever runtime they are on: an address becomes one by `dial`, or a listening socket by `bind`.
 
+mod parting;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
@@ -24,6 +24,11 @@ impl Stream {
     /// The same, which brings these bytes once more.
     pub(crate) fn unread(self, bytes: &[u8]) -> Self {
         Self(Arc::new(Unread::new(self.0, bytes)))
+    }
+
+    /// Whether a byte has come, which is taken: where none may, that is all there is to know of it.
+    pub(crate) fn has_input(&self) -> bool {
+        matches!(self.0.poll_read(&mut Context::from_waker(Waker::noop()), &mut [0]), Poll::Ready(Ok(1)))
     }
 
     /// Writes all of this, and waits until the kernel has it.

@@ -1,8 +1,8 @@
 //! Typed messages: streams and sinks of a program's own types, instead of bytes.
 //!
 //! A [`Codec`] turns a type into bytes and back: [`Prost`], [`Postcard`] or [`Json`], each behind the feature of its name, or one's
-//! own. `.typed(codec)` puts it on a [`Connection`] or one of its halves, on a [`Reader`] or [`Writer`], on the sink of a
-//! [`Manager`](crate::Manager), and on a [`Listener`]. What comes of that is a stream and a sink of messages, as before.
+//! own. `.typed(codec)` puts it on a [`Connection`] or one of its halves, on a [`Reader`] or [`Writer`], on a [`Manager`] and its
+//! sinks, and on a [`Listener`] and its halves. What comes of that is a stream and a sink of messages, as before.
 //!
 //! ```
 //! use buffstreams::{Config, Connection, Listener};
@@ -34,7 +34,9 @@
 //! # What it costs
 //!
 //! A message is encoded straight into the batch of its connection, and decoded where it lies in the buffer that it was read into.
-//! So nothing is allocated for it but what the type itself holds.
+//! So nothing is allocated for it but what the type itself holds. Three ways to send take memory for each message: a
+//! [`RouteSink`](crate::RouteSink), whose message may go to one address after another, the replies of an
+//! [`Outgoing`](crate::Outgoing), and `write` of a manager.
 //!
 //! # Where the messages of a listener are decoded
 //!
@@ -65,7 +67,8 @@
 //! only announced, and refuse what is nested too deep.
 //!
 //! A sink takes a message that it may not accept. Where a sink of bytes gives it back in its error, this one gives its bytes back, as
-//! they were encoded: see [`Error::into_unsent`]. [`try_feed`](Typed::try_feed) leaves the message with the program.
+//! they were encoded: see [`Error::into_unsent`]. [`try_feed`](Typed::try_feed) and [`write`](Typed::write) leave the message with the
+//! program.
 
 mod codec;
 mod decoded;
@@ -94,13 +97,14 @@ pub use postcard::{Postcard, PostcardError};
 pub use prost::{Prost, ProstError};
 
 #[cfg(doc)]
-use crate::{Connection, Error, Listener, Reader, Writer};
+use crate::{Connection, Error, Listener, Manager, Reader, Writer};
 
 /// A stream or a sink of messages of type `T`, which the codec `C` turns into those of `S`.
 ///
 /// `S` is a [`Connection`], [`ReadHalf`](crate::ReadHalf), [`WriteHalf`](crate::WriteHalf), [`Reader`], [`Writer`],
-/// [`ManagerSink`](crate::ManagerSink), [`Listener`] or [`Incoming`](crate::Incoming). It waits, ends, and is dropped and
-/// cancelled as that is. Nothing but `S` is held here, so the bytes can be taken up again at any message.
+/// [`ManagerSink`](crate::ManagerSink), [`RouteSink`](crate::RouteSink), [`Listener`], [`Incoming`](crate::Incoming) or
+/// [`Outgoing`](crate::Outgoing). It waits, ends, and is dropped and cancelled as that is. Nothing but `S` is held here, so the
+/// bytes can be taken up again at any message. That of a [`Manager`] is neither, and has [`write`](Typed::write).
 pub struct Typed<S, C, T> {
     inner: S,
     codec: C,
@@ -148,9 +152,12 @@ typed! {
     [] crate::WriteHalf,
     [R: futures::AsyncRead + Unpin] crate::Reader<R>,
     [W: futures::AsyncWrite + Unpin] crate::Writer<W>,
+    [] crate::Manager,
     [] crate::ManagerSink,
+    [] crate::RouteSink,
     [] crate::Listener,
     [] crate::Incoming,
+    [] crate::Outgoing,
 }
 
 impl<S: fmt::Debug, C, T> fmt::Debug for Typed<S, C, T> {

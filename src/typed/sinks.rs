@@ -1,4 +1,4 @@
-//! Sinks of typed messages, each encoded behind the others where it will be sent from.
+//! Sinks of typed messages, each encoded behind the others where it will be sent from; those of several connections, before that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +11,9 @@ use super::codec::{self, Codec};
 use crate::connection::{Connection, WriteHalf};
 use crate::error::Error;
 use crate::framed::Writer;
-use crate::manager::ManagerSink;
-use crate::peer::Address;
+use crate::listener::Outgoing;
+use crate::manager::{Manager, ManagerSink, RouteSink};
+use crate::peer::{Address, Peer};
 
 /// What all sinks have in common: they wait, flush and close as what they stand on.
 macro_rules! sink {
@@ -51,6 +52,11 @@ sink! {
     [] ManagerSink, (Address, T), |sink, codec, message| {
         let (address, message) = message;
         sink.push_with(&address, |output| codec::encode(codec, &message, output))
+    };
+    [] RouteSink, T, |sink, codec, message| sink.push_with(|output| codec::encode(codec, &message, output));
+    [] Outgoing, (Peer, T), |sink, codec, message| {
+        let (peer, message) = message;
+        sink.push_with(peer, |output| codec::encode(codec, &message, output))
     };
 }
 
@@ -99,5 +105,15 @@ impl<C: Codec<T>, T> Typed<ManagerSink, C, T> {
             return Ok(false);
         }
         self.inner.push_with(address, |output| codec::encode(&self.codec, message, output)).map(|()| true)
+    }
+}
+
+impl<C: Codec<T>, T> Typed<Manager, C, T> {
+    /// Sends one message, and waits as [`Manager::write`] does. Where it is not encoded, the error is [`Error::Encode`].
+    ///
+    /// The message stays with the program, so that it can be sent again, or to another address. The errors have its bytes.
+    pub async fn write(&self, address: impl Into<Address>, message: &T) -> Result<(), Error> {
+        let message = self.inner.message_of(|output| codec::encode(&self.codec, message, output))?;
+        self.inner.write(address, message).await
     }
 }

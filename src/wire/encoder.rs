@@ -7,6 +7,7 @@ use std::mem;
 use bytes::Bytes;
 
 use super::decoder::{Decoder, Rest};
+use super::header::put_header;
 use super::piece::{Piece, header_len};
 use super::{Codec, MAX_HEADER, WireFormat};
 use crate::error::{ConfigError, Error};
@@ -21,7 +22,7 @@ pub(super) const SEAL_FROM: usize = 64 * 1024;
 /// How large a buffer of copied messages may be to be used again, in bytes.
 pub(super) const KEEP_COPIED: usize = 4 * SEAL_FROM;
 /// How large a buffer of copied messages an idle output keeps, in bytes.
-const KEEP_IDLE: usize = 4096;
+pub(super) const KEEP_IDLE: usize = 4096;
 
 /// Puts messages into bytes. It keeps nothing between calls, so it can be copied freely.
 #[derive(Clone, Copy, Debug)]
@@ -52,27 +53,6 @@ impl Encoder {
         out.extend_from_slice(message);
         Ok(())
     }
-}
-
-#[inline(always)]
-fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
-    if let Some((header, width)) = codec.usual_header(len) {
-        let end = out.len() + width;
-        out.extend_from_slice(&header);
-        out.truncate(end);
-        return;
-    }
-    put_any_header(codec, len, out);
-}
-
-#[inline(never)]
-fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
-    let mut header = [0; MAX_HEADER];
-    let width = codec.write(len, &mut header);
-    // A copy of a known size is a few instructions, a copy of a size known at run time is a call.
-    let end = out.len() + width;
-    out.extend_from_slice(&header);
-    out.truncate(end);
 }
 
 #[cold]
@@ -162,6 +142,16 @@ impl Output {
         Ok(())
     }
 
+    /// Accepts a copy of a message that is short, and not over the limit. Whether it is.
+    #[inline(always)]
+    pub(crate) fn push_short(&mut self, message: &[u8]) -> bool {
+        let is_short = message.len() < CHAIN_FROM && message.len() <= self.codec.max();
+        if is_short {
+            self.copy(message);
+        }
+        is_short
+    }
+
     /// As [`push`](Self::push), and where the message was copied, it is left to its owner to drop.
     #[inline]
     pub(crate) fn push_from(&mut self, message: &mut Bytes) -> Result<(), Error> {
@@ -242,6 +232,19 @@ impl Output {
     }
 
     // ---- what is kept elsewhere until it is acknowledged: see `Replay`
+
+    /// All that is held, and how many messages, where that is so little that a copy costs nothing.
+    pub(super) fn few(&self) -> Option<(&[u8], usize)> {
+        let few = self.sealed.is_empty() && self.tail.len() < CHAIN_FROM;
+        few.then_some((&self.tail[..], self.tail_messages))
+    }
+
+    /// What [`few`](Self::few) has shown was copied.
+    pub(super) fn forget_few(&mut self) {
+        self.tail.clear();
+        self.tail_messages = 0;
+        self.len = 0;
+    }
 
     /// Takes out the first segment, as a piece: of a long message that is the header as well.
     pub(super) fn first_piece(&mut self) -> Option<Piece> {

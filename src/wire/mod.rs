@@ -22,7 +22,9 @@ mod decoder;
 mod draft;
 mod encoder;
 mod first_byte;
+mod fixed;
 mod guess;
+mod header;
 mod names;
 mod piece;
 mod replay;
@@ -37,6 +39,7 @@ pub use decoder::{Decoder, Header};
 pub use draft::{Buffer, BufferFull};
 pub use encoder::Encoder;
 pub(crate) use encoder::Output;
+pub use fixed::FixedFormat;
 pub(crate) use guess::{Start, stranger};
 pub(crate) use replay::Replay;
 
@@ -145,48 +148,6 @@ impl WireFormat {
     }
 }
 
-/// A header of fixed width, as [`WireFormat::fixed`] starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FixedFormat {
-    width: u8,
-    offset: u8,
-    little_endian: bool,
-    includes_header: bool,
-}
-
-impl FixedFormat {
-    /// Writes the length with its lowest byte first.
-    #[must_use]
-    pub const fn little_endian(mut self) -> Self {
-        self.little_endian = true;
-        self
-    }
-
-    /// Puts `bytes` bytes, 8 at most, in front of the length. They are written as zeros and not looked at when read.
-    #[must_use]
-    pub const fn offset(mut self, bytes: u8) -> Self {
-        self.offset = bytes;
-        self
-    }
-
-    /// Lets the length count the header as well as the message.
-    #[must_use]
-    pub const fn length_includes_header(mut self) -> Self {
-        self.includes_header = true;
-        self
-    }
-
-    const fn header(self) -> usize {
-        self.offset as usize + self.width as usize
-    }
-
-    /// The longest message whose length this field can hold, in bytes.
-    fn capacity(self) -> u64 {
-        let largest = u64::MAX >> (64 - 8 * u32::from(self.width));
-        if self.includes_header { largest.saturating_sub(self.header() as u64) } else { largest }
-    }
-}
-
 impl From<FixedFormat> for WireFormat {
     fn from(fixed: FixedFormat) -> Self {
         Self(Kind::Fixed(fixed))
@@ -248,6 +209,15 @@ impl Codec {
         Some((header.to_le_bytes(), width))
     }
 
+    /// That of a fixed format with nothing in front of the length, as sessions have.
+    #[inline(always)]
+    fn fixed_header(&self, len: usize) -> Option<([u8; 8], usize)> {
+        match self.layout {
+            Layout::Fixed(fixed) if fixed.offset == 0 => Some((fixed.field(len as u64), fixed.width.into())),
+            _ => None,
+        }
+    }
+
     /// Writes the header of a message of `len` bytes, which the caller has held against [`Codec::max`], and returns
     /// its width.
     #[inline]
@@ -260,13 +230,10 @@ impl Codec {
                 width
             }
             Layout::Fixed(fixed) => {
-                let (offset, width) = (fixed.offset as usize, fixed.width as usize);
-                let written = if fixed.includes_header { len + fixed.header() as u64 } else { len };
-                // Eight bytes fit behind any offset; what is over the width is overwritten by the message.
-                let field = if fixed.little_endian { written } else { (written << (64 - 8 * width)).swap_bytes() };
+                let offset = fixed.offset as usize;
                 *header = [0; MAX_HEADER];
-                header[offset..offset + 8].copy_from_slice(&field.to_le_bytes());
-                offset + width
+                header[offset..offset + 8].copy_from_slice(&fixed.field(len));
+                fixed.header()
             }
             Layout::Varint => write_varint(len, header),
         }
@@ -275,17 +242,28 @@ impl Codec {
     /// Reads the header at the start of `input`; `None` when its end has not been received.
     ///
     /// Each message goes through here when it is taken, and when it is found, unless its header is that of the one before: the
-    /// usual header of the usual format is read without a call, all others, and all errors, with one.
+    /// usual header of the usual format, and one that is the length alone, are read without a call, all others, and all errors,
+    /// with one.
     #[inline(always)]
     fn read(&self, input: &[u8]) -> Result<Option<Header>, FrameErrorKind> {
-        if let Layout::Buffstreams { width } = self.layout
-            && let Some(eight) = input.first_chunk()
-            && let Some(len) = usual_zigzag(*eight, width)
-            && len <= self.max as u64
+        if let Some(eight) = input.first_chunk()
+            && let Some(header) = self.read_usual(*eight)
         {
-            return Ok(Some(Header { width, payload: len as usize }));
+            return Ok(Some(header));
         }
         self.read_any(input)
+    }
+
+    #[inline(always)]
+    fn read_usual(&self, eight: [u8; 8]) -> Option<Header> {
+        let (width, len) = match self.layout {
+            Layout::Buffstreams { width } => (width, usual_zigzag(eight, width)?),
+            Layout::Fixed(fixed) if fixed.offset == 0 && !fixed.includes_header => {
+                (fixed.width.into(), fixed.value(eight))
+            }
+            Layout::Fixed(_) | Layout::Varint => return None,
+        };
+        (len <= self.max as u64).then_some(Header { width, payload: len as usize })
     }
 
     /// The same, for a frame that comes behind another one.
@@ -314,7 +292,7 @@ impl Codec {
             Layout::Fixed(fixed) => {
                 let header = fixed.header();
                 let Some(field) = input.get(fixed.offset as usize..) else { return Ok(None) };
-                let Some(written) = read_fixed(field, fixed) else { return Ok(None) };
+                let Some(written) = fixed.read(field) else { return Ok(None) };
                 let counted = if fixed.includes_header { header as u64 } else { 0 };
                 match written.checked_sub(counted) {
                     Some(len) => (header, len),
@@ -361,23 +339,6 @@ impl Codec {
 fn buffstreams_width(max_message_size: u64) -> usize {
     let bits = max_message_size.ilog2() as usize + 1;
     bits.div_ceil(8) + 1
-}
-
-/// Reads a fixed length field at the start of `input`; `None` when its end has not been received.
-#[inline]
-fn read_fixed(input: &[u8], fixed: FixedFormat) -> Option<u64> {
-    let width = fixed.width as usize;
-    let unused = 64 - 8 * width as u32;
-    let mut field = [0; 8];
-    match input.first_chunk() {
-        Some(eight) => field = *eight,
-        None => field[..width].copy_from_slice(input.get(..width)?),
-    }
-    Some(if fixed.little_endian {
-        u64::from_le_bytes(field) << unused >> unused
-    } else {
-        u64::from_be_bytes(field) >> unused
-    })
 }
 
 /// Reads a varint of one or two bytes, as short messages have: its width and its value. A loop takes the rest.

@@ -1,23 +1,25 @@
 //! Frames that were given to a connection, kept until they are acknowledged: another connection may be given them again.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::{Buf, Bytes};
 
 use super::Codec;
 use super::decoder::Decoder;
-use super::encoder::Output;
+use super::encoder::{KEEP_IDLE, Output, SEAL_FROM};
 use super::piece::{Piece, fitting, frames_in, start_of};
 
 /// So many buffers are kept to be used again: those of a window.
 const SPARES: usize = 16;
 
-/// Frames, the oldest first. A batch of small ones is one buffer, which the connection shares while it writes it; so keeping
-/// them costs no copy.
+/// Frames, the oldest first. A long batch is one buffer, which the connection shares while it writes it; so keeping it costs no
+/// copy. Short ones are copied behind each other, which costs less than a buffer for each.
 #[derive(Debug)]
 pub(crate) struct Replay {
     codec: Codec,
     pieces: VecDeque<Piece>,
+    tail: Tail,
     messages: usize,
     /// The bytes of their frames, headers included.
     len: usize,
@@ -26,7 +28,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub(crate) fn new(codec: Codec) -> Self {
-        Self { codec, pieces: VecDeque::new(), messages: 0, len: 0, spares: Vec::new() }
+        Self { codec, pieces: VecDeque::new(), tail: Tail::default(), messages: 0, len: 0, spares: Vec::new() }
     }
 
     /// How many messages are kept.
@@ -44,12 +46,43 @@ impl Replay {
         self.spares.pop().unwrap_or_default()
     }
 
-    /// Lets go of buffers that the next burst may never need.
-    pub(crate) fn release(&mut self) {
-        self.spares = Vec::new();
+    /// Lets go of buffers that the next burst may never need, but for so many.
+    pub(crate) fn release(&mut self, but: usize) {
+        if but == 0 {
+            self.spares = Vec::new();
+        }
+        self.spares.truncate(but);
+        if self.tail.messages == 0 && self.tail.bytes.capacity() > KEEP_IDLE {
+            self.tail = Tail::default();
+        }
+    }
+
+    /// Keeps a copy of frames.
+    fn copy(&mut self, frames: &[u8], messages: usize) {
+        if self.tail.bytes.len() >= SEAL_FROM {
+            self.seal();
+        }
+        if self.tail.bytes.capacity() == 0 {
+            self.tail.bytes = self.spare();
+        }
+        self.tail.bytes.extend_from_slice(frames);
+        self.tail.messages += messages;
+        self.len += frames.len();
+        self.messages += messages;
+    }
+
+    /// Ends the tail: it is a piece like the others.
+    fn seal(&mut self) {
+        let Tail { bytes, from, messages } = mem::take(&mut self.tail);
+        if messages > 0 {
+            let mut bytes = Bytes::from(bytes);
+            bytes.advance(from);
+            self.pieces.push_back(Piece::Frames { bytes, messages });
+        }
     }
 
     fn push(&mut self, piece: Piece) {
+        self.seal();
         self.len += piece.len(self.codec);
         self.messages += piece.messages();
         self.pieces.push_back(piece);
@@ -80,20 +113,26 @@ impl Replay {
                 None => {}
             }
         }
+        if left > 0 && self.pieces.is_empty() {
+            self.len -= self.tail.forget(left, self.codec);
+        }
         self.messages -= count;
         before - self.len
     }
 
     /// Keeps the buffer of frames, unless a connection is writing it still.
-    fn recycle(&mut self, mut bytes: Bytes) {
-        if self.spares.len() < SPARES && bytes.is_unique() {
-            bytes.clear();
-            self.spares.push(bytes.into());
+    fn recycle(&mut self, bytes: Bytes) {
+        if self.spares.len() < SPARES
+            && let Ok(mut buffer) = bytes.try_into_mut()
+        {
+            buffer.clear();
+            self.spares.push(buffer.into());
         }
     }
 
     /// Takes the oldest `count` messages.
     pub(crate) fn take(&mut self, count: usize) -> Vec<Bytes> {
+        self.seal();
         let decoder = Decoder::with(self.codec);
         let mut taken = Vec::with_capacity(count.min(self.messages));
         while taken.len() < count
@@ -122,7 +161,8 @@ impl Replay {
     }
 
     /// How many bytes the frames of the oldest `count` messages have.
-    pub(crate) fn bytes_of(&self, count: usize) -> usize {
+    pub(crate) fn bytes_of(&mut self, count: usize) -> usize {
+        self.seal();
         let (mut left, mut len) = (count, 0);
         for piece in &self.pieces {
             match piece {
@@ -140,7 +180,8 @@ impl Replay {
     }
 
     /// How many frames behind the first `skip` are whole in the first `len` bytes of those.
-    pub(crate) fn whole_in(&self, skip: usize, len: usize) -> usize {
+    pub(crate) fn whole_in(&mut self, skip: usize, len: usize) -> usize {
+        self.seal();
         let (mut whole, mut left) = (0, len);
         self.visit(skip, |piece| {
             let (messages, bytes) = match &piece {
@@ -161,7 +202,8 @@ impl Replay {
 
     /// Gives `output` the frames behind the first `skip`, while those have `room` bytes in all; the first also if it is longer,
     /// where it may be `alone`. Returns how many they are, and their bytes.
-    pub(crate) fn repeat(&self, skip: usize, room: usize, alone: bool, output: &mut Output) -> (usize, usize) {
+    pub(crate) fn repeat(&mut self, skip: usize, room: usize, alone: bool, output: &mut Output) -> (usize, usize) {
+        self.seal();
         let (mut count, mut len) = (0, 0);
         self.visit(skip, |piece| {
             let (messages, bytes) = fitting(self.codec, &piece, room - len.min(room), alone && count == 0);
@@ -189,6 +231,15 @@ impl Replay {
         alone: bool,
         to: &mut Output,
     ) -> (usize, usize) {
+        if let Some((frames, messages)) = pending.few()
+            && frames.len() <= room
+        {
+            to.put(frames);
+            self.copy(frames, messages);
+            let taken = (messages, frames.len());
+            pending.forget_few();
+            return taken;
+        }
         let (mut count, mut len) = (0, 0);
         pending.seal();
         while let Some(piece) = pending.first_piece() {
@@ -227,6 +278,7 @@ impl Replay {
 
     /// Moves the frames behind the first `count` to the front of `pending`: they were not sent.
     pub(crate) fn give_back_behind(&mut self, count: usize, pending: &mut Output) {
+        self.seal();
         let mut unsent = VecDeque::new();
         self.visit(count, |piece| {
             unsent.push_back(piece);
@@ -255,7 +307,7 @@ impl Replay {
         pending.prepend(unsent);
     }
 
-    /// Shows what comes behind the first `skip` messages, in pieces, while `visit` goes on.
+    /// Shows what comes behind the first `skip` messages, in pieces, while `visit` goes on. The tail is none of them.
     fn visit(&self, skip: usize, mut visit: impl FnMut(Piece) -> bool) {
         let mut skip = skip;
         for piece in &self.pieces {
@@ -275,5 +327,31 @@ impl Replay {
                 return;
             }
         }
+    }
+}
+
+/// The newest frames, copied together.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: Vec<u8>,
+    /// What is before is forgotten.
+    from: usize,
+    messages: usize,
+}
+
+impl Tail {
+    /// The oldest `count` are acknowledged. Returns how many bytes their frames had.
+    fn forget(&mut self, count: usize, codec: Codec) -> usize {
+        let frames = &self.bytes[self.from..];
+        if count < self.messages {
+            let end = start_of(codec, frames, count);
+            self.from += end;
+            self.messages -= count;
+            return end;
+        }
+        let end = frames.len();
+        self.bytes.clear();
+        (self.from, self.messages) = (0, 0);
+        end
     }
 }

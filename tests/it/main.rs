@@ -8,6 +8,8 @@ mod callback;
 mod cancel;
 mod clean_close;
 mod closing;
+#[cfg(feature = "prost")]
+mod collector;
 mod connection;
 mod counting;
 mod decode;
@@ -29,6 +31,7 @@ mod interop;
 mod joins;
 mod keepalive;
 mod limits;
+mod lingers;
 mod listener;
 mod manager;
 mod manager_breaks;
@@ -47,8 +50,10 @@ mod reopen;
 mod samples;
 mod script;
 mod sessions;
+mod sessions_floods;
 mod sessions_hostile;
 mod sessions_manager;
+mod sessions_rejected;
 mod settings;
 mod shipper;
 mod sigpipe;
@@ -58,6 +63,8 @@ mod stress;
 #[cfg(feature = "tracing")]
 mod subscriber;
 mod tidy;
+#[cfg(feature = "tokio")]
+mod tokio_client;
 #[cfg(feature = "tracing")]
 mod traces;
 #[cfg(all(feature = "prost", feature = "postcard", feature = "json"))]

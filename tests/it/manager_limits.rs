@@ -98,19 +98,22 @@ fn a_reply_to_a_peer_of_another_listener_goes_to_nobody() {
 #[test]
 fn dead_letters_that_nobody_takes_are_bounded_and_the_others_are_told() {
     run(async {
-        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
-        let address = Address::from(listener.local_addr());
-        async_std::task::spawn(listener.for_each(|_| async {}));
+        // It accepts, and never reads.
+        let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::from(stalled.local_addr().unwrap());
         let manager = Manager::new(config().queue_bytes(20_000));
+        manager.dial(&address).await.unwrap();
+        // More than the system has room for: the queue is full from then on.
+        let mut writes: Vec<_> =
+            (0..20).map(|_| Box::pin(manager.write(&address, Bytes::from(vec![0; 1 << 20])))).collect();
+        assert!(writes.iter_mut().filter_map(|write| write.now_or_never()).count() < 19);
         let (mut events, mut letters) = (manager.events(), manager.dead_letters());
         for _ in 0..20 {
-            manager.dial(&address).await.unwrap();
             let mut sink = manager.sink();
             for _ in 0..40 {
                 sink.feed((address.clone(), Bytes::from(vec![0; 1_000]))).await.unwrap();
             }
-            manager.close(&address).await.unwrap();
-            // What it had not handed over has nowhere to go.
+            // What it has not handed over has nowhere to go.
             drop(sink);
         }
         // Forty of them: some in the queue, the rest on their way to it.

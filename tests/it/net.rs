@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::Location;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use buffstreams::{Bytes, Config, Endpoint, Event, Events, Listener, Peer, Reason, WireFormat};
@@ -355,4 +355,18 @@ impl ProcessorTime {
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
     }
+}
+
+/// An example, as a process of its own. Cargo builds them beside the tests.
+pub(crate) fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(built.exists(), "{}: cargo test builds the examples, `--test it` alone does not", built.display());
+    Command::new(built)
+}
+
+/// Sends the process a signal.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
 }

@@ -2,25 +2,27 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use buffstreams::{
-    Config, Connection, Error, Event, Events, HandshakeErrorKind, Listener, LooksLike, Loss, Reason, Session,
+    Bytes, Config, Connection, Error, Event, Events, HandshakeErrorKind, Listener, LooksLike, Loss, Reason, Session,
     SessionErrorCode,
 };
+use futures::channel::mpsc;
 
 use crate::net::{SOON, connected, defaults, disconnected, event, next, raw, rest, run, start};
 
 const MAGIC: [u8; 12] = *b"\xf5buffstreams";
-const MAX: u32 = 4096;
-const WINDOW: usize = (64 << 10) + 4 + MAX as usize;
+pub(crate) const MAX: u32 = 4096;
+pub(crate) const WINDOW: usize = (64 << 10) + 4 + MAX as usize;
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     defaults().max_message_size(MAX as usize).session(Session::new().window_bytes(WINDOW))
 }
 
 /// The HELLO of a session of this name, changed at some places.
-fn hello(id: u8, changes: &[(usize, &[u8])]) -> Vec<u8> {
+pub(crate) fn hello(id: u8, changes: &[(usize, &[u8])]) -> Vec<u8> {
     let mut bytes = [&MAGIC[..], &[1, 0, 0, 0], &[id; 16]].concat();
     for field in [1, MAX, 1 << 20, 15_000, 120_000, 0] {
         bytes.extend(field.to_be_bytes());
@@ -69,11 +71,17 @@ impl Site {
 /// A new session, with its WELCOME read.
 async fn session(addr: SocketAddr, id: u8) -> TcpStream {
     let mut stream = raw(addr);
-    stream.write_all(&hello(id, &[])).unwrap();
+    assert_eq!(greet(&mut stream, &hello(id, &[])), 0);
+    stream
+}
+
+/// Says this HELLO. The status of the WELCOME.
+pub(crate) fn greet(stream: &mut TcpStream, hello: &[u8]) -> u8 {
+    stream.write_all(hello).unwrap();
     let mut welcome = [0; 88];
     stream.read_exact(&mut welcome).unwrap();
-    assert_eq!((&welcome[..13], welcome[13]), (&[&MAGIC[..], &[1]].concat()[..], 0));
-    stream
+    assert_eq!(welcome[..13], hello[..13]);
+    welcome[13]
 }
 
 fn error(code: SessionErrorCode) -> Vec<u8> {
@@ -259,6 +267,126 @@ fn a_frame_that_cannot_be_ends_its_session_with_the_code_that_the_protocol_has_f
     });
 }
 
+/// All that the other end says until it ends the connection, which it does not reset.
+fn last_words(stream: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("it ends, and is not reset");
+    heard
+}
+
+/// Bytes that nobody reads any more do not take the last words from a peer.
+#[test]
+fn whoever_has_sent_a_lot_behind_the_last_straw_hears_why_it_was_the_last() {
+    // As much as the system takes at once.
+    let much = vec![0x55; 128 << 10];
+    let window = [&MAX.to_be_bytes()[..], &[7; MAX as usize]].concat().repeat(2 * WINDOW / MAX as usize);
+    let (resume, version) = (hello(100, &[(13, &[1])]), [&hello(100, &[])[..12], &[9]].concat());
+    run(async {
+        let mut site = Site::new(config()).await;
+        let frames = [
+            (vec![0xff; 4], SessionErrorCode::Malformed),
+            ([&[0x80, 0, 0, 9, 1][..], &[0xff; 8]].concat(), SessionErrorCode::Position),
+            ((MAX + 1).to_be_bytes().to_vec(), SessionErrorCode::TooLarge),
+            (window, SessionErrorCode::Window),
+        ];
+        for (id, (bytes, code)) in frames.into_iter().enumerate() {
+            let mut stream = session(site.addr, id as u8 + 1).await;
+            stream.write_all(&[&bytes, &much[..]].concat()).unwrap();
+            assert!(last_words(&mut stream).ends_with(&error(code)), "{code}");
+            match disconnected(&mut site.events, stream.local_addr().unwrap()).await {
+                Reason::Session(told) => assert_eq!(told, code),
+                other => panic!("{code}: {other:?}"),
+            }
+        }
+        let hellos = [
+            (hello(100, &[(32, &[0; 4])]), 7, SessionErrorCode::Malformed as u8),
+            (hello(100, &[]), 7, SessionErrorCode::Malformed as u8),
+            (hello(100, &[(36, &[0; 4])]), 88, 6),
+            (resume, 88, 2),
+            (version, 88, 5),
+        ];
+        for (n, (mut bytes, len, said)) in hellos.into_iter().enumerate() {
+            let mut stream = raw(site.addr);
+            if len == 88 {
+                // Not before the answer: a byte behind a HELLO is another violation.
+                stream.write_all(&bytes).unwrap();
+                stream.peek(&mut [0]).unwrap();
+                bytes.clear();
+            }
+            stream.write_all(&[&bytes, &much[..]].concat()).unwrap();
+            let answer = last_words(&mut stream);
+            assert_eq!((answer.len(), answer[if len == 88 { 13 } else { 6 }]), (len, said), "{n}");
+            site.refused().await;
+        }
+    });
+}
+
+/// What is thrown away is bounded.
+#[test]
+fn whoever_sends_for_ever_when_its_session_is_over_is_ended() {
+    run(async {
+        let site = Site::new(config()).await;
+        let mut stream = session(site.addr, 1).await;
+        stream.write_all(&[0xff; 4]).unwrap();
+        assert_eq!(last_words(&mut stream), error(SessionErrorCode::Malformed));
+        let (more, mut sent) = ([0x55; 64 << 10], 0);
+        while let Ok(n) = stream.write(&more) {
+            sent += n;
+            // 4 MiB, and what the system holds at both ends.
+            assert!(sent < 32 << 20, "{sent} bytes are taken");
+        }
+    });
+}
+
+/// A callback that notes what it gets, and panics on poison.
+fn noting(listener: Listener, is_async: bool) -> (Box<dyn std::any::Any>, mpsc::UnboundedReceiver<Bytes>) {
+    let (noted, notes) = mpsc::unbounded();
+    let note = move |message: &[u8]| {
+        assert_ne!(message, b"poison");
+        noted.unbounded_send(Bytes::copy_from_slice(message))?;
+        Ok(())
+    };
+    let serving: Box<dyn std::any::Any> = match is_async {
+        false => Box::new(listener.serve_in_background(move |_, message| note(message))),
+        true => {
+            let note = Arc::new(note);
+            Box::new(async_std::task::spawn(listener.serve_async(move |_, message| {
+                let note = note.clone();
+                async move { note(&message) }
+            })))
+        }
+    };
+    (serving, notes)
+}
+
+/// The connection ends, and the session goes on behind that message; so do the others, and whoever comes.
+#[test]
+fn a_callback_that_panics_ends_one_connection_of_one_session() {
+    for is_async in [false, true] {
+        run(async {
+            let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let (addr, mut events) = (listener.local_addr().ip().unwrap(), listener.events());
+            // The first message is there before anybody asks for one.
+            let (mut one, mut other) = (session(addr, 1).await, session(addr, 2).await);
+            one.write_all(b"\0\0\0\x06poison").unwrap();
+            let (_serving, mut notes) = noting(listener, is_async);
+            rest(&mut one);
+            let reason = |event| match event {
+                Event::Detached { reason, .. } => Some(reason),
+                Event::Disconnected { .. } => panic!("{event:?}"),
+                _ => None,
+            };
+            assert!(matches!(event(&mut events, reason).await, Reason::CallbackPanicked));
+            let mut back = raw(addr);
+            assert_eq!(greet(&mut back, &hello(1, &[(13, &[1]), (35, &[2]), (71, &[1])])), 1, "RESUMED");
+            for stream in [&mut other, &mut back, &mut session(addr, 3).await] {
+                stream.write_all(b"\0\0\0\x04good").unwrap();
+                assert_eq!(next(&mut notes).await.unwrap(), "good");
+            }
+        });
+    }
+}
+
 /// What is received and not taken is bounded, however small it is.
 #[test]
 fn whoever_sends_more_than_the_window_is_ended() {
@@ -345,6 +473,10 @@ fn a_dialer_says_what_is_wrong_with_an_answer() {
                 assert_eq!(looks_like, Some(LooksLike::Http));
             }
             other => panic!("{other:?}"),
+        }
+        match dialed(|_| b"\0\0\0\x01a".to_vec()).await {
+            Error::Handshake { kind: NotASession { .. }, .. } => {}
+            other => panic!("a message before the WELCOME: {other:?}"),
         }
         let over: [(Answering, _); 2] = [
             (|hello| changed(hello, 13, &[3]), Loss::Fenced),

@@ -16,6 +16,7 @@ fn everything_set() -> Config {
         .max_connections(4)
         .reconnect(Backoff::exponential(SECOND, 2 * SECOND).max_elapsed(3 * SECOND).stable_after(4 * SECOND))
         .message_ttl(5 * SECOND)
+        .linger(Duration::from_millis(16))
         .dial_timeout(6 * SECOND)
         .write_timeout(7 * SECOND)
         .frame_timeout(8 * SECOND)
@@ -52,8 +53,20 @@ fn each_setting_is_read_back() {
     assert_eq!((config.get_close_timeout(), config.get_drain_timeout()), (Some(11 * SECOND), Some(12 * SECOND)));
     assert_eq!((config.get_keepalive(), config.get_user_timeout()), (None, Some(Duration::from_millis(1500))));
     assert_eq!(config.get_unix_mode(), Some(0o600));
+    assert_eq!(config.get_linger(), Some(Duration::from_millis(16)));
     #[cfg(feature = "tls")]
     assert_eq!(config.get_tls(), None);
+}
+
+/// That it was set is more than its value: a connection lingers then.
+#[test]
+fn a_linger_is_set_or_off_or_left_to_the_default() {
+    let default = Duration::from_millis(5);
+    assert_eq!(Config::new().get_linger(), Some(default));
+    assert_eq!(Config::new().linger(default).get_linger(), Some(default));
+    assert_ne!(Config::new().linger(default), Config::new());
+    assert_eq!(Config::new().linger(None).get_linger(), None);
+    assert_eq!(Config::new().linger(Duration::ZERO).get_linger(), Some(Duration::ZERO));
 }
 
 #[test]
@@ -69,6 +82,8 @@ fn two_configurations_are_equal_if_each_setting_is() {
         everything_set().reconnect(None),
         everything_set().reconnect(Backoff::exponential(SECOND, 2 * SECOND)),
         everything_set().message_ttl(None),
+        everything_set().linger(None),
+        everything_set().linger(Duration::ZERO),
         everything_set().dial_timeout(None),
         everything_set().write_timeout(None),
         everything_set().frame_timeout(None),
@@ -123,7 +138,8 @@ mod in_a_file {
 
     #[test]
     fn a_configuration_is_read_from_what_was_written() {
-        for config in [Config::new(), everything_set(), everything_set().reconnect(None).message_ttl(None)] {
+        let off = everything_set().reconnect(None).message_ttl(None).linger(None);
+        for config in [Config::new(), everything_set(), off, Config::new().linger(Duration::from_millis(5))] {
             let text = toml::to_string(&config).unwrap();
             assert_eq!(read(&text), Ok(config), "{text}");
         }
@@ -132,6 +148,7 @@ mod in_a_file {
             "wire_format = \"fixed(3,le,offset=2)\"",
             "max_connections = 4",
             "message_ttl = \"5s\"",
+            "linger = \"16ms\"",
             "keepalive = \"none\"",
             "user_timeout = \"1s 500ms\"",
             "first = \"1s\"",
@@ -144,6 +161,9 @@ mod in_a_file {
     #[test]
     fn what_is_left_out_has_its_default() {
         assert_eq!(read(""), Ok(Config::new()));
+        assert!(!toml::to_string(&Config::new()).unwrap().contains("linger"), "it is not set");
+        assert_eq!(read("linger = 'none'"), Ok(Config::new().linger(None)));
+        assert_eq!(read("linger = '0s'"), Ok(Config::new().linger(Duration::ZERO)));
         let config =
             read("idle_timeout = '1h 30m'\nunix_mode = 0o660\nreconnect = { first = '100ms', longest = '1m' }");
         let backoff = Backoff::exponential(SECOND / 10, 60 * SECOND);

@@ -3,22 +3,16 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::{env, fs};
 
 use async_std::task::block_on;
 use buffstreams::{Config, Listener};
 use futures::StreamExt;
 
-const LINES: u32 = 300;
+use crate::net::{example, signal};
 
-/// Beside the tests, where cargo builds the examples with them.
-fn shipper() -> PathBuf {
-    let tests = env::current_exe().unwrap();
-    let built = tests.ancestors().nth(2).unwrap().join("examples").join("shipper");
-    assert!(built.exists(), "{}: cargo test builds the examples, `--test it` alone does not", built.display());
-    built
-}
+const LINES: u32 = 300;
 
 fn ship(input: &mut ChildStdin, lines: std::ops::Range<u32>) {
     for line in lines {
@@ -33,7 +27,7 @@ async fn receive(listener: &mut Listener, lines: u32) -> Vec<u32> {
 }
 
 fn start(letters: &PathBuf, addresses: &[String]) -> Child {
-    let mut command = Command::new(shipper());
+    let mut command = example("shipper");
     command.arg(letters).args(addresses).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -46,12 +40,6 @@ fn report(mut child: Child) -> (u32, u32) {
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
-#[cfg(unix)]
-fn interrupt(child: &Child) {
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-}
-
-#[cfg(unix)]
 #[test]
 fn the_example_ships_through_a_server_that_comes_late_dies_and_comes_back() {
     let config = || Config::new().max_message_size(64 << 10);
@@ -81,7 +69,7 @@ fn the_example_ships_through_a_server_that_comes_late_dies_and_comes_back() {
 
         // Nobody is there any more: these are in the file, when it ends.
         ship(&mut input, LINES..LINES + 10);
-        interrupt(&child);
+        signal(&child, "INT");
         let (delivered, kept) = async_std::task::spawn_blocking(move || report(child)).await;
         drop(input);
         let file = fs::read_to_string(&letters).unwrap();

@@ -25,7 +25,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["backoff", "duration", "error", "runtime", "session", "tls", "wire"]),
     ("observe", &["chain", "endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
     ("deadline", &["config", "error", "runtime"]),
-    ("transport", &["config", "endpoint", "error", "identity", "metrics", "peer", "runtime", "sync", "tls", "wire"]),
+    (
+        "transport",
+        &["config", "endpoint", "error", "foreign", "identity", "metrics", "peer", "runtime", "sync", "tls", "wire"],
+    ),
     ("framed", &["config", "error", "session", "sync", "wire"]),
     ("queue", &["error", "foreign", "framed", "runtime", "session", "sync", "wire"]),
     (
@@ -172,6 +175,7 @@ fn only_its_own_file_names_a_runtime_and_one_file_the_channel() {
         ("blocking::", &["runtime/smol.rs"]),
         ("tokio::", &["runtime/tokio.rs"]),
         ("flume::", &["queue/inbox.rs"]),
+        ("shuttle::", &["sim/scheduled.rs", "sync.rs"]),
         ("tracing::", &["observe/facts.rs", "observe/lines.rs", "observe/span.rs"]),
         ("::metrics::", &["metrics.rs"]),
     ];

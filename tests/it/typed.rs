@@ -1,12 +1,16 @@
 //! Typed messages over sockets: on each kind of stream and sink.
 
-use buffstreams::typed::{Json, Postcard, Prost};
-use buffstreams::{Address, Connection, Error, Event, Listener, Manager, Peer, Reason};
-use futures::stream::FusedStream;
-use futures::{FutureExt, SinkExt, StreamExt};
+use std::net::Shutdown;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
 
-use crate::net::{SOON, config, connected, disconnected, event, next, put, raw, rest, run, until};
-use crate::typed_codecs::Reading;
+use buffstreams::typed::{Json, Postcard, Prost};
+use buffstreams::{Address, Connection, Error, Event, Listener, Manager, Peer, Reason, Route};
+use futures::stream::FusedStream;
+use futures::{FutureExt, Sink, SinkExt, StreamExt};
+
+use crate::net::{SOON, config, connected, disconnected, event, frame, next, put, raw, rest, run, until};
+use crate::typed_codecs::{Faulty, Reading, WRONGS, Wrong};
 
 fn reading(value: i64) -> Reading {
     Reading { sensor: "roof".into(), value, ..Reading::default() }
@@ -73,6 +77,124 @@ fn the_sink_of_a_manager_sends_types_to_each_address() {
         sink.close().await.unwrap();
         let error = sink.try_feed(&addresses[0], &reading(5)).unwrap_err();
         assert!(matches!(error, Error::Closed { message: Some(_), .. }), "{error:?}");
+    });
+}
+
+/// Less than what those want to write that do not notice when they are stopped.
+const WRONG_MAX: usize = 100_000;
+
+/// Feeds each message that is not encoded, and between them some that are. They have so many bytes.
+async fn feed_wrongs<I>(sink: &mut (impl Sink<I, Error = Error> + Unpin), item: impl Fn(Wrong) -> I) -> Vec<usize> {
+    let mut sent = Vec::new();
+    for (wrong, len) in WRONGS.into_iter().zip(1..) {
+        match (wrong, AssertUnwindSafe(sink.feed(item(wrong))).catch_unwind().await) {
+            (Wrong::Panics(_) | Wrong::Overruns, Err(_)) => {}
+            (_, Ok(Err(Error::Encode { .. }))) => {}
+            (_, other) => panic!("{wrong:?}: {other:?}"),
+        }
+        sink.feed(item(Wrong::Nothing(len))).await.unwrap();
+        sent.push(len);
+    }
+    sink.flush().await.unwrap();
+    sent
+}
+
+#[test]
+fn the_sink_of_a_route_sends_types_to_the_address_of_their_key() {
+    run(async {
+        let mut first = Listener::bind("127.0.0.1:0", config()).await.unwrap().typed(Faulty);
+        let mut second = Listener::bind("127.0.0.1:0", config()).await.unwrap().typed(Prost::<Reading>::new());
+        let addresses = [Address::from(first.get_ref().local_addr()), Address::from(second.get_ref().local_addr())];
+        let manager = Manager::new(config().max_message_size(WRONG_MAX));
+        for address in &addresses {
+            manager.dial(address).await.unwrap();
+        }
+
+        let mut sink = manager.sink_to(Route::failover(&addresses)).typed(Faulty);
+        for len in feed_wrongs(&mut sink, |wrong| wrong).await {
+            assert_eq!(next(&mut first).await.unwrap().1, Wrong::Nothing(len));
+        }
+
+        // The key is of the bytes, as they are sent.
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let seen = keys.clone();
+        let key = move |message: &[u8]| seen.lock().unwrap().push(message.to_vec());
+        let route = Route::by_key(key, &addresses[1..]);
+        let mut sink = manager.sink_to(route).typed(Prost::<Reading>::new());
+        sink.send(reading(1)).await.unwrap();
+        assert!(next(&mut second).await.unwrap().1 == reading(1));
+        assert_eq!(*keys.lock().unwrap(), [prost::Message::encode_to_vec(&reading(1))]);
+
+        // It is given to the next address, where the first is closed before it has it.
+        manager.close(&addresses[0]).await.unwrap();
+        let mut sink = manager.sink_to(Route::failover(&addresses)).typed(Prost::<Reading>::new());
+        sink.send(reading(2)).await.unwrap();
+        assert!(next(&mut second).await.unwrap().1 == reading(2));
+        sink.close().await.unwrap();
+        let error = sink.feed(reading(3)).await.unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+        assert!(prost::Message::decode(error.into_unsent().unwrap()) == Ok(reading(3)));
+    });
+}
+
+#[test]
+fn a_configuration_that_cannot_work_sends_no_types() {
+    run(async {
+        let manager = Manager::new(config().max_message_size(0));
+        let mut sink = manager.sink_to(Route::failover(["127.0.0.1:1"])).typed(Json::<u8>::new());
+        assert!(matches!(sink.feed(1).await, Err(Error::Closed { message: None, .. })));
+        let written = manager.typed(Json::<u8>::new()).write("127.0.0.1:1", &1).await;
+        assert!(matches!(written, Err(Error::Config(_))), "{written:?}");
+    });
+}
+
+#[test]
+fn a_manager_writes_types_that_stay_with_the_program() {
+    run(async {
+        let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap().typed(Faulty);
+        let address = Address::from(listener.get_ref().local_addr());
+        let manager = Manager::new(config()).typed(Faulty);
+        manager.get_ref().dial(&address).await.unwrap();
+        for wrong in [Wrong::Fails(3), Wrong::Endless] {
+            let written = manager.write(&address, &wrong).await;
+            assert!(matches!(written, Err(Error::Encode { .. })), "{written:?}");
+        }
+        manager.write(&address, &Wrong::Nothing(7)).await.unwrap();
+        assert_eq!(next(&mut listener).await.unwrap().1, Wrong::Nothing(7));
+        manager.get_ref().close(&address).await.unwrap();
+        let error = manager.write(&address, &Wrong::Nothing(3)).await.unwrap_err();
+        assert!(matches!(error, Error::NotOpen { .. }), "{error:?}");
+        assert_eq!(error.into_unsent(), Some(vec![5; 3].into()));
+        assert_eq!(manager.get_ref().stats().total.written, 1);
+    });
+}
+
+#[test]
+fn the_replies_of_a_listener_are_types_whatever_its_peers_send() {
+    run(async {
+        let listener = Listener::bind("127.0.0.1:0", config().max_message_size(WRONG_MAX)).await.unwrap();
+        let (mut events, addr) = (listener.events(), listener.local_addr().ip().unwrap());
+        let (incoming, outgoing) = listener.split();
+        let (mut questions, mut answers) = (incoming.typed(Json::<u64>::new()), outgoing.typed(Faulty));
+        let mut peer_socket = raw(addr);
+        for message in [&b"2"[..], b"\xff\0", b"{", b"3"] {
+            put(&mut peer_socket, message);
+        }
+        for len in 2..=3 {
+            let (peer, question) = next(&mut questions).await.unwrap();
+            assert_eq!(question, len);
+            answers.send((peer, Wrong::Nothing(question as usize))).await.unwrap();
+        }
+        let from = decode_failed(&mut events).await.0;
+        let answered = feed_wrongs(&mut answers, |wrong| (from, wrong)).await;
+        peer_socket.shutdown(Shutdown::Write).unwrap();
+        answers.close().await.unwrap();
+        let replies = [2, 3].into_iter().chain(answered).flat_map(|len| frame(&vec![5; len]));
+        assert!(rest(&mut peer_socket).into_iter().eq(replies));
+
+        let error = answers.feed((from, Wrong::Nothing(4))).await.unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+        assert_eq!(error.into_unsent(), Some(vec![5; 4].into()));
     });
 }
 

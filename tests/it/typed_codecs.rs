@@ -182,8 +182,8 @@ fn what_is_left_over_behind_a_message_is_an_error() {
 }
 
 /// What goes wrong while a message is encoded, and how much is written before.
-#[derive(Clone, Copy, Debug)]
-enum Wrong {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Wrong {
     Fails(usize),
     Panics(usize),
     /// It writes on until it is stopped.
@@ -197,11 +197,11 @@ enum Wrong {
     Nothing(usize),
 }
 
-struct Faulty;
+pub(crate) struct Faulty;
 
 #[derive(Debug, thiserror::Error)]
 #[error("it fails")]
-struct Fails;
+pub(crate) struct Fails;
 
 impl Codec<Wrong> for Faulty {
     type Error = Fails;
@@ -250,24 +250,25 @@ impl Codec<Wrong> for Faulty {
     }
 }
 
+pub(crate) const WRONGS: [Wrong; 8] = [
+    Wrong::Fails(0),
+    Wrong::Fails(10_000),
+    Wrong::Panics(0),
+    Wrong::Panics(10_000),
+    Wrong::Endless,
+    Wrong::Deaf,
+    Wrong::Overruns,
+    Wrong::Reserves,
+];
+
 #[test]
 fn what_is_not_encoded_leaves_the_batch_as_it_was() {
-    let wrongs = [
-        Wrong::Fails(0),
-        Wrong::Fails(10_000),
-        Wrong::Panics(0),
-        Wrong::Panics(10_000),
-        Wrong::Endless,
-        Wrong::Deaf,
-        Wrong::Overruns,
-        Wrong::Reserves,
-    ];
     for format in formats() {
         let target = Target::default();
         let mut writer = Writer::new(target.clone(), &config(format, 100_000)).unwrap().typed(Faulty);
         let max = buffstreams::wire::Encoder::new(format, 100_000).unwrap().max_message_size();
         let mut sent = Vec::new();
-        for (round, wrong) in wrongs.iter().cycle().take(40).enumerate() {
+        for (round, wrong) in WRONGS.iter().cycle().take(40).enumerate() {
             let tried = catch_unwind(AssertUnwindSafe(|| drive(writer.feed(*wrong))));
             match (wrong, tried) {
                 (Wrong::Panics(_) | Wrong::Overruns, tried) => assert!(tried.is_err(), "{wrong:?}"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Header, digits, is_peer, median, summary, targets};
+use super::{Header, Summary, best, digits, is_tokio_util, ratio, summary, targets};
 use crate::plan::{Group, Scenario};
 use crate::run::{GroupResult, Outcome};
 
@@ -17,18 +17,25 @@ const fn column(title: &'static str, figure: &'static str, scale: f64) -> Column
     Column { title, figure, scale }
 }
 
-const RATES: &[Column] = &[column("M messages/s", "messages/s", 1e-6), column("GB/s", "bytes/s", 1e-9)];
-const LATENCIES: &[Column] =
-    &[column("p50, us", "p50", 1.0), column("p99, us", "p99", 1.0), column("p99.9, us", "p99.9", 1.0)];
+const PROCESSOR: Column = column("processor, ns a message", "processor", 1.0);
+const RATES: &[Column] = &[column("M messages/s", "messages/s", 1e-6), column("GB/s", "bytes/s", 1e-9), PROCESSOR];
+const LATENCIES: &[Column] = &[
+    column("p50, us", "p50", 1.0),
+    column("p99, us", "p99", 1.0),
+    column("p99.9, us", "p99.9", 1.0),
+    column("processor, us a round trip", "processor", 1e-3),
+];
 const LOADED: &[Column] = &[
     column("p50, us", "p50", 1.0),
     column("p99, us", "p99", 1.0),
     column("p99.9, us", "p99.9", 1.0),
     column("M messages/s", "messages/s", 1e-6),
+    PROCESSOR,
 ];
 const MEMORY: &[Column] =
     &[column("receiver grew, KiB", "receiver", 1.0 / 1024.0), column("sender grew, KiB", "sender", 1.0 / 1024.0)];
 const IDLE: &[Column] = &[column("bytes for a connection", "bytes/connection", 1.0)];
+const RESUME: &[Column] = &[column("resumed after, us", "resume", 1.0), PROCESSOR];
 
 fn columns(scenario: Scenario) -> &'static [Column] {
     match scenario {
@@ -37,23 +44,30 @@ fn columns(scenario: Scenario) -> &'static [Column] {
         Scenario::OpenLoop => LOADED,
         Scenario::SlowConsumer => MEMORY,
         Scenario::Idle => IDLE,
+        Scenario::Resume => RESUME,
     }
 }
 
-pub(super) fn render(header: &Header, results: &[GroupResult]) -> String {
+/// With ratios of the system called `base`, or of the best of tokio-util's.
+pub(super) fn render(header: &Header, results: &[GroupResult], base: Option<&str>) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = write_all(&mut out, header, results);
+    let _ = write_all(&mut out, header, results, base);
     out
 }
 
-fn write_all(out: &mut String, header: &Header, results: &[GroupResult]) -> std::fmt::Result {
+fn write_all(out: &mut String, header: &Header, results: &[GroupResult], base: Option<&str>) -> std::fmt::Result {
     writeln!(out, "# Benchmarks\n")?;
     writeln!(out, "- {} ({} cores), {}, {}", header.machine, header.cores, header.kernel, header.rustc)?;
     writeln!(out, "- commit {}, {}, `{}`", header.commit, header.date, header.command)?;
     writeln!(
         out,
         "- Loopback, each end in its own process. Medians of interleaved rounds, with the least and the most."
+    )?;
+    writeln!(out, "- Processor time is that of both ends together, in the program and in the kernel.")?;
+    writeln!(
+        out,
+        "- A ratio is the median of the ratios of each round, with the quartiles. That of processor time is better below 1."
     )?;
     writeln!(out, "- Figures of other machines, or of another run, do not compare: the ratios do, within a run.")?;
     let mut scenario = None;
@@ -62,43 +76,48 @@ fn write_all(out: &mut String, header: &Header, results: &[GroupResult]) -> std:
             scenario = Some(result.group.scenario);
             writeln!(out, "\n## {}", result.group.scenario.name())?;
         }
-        table(out, result)?;
+        table(out, result, base)?;
     }
     targets::write(out, results)
 }
 
-/// The best of other people's libraries in a case.
-fn best_peer<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>, figure: &str, less: bool) -> Option<f64> {
-    let peers = outcomes.into_iter().filter(|outcome| is_peer(&outcome.trial));
-    let values = peers.filter_map(|outcome| median(outcome, figure));
-    if less { values.reduce(f64::min) } else { values.reduce(f64::max) }
+/// A figure that is compared with another system's.
+struct Comparison<'a> {
+    title: String,
+    figure: &'static str,
+    base: &'a Outcome,
 }
 
-fn table(out: &mut String, GroupResult { group, outcomes }: &GroupResult) -> std::fmt::Result {
+/// With which figures the systems of a case are compared: the first of the table, and processor time.
+fn comparisons<'a>(outcomes: &'a [Outcome], scenario: Scenario, base: Option<&str>) -> Vec<Comparison<'a>> {
+    let named = |name: &str| outcomes.iter().find(|outcome| outcome.trial.system == name);
+    let of_base = |figure| match (base, scenario) {
+        (_, Scenario::Manager) => named("buffstreams"),
+        (Some(name), _) => named(name),
+        (None, _) => best(outcomes.iter().filter(|outcome| is_tokio_util(outcome)), figure),
+    };
+    let figures = columns(scenario).iter().enumerate();
+    let compared = figures.filter(|(place, column)| *place == 0 || column.figure == PROCESSOR.figure);
+    compared
+        .filter_map(|(place, Column { figure, .. })| {
+            let base = of_base(figure)?;
+            let what = if place == 0 { "" } else { "processor " };
+            Some(Comparison { title: format!("{what}of {}", base.trial.label), figure, base })
+        })
+        .collect()
+}
+
+fn table(out: &mut String, GroupResult { group, outcomes }: &GroupResult, base: Option<&str>) -> std::fmt::Result {
     writeln!(out, "\n### {}\n", group.title)?;
     if outcomes.is_empty() {
         writeln!(out, "Not measured.")?;
         return left_out(out, group);
     }
-    let (columns, scenario) = (columns(group.scenario), group.scenario);
-    let first = columns[0].figure;
-    // What the first column is compared with.
-    let mut bases = Vec::new();
-    if scenario == Scenario::Manager {
-        let sink = outcomes.iter().find(|outcome| outcome.trial.system == "buffstreams");
-        bases.push(("of one sink", sink.and_then(|outcome| median(outcome, first))));
-    } else if scenario == Scenario::SlowConsumer {
-        bases.push(("of buffstreams' 1 MiB", Some(targets::INBOX_BYTES)));
-    } else {
-        let raw = outcomes.iter().find(|outcome| outcome.trial.system == "raw");
-        bases.push(("of raw", raw.and_then(|outcome| median(outcome, first))));
-        let less = matches!(scenario, Scenario::PingPong | Scenario::OpenLoop | Scenario::Idle);
-        bases.push(("of the best peer", best_peer(outcomes, first, less)));
-    }
-    bases.retain(|(_, base)| base.is_some_and(|base| base > 0.0));
-
-    let titles = columns.iter().flat_map(|column| [column.title, "least - most"]);
-    let titles: Vec<_> = titles.chain(bases.iter().map(|(title, _)| *title)).collect();
+    let columns = columns(group.scenario);
+    let comparisons = comparisons(outcomes, group.scenario, base);
+    let figures = columns.iter().flat_map(|column| [column.title, "least - most"]);
+    let ratios = comparisons.iter().flat_map(|comparison| [comparison.title.as_str(), "quartiles"]);
+    let titles: Vec<_> = figures.chain(ratios).collect();
     writeln!(out, "| system | {} |\n|---|{}", titles.join(" | "), "---:|".repeat(titles.len()))?;
     for outcome in outcomes {
         write!(out, "| {} |", outcome.trial.label)?;
@@ -107,24 +126,28 @@ fn table(out: &mut String, GroupResult { group, outcomes }: &GroupResult) -> std
             continue;
         }
         for Column { figure, scale, .. } in columns {
-            match summary(outcome, figure) {
-                Some(summary) => {
-                    let [median, min, max] =
-                        [summary.median, summary.min, summary.max].map(|value| digits(value * scale));
-                    write!(out, " {median} | {min} - {max} |")?;
-                }
-                None => write!(out, " - | - |")?,
-            }
+            let show = |value: f64| digits(value * scale);
+            write_pair(out, summary(outcome, figure), show, |summary| (summary.min, summary.max))?;
         }
-        for (_, base) in &bases {
-            match (median(outcome, first), base) {
-                (Some(value), Some(base)) => write!(out, " {:.2} |", value / base)?,
-                _ => write!(out, " - |")?,
-            }
+        for Comparison { figure, base, .. } in &comparisons {
+            let show = |value: f64| format!("{value:.2}");
+            write_pair(out, ratio(outcome, base, figure), show, |summary| summary.quartiles)?;
         }
         writeln!(out)?;
     }
     left_out(out, group)
+}
+
+/// A median, and how far the rounds are apart.
+fn write_pair(
+    out: &mut String,
+    summary: Option<Summary>,
+    show: impl Fn(f64) -> String,
+    spread: impl Fn(&Summary) -> (f64, f64),
+) -> std::fmt::Result {
+    let Some(summary) = summary else { return write!(out, " - | - |") };
+    let (from, to) = spread(&summary);
+    write!(out, " {} | {} - {} |", show(summary.median), show(from), show(to))
 }
 
 fn left_out(out: &mut String, group: &Group) -> std::fmt::Result {
@@ -147,12 +170,19 @@ mod tests {
             outcome("asynchronous-codec", 110, &[5e6, 4e6, 3e6], None),
             outcome("message-io", 110, &[1e6], Some("what was received is not what was sent")),
         ]);
-        let text = super::render(&header(), &results);
-        assert!(text.contains("| raw | 30.0 | 20.0 - 40.0 | 3.30 | 2.20 - 4.40 | 1.00 | 5.00 |"), "{text}");
-        assert!(text.contains("| buffstreams | 12.0 | 12.0 - 24.0 | 1.32 | 1.32 - 2.64 | 0.40 | 2.00 |"), "{text}");
+        let text = super::render(&header(), &results, None);
+        let raw = "| raw | 30.0 | 20.0 - 40.0 | 3.30 | 2.20 - 4.40 | 33.3 | 25.0 - 50.0 | 5.00 | 4.17 - 5.83 | 0.20 |";
+        assert!(text.contains(raw), "{text}");
+        assert!(text.contains("| of tokio-util | quartiles | processor of tokio-util | quartiles |"), "{text}");
         assert!(text.contains("| message-io | no result: what was received is not what was sent |"), "{text}");
         assert!(text.contains("Without zmq: not built in."), "{text}");
-        assert!(text.contains("| buffstreams of raw, 110 bytes | 0.60 | 0.30 - 0.80 |"), "{text}");
-        assert!(text.contains("| buffstreams of the best peer, 110 bytes | 2.00 | 2.00 - 4.00 |"), "{text}");
+        assert!(
+            text.contains("| 110 bytes, stream, of the best of tokio-util | 2.00 | 2.00 - 3.00 | 1.50 | met |"),
+            "{text}"
+        );
+
+        let text = super::render(&header(), &results, Some("raw"));
+        assert!(text.contains("| of raw | quartiles |"), "{text}");
+        assert!(text.contains("| 0.60 | 0.45 - 0.70 |"), "{text}");
     }
 }

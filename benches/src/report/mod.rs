@@ -12,7 +12,7 @@ use std::{env, fs, thread};
 use serde::Serialize;
 
 use crate::Result;
-use crate::plan::{Group, Scenario, Trial};
+use crate::plan::{Group, Scenario};
 use crate::run::{GroupResult, Outcome};
 
 /// Where and how the figures came about.
@@ -56,24 +56,26 @@ struct Summary {
     median: f64,
     min: f64,
     max: f64,
+    /// The first and the third quartile: between them is the middle half of the rounds.
+    quartiles: (f64, f64),
 }
 
 impl Summary {
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Some(Self { median, min, max })
+        // Between two rounds, the part of the way.
+        let at = |part: f64| {
+            let place = (values.len() - 1) as f64 * part;
+            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        Some(Self { median: at(0.5), min, max, quartiles: (at(0.25), at(0.75)) })
     }
 
     /// A figure that there is only one of.
     fn single(value: f64) -> Self {
-        Self { median: value, min: value, max: value }
-    }
-
-    fn scaled(self, by: f64) -> Self {
-        Self { median: self.median * by, min: self.min * by, max: self.max * by }
+        Self { median: value, min: value, max: value, quartiles: (value, value) }
     }
 }
 
@@ -94,9 +96,30 @@ fn outcomes(results: &[GroupResult], scenario: Scenario) -> impl Iterator<Item =
     results.iter().filter(move |result| result.group.scenario == scenario).flat_map(|result| &result.outcomes)
 }
 
-/// Other people's libraries.
-fn is_peer(trial: &Trial) -> bool {
-    !trial.system.starts_with("raw") && !trial.system.starts_with("buffstreams")
+/// One trial against another of the same case, round by round: what else the machine did met both.
+fn ratio(ours: &Outcome, theirs: &Outcome, figure: &str) -> Option<Summary> {
+    if ours.error().or(theirs.error()).is_some() {
+        return None;
+    }
+    let rounds = ours.rounds.iter().flatten().zip(theirs.rounds.iter().flatten());
+    let ratios = rounds.filter_map(|(ours, theirs)| Some(ours.get(figure)? / theirs.get(figure)?));
+    Summary::of(ratios.filter(|ratio| ratio.is_finite()).collect())
+}
+
+/// The best by the median of a figure.
+fn best<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>, figure: &str) -> Option<&'a Outcome> {
+    let measured = outcomes.into_iter().filter_map(|outcome| Some((median(outcome, figure)?, outcome)));
+    let order = |one: &(f64, _), other: &(f64, _)| one.0.total_cmp(&other.0);
+    let best = if less_is_better(figure) { measured.min_by(order) } else { measured.max_by(order) };
+    Some(best?.1)
+}
+
+fn less_is_better(figure: &str) -> bool {
+    !figure.ends_with("/s")
+}
+
+fn is_tokio_util(outcome: &Outcome) -> bool {
+    outcome.trial.system.starts_with("tokio-util")
 }
 
 /// A number with three digits that matter.
@@ -117,7 +140,7 @@ pub(crate) fn list(groups: &[Group]) {
 }
 
 /// Writes all files, and the tables to standard output as well.
-pub(crate) fn write(directory: &Path, header: &Header, results: &[GroupResult]) -> Result<()> {
+pub(crate) fn write(directory: &Path, header: &Header, results: &[GroupResult], base: Option<&str>) -> Result<()> {
     fs::create_dir_all(directory)?;
     // A plot of an earlier run would stand beside the tables of this one.
     for entry in fs::read_dir(directory)? {
@@ -126,7 +149,7 @@ pub(crate) fn write(directory: &Path, header: &Header, results: &[GroupResult]) 
             fs::remove_file(path)?;
         }
     }
-    let tables = markdown::render(header, results);
+    let tables = markdown::render(header, results, base);
     print!("{tables}");
     fs::write(directory.join("results.md"), tables)?;
     fs::write(directory.join("results.jsonl"), json::render(header, results)?)?;
@@ -138,13 +161,15 @@ pub(crate) fn write(directory: &Path, header: &Header, results: &[GroupResult]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Trial;
     use crate::run::Figures;
 
     /// A throughput trial whose rounds had these figures; the last one fails if `error` is given.
     pub(super) fn outcome(system: &str, size: usize, rates: &[f64], error: Option<&str>) -> Outcome {
-        let rounds = rates
-            .iter()
-            .map(|rate| Ok(Figures::from([("messages/s", *rate), ("bytes/s", rate * size as f64), ("seconds", 0.5)])));
+        let rounds = rates.iter().map(|rate| {
+            let processor = ("processor", 1e9 / rate);
+            Ok(Figures::from([("messages/s", *rate), ("bytes/s", rate * size as f64), processor]))
+        });
         let rounds = rounds.chain(error.map(|error| Err(error.into()))).collect();
         Outcome { trial: Trial::new(Scenario::Throughput, system, size), rounds }
     }
@@ -172,9 +197,11 @@ mod tests {
     fn the_median_is_the_middle() {
         let of = |values: &[f64]| Summary::of(values.to_vec());
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&[3.0]), Some(Summary { median: 3.0, min: 3.0, max: 3.0 }));
-        assert_eq!(of(&[9.0, 1.0, 2.0]), Some(Summary { median: 2.0, min: 1.0, max: 9.0 }));
-        assert_eq!(of(&[4.0, 1.0, 2.0, 9.0]), Some(Summary { median: 3.0, min: 1.0, max: 9.0 }));
+        assert_eq!(of(&[3.0]), Some(Summary::single(3.0)));
+        let three = Summary { median: 2.0, min: 1.0, max: 9.0, quartiles: (1.5, 5.5) };
+        assert_eq!(of(&[9.0, 1.0, 2.0]), Some(three));
+        let four = Summary { median: 3.0, min: 1.0, max: 9.0, quartiles: (1.75, 5.25) };
+        assert_eq!(of(&[4.0, 1.0, 2.0, 9.0]), Some(four));
     }
 
     #[test]

@@ -8,29 +8,15 @@ use plotters::style::RGBColor;
 
 use super::{Header, median, outcomes};
 use crate::plan::{Scenario, Trial};
-use crate::run::GroupResult;
+use crate::run::{GroupResult, Outcome};
 use crate::{Error, Result, systems};
 
 const SIZE: (u32, u32) = (960, 540);
 /// Where the legend begins, at the right of everything else.
 const LEGEND: i32 = 760;
-/// One for each system, in the order of `systems::NAMES`: apart in brightness as well as in hue.
-const COLORS: [RGBColor; 11] = [
-    RGBColor(90, 90, 90),
-    RGBColor(200, 30, 30),
-    RGBColor(240, 140, 20),
-    RGBColor(230, 110, 160),
-    RGBColor(160, 60, 60),
-    RGBColor(120, 20, 70),
-    RGBColor(20, 80, 180),
-    RGBColor(110, 170, 230),
-    RGBColor(30, 140, 70),
-    RGBColor(130, 70, 170),
-    RGBColor(150, 120, 60),
-];
-
-fn color(system: &str) -> RGBColor {
-    COLORS[systems::NAMES.iter().position(|name| *name == system).unwrap_or(0)]
+/// Whether a system has a line, and of which color.
+fn color(system: &str) -> Option<RGBColor> {
+    systems::find(system)?.color
 }
 
 /// A part of the picture, in pixels.
@@ -76,13 +62,14 @@ pub(super) fn draw(directory: &Path, header: &Header, results: &[GroupResult]) -
 
 fn series(results: &[GroupResult], scenario: Scenario, figure: &str, scale: f64, x: impl Fn(&Trial) -> f64) -> Series {
     let mut by_system: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
-    for outcome in outcomes(results, scenario) {
-        let place = systems::NAMES.iter().position(|name| *name == outcome.trial.system).unwrap_or(0);
+    for outcome in outcomes(results, scenario).filter(|outcome| outcome.trial.neighbours == 0) {
+        let drawn = systems::TABLE.iter().position(|entry| entry.color.is_some() && entry.name == outcome.trial.system);
+        let Some(place) = drawn else { continue };
         if let Some(value) = median(outcome, figure) {
             by_system.entry(place).or_default().push((x(&outcome.trial), value * scale));
         }
     }
-    by_system.into_iter().map(|(place, points)| (systems::NAMES[place].to_string(), points)).collect()
+    by_system.into_iter().map(|(place, points)| (systems::TABLE[place].name.to_string(), points)).collect()
 }
 
 /// The least and the most of some values, with room around them on a logarithmic scale.
@@ -125,7 +112,7 @@ fn lines(directory: &Path, header: &Header, picture: &Picture, series: &Series) 
         .draw()
         .map_err(plot_error)?;
     for (name, points) in series {
-        let color = color(name);
+        let color = color(name).unwrap_or(BLACK);
         chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2))).map_err(plot_error)?;
         let dots = points.iter().map(|point| Circle::new(*point, 3, color.filled()));
         chart.draw_series(dots).map_err(plot_error)?;
@@ -135,7 +122,10 @@ fn lines(directory: &Path, header: &Header, picture: &Picture, series: &Series) 
 
 /// The percentiles of ping-pong: a group of bars for each. The scale is linear: a bar twice as high is twice as much.
 fn bars(directory: &Path, header: &Header, results: &[GroupResult]) -> Result<()> {
-    let measured: Vec<_> = outcomes(results, Scenario::PingPong).filter(|outcome| outcome.error().is_none()).collect();
+    let drawn = |outcome: &&Outcome| {
+        outcome.error().is_none() && outcome.trial.neighbours == 0 && color(&outcome.trial.system).is_some()
+    };
+    let measured: Vec<_> = outcomes(results, Scenario::PingPong).filter(drawn).collect();
     if measured.is_empty() {
         return Ok(());
     }
@@ -167,8 +157,8 @@ fn bars(directory: &Path, header: &Header, results: &[GroupResult]) -> Result<()
         let left = group as f64 * width + 0.5;
         for (index, outcome) in measured.iter().enumerate() {
             let (from, height) = (left + index as f64, value(index, percentile));
-            let bar =
-                Rectangle::new([(from + 0.05, 0.0), (from + 0.95, height)], color(&outcome.trial.system).filled());
+            let color = color(&outcome.trial.system).unwrap_or(BLACK);
+            let bar = Rectangle::new([(from + 0.05, 0.0), (from + 0.95, height)], color.filled());
             chart.draw_series([bar]).map_err(plot_error)?;
             caption(&root, super::digits(height), chart.backend_coord(&(from + 0.5, height)), -14)?;
         }
@@ -196,7 +186,8 @@ fn frame<'a>(root: &Area<'a>, header: &Header, title: &str, names: impl Iterator
     root.draw(&Text::new(machine, (20, 42), ("sans-serif", 12))).map_err(plot_error)?;
     for (line, name) in names.enumerate() {
         let y = 90 + line as i32 * 24;
-        root.draw(&Rectangle::new([(LEGEND, y), (LEGEND + 18, y + 10)], color(name).filled())).map_err(plot_error)?;
+        let color = color(name).unwrap_or(BLACK);
+        root.draw(&Rectangle::new([(LEGEND, y), (LEGEND + 18, y + 10)], color.filled())).map_err(plot_error)?;
         root.draw(&Text::new(name.to_string(), (LEGEND + 26, y - 2), ("sans-serif", 14))).map_err(plot_error)?;
     }
     let (_, below) = root.split_vertically(60);
@@ -233,7 +224,7 @@ mod tests {
         assert!(!directory.join("ping-pong.svg").exists());
         std::fs::remove_dir_all(&directory).unwrap();
         for system in ["raw", "buffstreams"] {
-            let RGBColor(red, green, blue) = color(system);
+            let RGBColor(red, green, blue) = color(system).unwrap();
             let stroke = format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\"");
             assert_eq!(drawn.matches(&stroke).count(), 1, "{system}");
         }

@@ -1,142 +1,218 @@
-//! Where the library stands against what it must reach, and against what it aims at.
+//! Where the library stands against what it must reach.
 
 use std::fmt::Write;
 
-use super::{Summary, is_peer, median, outcomes, summary};
+use super::{Summary, best, is_tokio_util, median, outcomes, ratio, summary};
 use crate::plan::{Scenario, Trial};
 use crate::run::{GroupResult, Outcome};
 
 /// The default of the configuration.
-pub(super) const INBOX_BYTES: f64 = (1 << 20) as f64;
+const INBOX_BYTES: f64 = (1 << 20) as f64;
+/// The merged stream, on each runtime.
+const STREAMS: &[&str] = &["buffstreams", "buffstreams-tokio", "buffstreams-tokio-current", "buffstreams-smol"];
+const BATCHES: &[&str] = &["buffstreams-batches", "buffstreams-batches-tokio"];
+const DECODE: &[&str] = &["buffstreams-decode", "buffstreams-decode-tokio"];
+const CONNECTIONS: &[&str] = &["buffstreams-connections", "buffstreams-connections-tokio"];
 
 struct Target {
-    name: &'static str,
+    name: String,
     value: Option<Summary>,
     must: f64,
-    aim: f64,
     unit: &'static str,
-    less_is_better: bool,
+    is_most: bool,
 }
 
-/// What was measured in this run.
-struct Run<'a>(&'a [GroupResult]);
-
-impl<'a> Run<'a> {
-    fn outcome(&self, scenario: Scenario, which: impl Fn(&Trial) -> bool) -> Option<&'a Outcome> {
-        outcomes(self.0, scenario).find(|outcome| which(&outcome.trial))
+impl Target {
+    /// A figure that has to be so much at least.
+    fn least(name: impl Into<String>, value: Option<Summary>, must: f64) -> Self {
+        Self { name: name.into(), value, must, unit: "", is_most: false }
     }
 
-    fn throughput(&self, system: &str, size: usize) -> Option<&'a Outcome> {
-        self.outcome(Scenario::Throughput, |trial| trial.system == system && trial.size == size)
+    /// A figure that may be so much at most.
+    fn most(name: impl Into<String>, value: Option<Summary>, must: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, must, unit, is_most: true }
     }
 
-    fn of_raw(&self, system: &str, size: usize) -> Option<Summary> {
-        ratio(self.throughput(system, size)?, self.throughput("raw", size)?, "bytes/s")
+    fn is_met(&self) -> Option<bool> {
+        let value = self.value?.median;
+        Some(if self.is_most { value <= self.must } else { value >= self.must })
+    }
+}
+
+/// The trials of one case.
+struct Case<'a>(Vec<&'a Outcome>);
+
+impl<'a> Case<'a> {
+    fn of(results: &'a [GroupResult], scenario: Scenario, which: impl Fn(&Trial) -> bool) -> Self {
+        Self(outcomes(results, scenario).filter(|outcome| which(&outcome.trial)).collect())
     }
 
-    /// Of the best of other people's libraries. Without one of the two that are known to be fast, there is no telling.
-    fn of_best_peer(&self) -> Option<Summary> {
-        let peers = outcomes(self.0, Scenario::Throughput).filter(|outcome| outcome.trial.size == 110);
-        let peers: Vec<_> = peers.filter(|outcome| is_peer(&outcome.trial)).collect();
-        let is_there = |name: &&str| peers.iter().any(|peer| peer.trial.system == **name && peer.error().is_none());
-        if !["tokio-util", "asynchronous-codec"].iter().all(is_there) {
-            return None;
+    fn system(&self, name: &str) -> Option<&'a Outcome> {
+        self.0.iter().find(|outcome| outcome.trial.system == name).copied()
+    }
+
+    /// The best of several systems.
+    fn best_of(&self, names: &[&str], figure: &str) -> Option<&'a Outcome> {
+        best(names.iter().filter_map(|name| self.system(name)), figure)
+    }
+
+    fn best_of_tokio_util(&self, figure: &str) -> Option<&'a Outcome> {
+        best(self.0.iter().copied().filter(|outcome| is_tokio_util(outcome)), figure)
+    }
+
+    fn best_of_ours(&self, figure: &str) -> Option<&'a Outcome> {
+        best(self.0.iter().copied().filter(|outcome| outcome.trial.system.starts_with("buffstreams")), figure)
+    }
+
+    fn ratio(&self, ours: &str, theirs: &str, figure: &str) -> Option<Summary> {
+        ratio(self.system(ours)?, self.system(theirs)?, figure)
+    }
+}
+
+/// What was taken as the best, behind what it was taken for.
+fn named(what: &str, outcome: Option<&Outcome>) -> String {
+    outcome.map_or_else(|| what.to_string(), |outcome| format!("{what} ({})", outcome.trial.system))
+}
+
+fn against(ours: Option<&Outcome>, theirs: Option<&Outcome>, figure: &str) -> Option<Summary> {
+    ratio(ours?, theirs?, figure)
+}
+
+/// Against tokio-util and a program by hand, one way.
+fn one_way(results: &[GroupResult], out: &mut Vec<Target>) {
+    const RATE: &str = "messages/s";
+    let throughput = |size| Case::of(results, Scenario::Throughput, move |trial| trial.size == size);
+    let (small, middle) = (throughput(16), throughput(110));
+    let peer = middle.best_of_tokio_util(RATE);
+    let stream = |system| against(middle.system(system), peer, RATE);
+    out.push(Target::least("110 bytes, stream, of the best of tokio-util", stream("buffstreams"), 1.5));
+    out.push(Target::least("the same on tokio", stream("buffstreams-tokio"), 1.5));
+    let batches = middle.best_of(BATCHES, RATE);
+    for (system, must) in [("manual", 1.1), ("raw", 0.65)] {
+        let name = named(&format!("110 bytes, batches and try_feed, of {system}"), batches);
+        out.push(Target::least(name, against(batches, middle.system(system), RATE), must));
+    }
+    let batches = small.best_of(BATCHES, RATE);
+    let name = named("16 bytes, batches and try_feed, of manual", batches);
+    out.push(Target::least(name, against(batches, small.system("manual"), RATE), 0.8));
+
+    let decoded = Case::of(results, Scenario::GoBench, |_| true);
+    let (ours, peer) = (decoded.best_of_ours(RATE), decoded.best_of_tokio_util(RATE));
+    let manual = against(ours, decoded.system("manual"), RATE);
+    out.push(Target::least(named("16 processes, decoded, best of ours, of manual", ours), manual, 0.95));
+    let name = named("16 processes, decoded, best of ours, of tokio-util", ours);
+    out.push(Target::least(name, against(ours, peer, RATE), 1.15));
+    for (what, systems, must) in [("decode", DECODE, 1.0), ("connections", CONNECTIONS, 1.05)] {
+        let ours = decoded.best_of(systems, RATE);
+        let name = named(&format!("16 processes, decoded, {what}, of tokio-util"), ours);
+        out.push(Target::least(name, against(ours, peer, RATE), must));
+    }
+
+    for count in [16, 1000, 5000] {
+        let case = Case::of(results, Scenario::Connections, |trial| trial.connections == count);
+        let (ours, peer) = (case.best_of(STREAMS, "processor"), case.best_of_tokio_util("processor"));
+        let name = named(&format!("{count} connections, processor time, of tokio-util"), ours);
+        out.push(Target::most(name, against(ours, peer, "processor"), 0.9, ""));
+    }
+}
+
+/// Against tokio-util, how long it takes.
+fn latency(results: &[GroupResult], out: &mut Vec<Target>) {
+    let pings = Case::of(results, Scenario::PingPong, |trial| trial.neighbours > 0);
+    for (system, must) in [("buffstreams-tokio", 1.05), ("buffstreams-smol", 1.4), ("buffstreams", 2.3)] {
+        for figure in ["p50", "p99"] {
+            let name = format!("ping-pong beside neighbours, {system}, {figure}, of tokio-util");
+            out.push(Target::most(name, pings.ratio(system, "tokio-util", figure), must, ""));
         }
-        let rate = |peer: &Outcome| median(peer, "bytes/s").unwrap_or_default();
-        let best = peers.iter().max_by(|one, other| rate(one).total_cmp(&rate(other)))?;
-        ratio(self.throughput("buffstreams", 110)?, best, "bytes/s")
     }
-
-    /// These are two cases, whose rounds do not take turns.
-    fn many_of_one(&self) -> Option<Summary> {
-        let rate = |connections| {
-            let ours = |trial: &Trial| trial.system == "buffstreams" && trial.connections == connections;
-            median(self.outcome(Scenario::Connections, ours)?, "bytes/s")
-        };
-        Some(Summary::single(rate(1000)? / rate(1)?))
-    }
-
-    fn of_tokio(&self, percentile: &str) -> Option<Summary> {
-        let of = |system: &str| self.outcome(Scenario::PingPong, |trial| trial.system == system);
-        ratio(of("buffstreams")?, of("tokio-util")?, percentile)
-    }
-
-    fn manager(&self) -> Option<Summary> {
-        ratio(self.producers(16, false)?, self.producers(1, false)?, "bytes/s")
-    }
-
-    fn patient_manager(&self) -> Option<Summary> {
-        ratio(self.producers(16, true)?, self.producers(16, false)?, "bytes/s")
-    }
-
-    /// The trial of so many producers and one address.
-    fn producers(&self, producers: usize, patient: bool) -> Option<&'a Outcome> {
-        self.outcome(Scenario::Manager, |trial| {
-            (trial.producers, trial.addresses, trial.patient) == (producers, 1, patient)
-        })
-    }
-
-    fn go_bench(&self, system: &str) -> Option<Summary> {
-        let rate = summary(self.outcome(Scenario::GoBench, |trial| trial.system == system)?, "messages/s")?;
-        Some(rate.scaled(1e-6))
-    }
-
-    fn idle(&self) -> Option<Summary> {
-        summary(self.outcome(Scenario::Idle, |trial| trial.system == "buffstreams")?, "bytes/connection")
-    }
-
-    /// The worst of the numbers of connections.
-    fn over_budget(&self) -> Option<Summary> {
-        let ours = |outcome: &&Outcome| outcome.trial.system == "buffstreams" && !is_peer(&outcome.trial);
-        let growth = outcomes(self.0, Scenario::SlowConsumer).filter(ours);
-        let most = growth.map(|outcome| median(outcome, "receiver")).try_fold(0.0, |most, one| Some(one?.max(most)))?;
-        (most > 0.0).then(|| Summary::single((most / INBOX_BYTES - 1.0).max(0.0) * 100.0))
+    let processor = pings.ratio("buffstreams-tokio", "tokio-util", "processor");
+    out.push(Target::most("processor time of a round trip, tokio, of tokio-util", processor, 1.0, ""));
+    for (what, are_there) in [("", false), (" beside neighbours", true)] {
+        let case = |trial: &Trial| trial.rate == 200_000 && (trial.neighbours > 0) == are_there;
+        let p50 = Case::of(results, Scenario::OpenLoop, case).ratio("buffstreams-tokio", "tokio-util", "p50");
+        out.push(Target::most(format!("200,000 messages/s{what}, tokio, p50, of tokio-util"), p50, 1.05, ""));
     }
 }
 
-/// One trial against another of the same case, round by round: what else the machine did met both.
-fn ratio(ours: &Outcome, theirs: &Outcome, figure: &str) -> Option<Summary> {
-    if ours.error().or(theirs.error()).is_some() {
-        return None;
+fn sessions(results: &[GroupResult], out: &mut Vec<Target>) {
+    const RATE: &str = "messages/s";
+    let throughput = |size| Case::of(results, Scenario::Throughput, move |trial| trial.size == size);
+    let many = Case::of(results, Scenario::Connections, |trial| trial.connections == 1000);
+    let pings = Case::of(results, Scenario::PingPong, |trial| trial.neighbours > 0);
+    let of_plain = |case: &Case<'_>, system| case.ratio(system, "buffstreams", RATE);
+    let middle = throughput(110);
+    out.push(Target::least("session, 110 bytes, of plain", of_plain(&middle, "buffstreams-session"), 0.9));
+    let large = of_plain(&throughput(65_536), "buffstreams-session");
+    out.push(Target::least("session, 64 KiB, of plain", large, 0.97));
+    out.push(Target::least("session, 1000 connections, of plain", of_plain(&many, "buffstreams-session"), 0.85));
+    let deliveries = of_plain(&middle, "buffstreams-session-deliveries");
+    out.push(Target::least("session, deliveries, 110 bytes, of plain", deliveries, 0.6));
+    let ping = pings.ratio("buffstreams-session", "buffstreams", "p50");
+    out.push(Target::most("session, ping-pong beside neighbours, p50, of plain", ping, 1.1, ""));
+    let resume = Case::of(results, Scenario::Resume, |_| true).system("buffstreams-session");
+    let resume = resume.and_then(|outcome| summary(outcome, "resume"));
+    out.push(Target::most("session, 1 MiB in flight resumed after", resume, 10_000.0, " us"));
+}
+
+fn tls_and_runtimes(results: &[GroupResult], out: &mut Vec<Target>) {
+    const RATE: &str = "messages/s";
+    let middle = Case::of(results, Scenario::Throughput, |trial| trial.size == 110);
+    let many = Case::of(results, Scenario::Connections, |trial| trial.connections == 1000);
+    let tls = middle.ratio("buffstreams-tls", "raw-tls", "bytes/s");
+    out.push(Target::least("TLS, 110 bytes, of raw-tls", tls, 0.9));
+    for (what, case) in [("110 bytes", &middle), ("1000 connections", &many)] {
+        let tokio = case.ratio("buffstreams-tokio", "buffstreams", RATE);
+        out.push(Target::least(format!("stream, {what}, tokio of async-std"), tokio, 0.95));
     }
-    let rounds = ours.rounds.iter().flatten().zip(theirs.rounds.iter().flatten());
-    Summary::of(rounds.filter_map(|(ours, theirs)| Some(ours.get(figure)? / theirs.get(figure)?)).collect())
+}
+
+fn manager_and_memory(results: &[GroupResult], out: &mut Vec<Target>) {
+    let manager = Case::of(results, Scenario::Manager, |trial| trial.addresses == 1);
+    let of = |producers, patient| {
+        let which = |outcome: &&&Outcome| (outcome.trial.producers, outcome.trial.patient) == (producers, patient);
+        manager.0.iter().find(which).copied()
+    };
+    let shared = against(of(16, false), of(1, false), "messages/s");
+    out.push(Target::least("16 producers through a manager, of one sink", shared, 0.5));
+    let patient = against(of(16, true), of(16, false), "messages/s");
+    out.push(Target::least("the same with reconnect and message_ttl, of without", patient, 0.97));
+
+    let idle = Case::of(results, Scenario::Idle, |trial| trial.system == "buffstreams").0;
+    let idle = idle.into_iter().max_by_key(|outcome| outcome.trial.connections);
+    let idle = idle.and_then(|outcome| summary(outcome, "bytes/connection"));
+    out.push(Target::most("an idle connection", idle, 2000.0, " bytes"));
+
+    // The worst of the numbers of connections.
+    let slow = Case::of(results, Scenario::SlowConsumer, |trial| trial.system == "buffstreams").0;
+    let mut grown = slow.iter().map(|outcome| median(outcome, "receiver"));
+    let most = grown.try_fold(0.0, |most, one| Some(f64::max(most, one?))).filter(|most| *most > 0.0);
+    let above = most.map(|most| Summary::single((most / INBOX_BYTES - 1.0).max(0.0) * 100.0));
+    out.push(Target::most("slow consumer above its budget of 1 MiB", above, 10.0, " %"));
 }
 
 fn targets(results: &[GroupResult]) -> Vec<Target> {
-    let run = Run(results);
-    let more = |name, value, must, aim| Target { name, value, must, aim, unit: "", less_is_better: false };
-    let less = |name, value, must, aim, unit| Target { name, value, must, aim, unit, less_is_better: true };
-    vec![
-        more("buffstreams of raw, 110 bytes", run.of_raw("buffstreams", 110), 0.60, 0.80),
-        more("buffstreams of the best peer, 110 bytes", run.of_best_peer(), 1.6, 2.0),
-        more("callback of raw, 110 bytes", run.of_raw("buffstreams-callback", 110), 0.70, 0.90),
-        more("buffstreams of raw, 64 KiB", run.of_raw("buffstreams", 65_536), 0.90, 0.97),
-        more("buffstreams of raw, 1 MiB", run.of_raw("buffstreams", 1 << 20), 0.90, 0.97),
-        more("1,000 connections of 1", run.many_of_one(), 0.6, 0.9),
-        // The Go library's server is a callback.
-        Target { unit: " M/s", ..more("the Go benchmark, callback", run.go_bench("buffstreams-callback"), 5.5, 11.0) },
-        Target { unit: " M/s", ..more("the Go benchmark, stream", run.go_bench("buffstreams"), 5.5, 11.0) },
-        less("ping-pong p50 of tokio-util", run.of_tokio("p50"), 1.3, 0.9, ""),
-        less("ping-pong p99 of tokio-util", run.of_tokio("p99"), 1.3, 0.9, ""),
-        more("16 producers through a manager, of one sink", run.manager(), 0.5, 0.8),
-        more("the same with reconnect and message_ttl, of without", run.patient_manager(), 0.97, 1.0),
-        less("an idle connection", run.idle(), 4096.0, 1024.0, " bytes"),
-        less("slow consumer above its budget", run.over_budget(), 10.0, 0.0, " %"),
-    ]
+    let mut out = Vec::new();
+    one_way(results, &mut out);
+    latency(results, &mut out);
+    sessions(results, &mut out);
+    tls_and_runtimes(results, &mut out);
+    manager_and_memory(results, &mut out);
+    out
 }
 
 pub(super) fn write(out: &mut String, results: &[GroupResult]) -> std::fmt::Result {
     writeln!(out, "\n## Targets\n\nRatios are the medians of the ratios of each round.\n")?;
-    writeln!(out, "| | this run | least - most | must | aim |\n|---|---:|---:|---:|---:|")?;
-    for Target { name, value, must, aim, unit, less_is_better } in targets(results) {
-        // Figures of bytes need no fractions.
-        let show = |value: f64| if must > 100.0 { format!("{value:.0}{unit}") } else { format!("{value:.2}{unit}") };
-        let (value, range) = value.map_or(("not measured".into(), "-".into()), |value| {
-            (show(value.median), format!("{} - {}", show(value.min), show(value.max)))
+    writeln!(out, "| | this run | quartiles | target | |\n|---|---:|---:|---:|---|")?;
+    for target in targets(results) {
+        // Figures of bytes and microseconds need no fractions.
+        let places = if target.must > 100.0 { 0 } else { 2 };
+        let show = |value: f64| format!("{value:.places$}{}", target.unit);
+        let (value, range) = target.value.map_or(("-".into(), "-".into()), |value| {
+            (show(value.median), format!("{} - {}", show(value.quartiles.0), show(value.quartiles.1)))
         });
-        let sign = if less_is_better { "at most " } else { "" };
-        writeln!(out, "| {name} | {value} | {range} | {sign}{} | {sign}{} |", show(must), show(aim))?;
+        let verdict = target.is_met().map_or("not measured", |is_met| if is_met { "met" } else { "not met" });
+        let sign = if target.is_most { "at most " } else { "" };
+        writeln!(out, "| {} | {value} | {range} | {sign}{} | {verdict} |", target.name, show(target.must))?;
     }
     writeln!(out, "\nAllocations a message are counted by `costs`, and recorded in `benches/costs.json`.")?;
     Ok(())

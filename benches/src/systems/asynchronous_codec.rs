@@ -45,4 +45,4 @@ impl Framed for AsynchronousCodec {
     }
 }
 
-plays_as_framed!(AsynchronousCodec);
+plays_as_framed!([] AsynchronousCodec);

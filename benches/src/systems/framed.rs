@@ -1,4 +1,4 @@
-//! What three of the systems have in common: a connection that is a `Sink` and a `Stream` of messages, on a runtime.
+//! What several of the systems have in common: a connection that is a `Sink` and a `Stream` of messages, on a runtime.
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -30,6 +30,25 @@ pub(super) trait Framed: Copy + Send + Sync + 'static {
     fn connect(self, port: u16, size: usize) -> impl Future<Output = Result<Self::Connection>> + Send;
     fn listen(self, size: usize) -> impl Future<Output = Result<(u16, Self::Acceptor)>> + Send;
     fn accept(self, acceptor: &mut Self::Acceptor) -> impl Future<Output = Result<Self::Connection>> + Send;
+    /// Hands over the first messages, so many, without a flush.
+    fn feed_all(
+        self,
+        connection: &mut Self::Connection,
+        messages: Messages,
+        share: u64,
+    ) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            for number in 0..share {
+                connection.feed(messages.bytes(number)).await.map_err(Into::into)?;
+            }
+            Ok(())
+        }
+    }
+    /// What there is to do with a connection whose messages have all been received, before its process ends.
+    fn finish(self, connection: Self::Connection) -> impl Future<Output = Result<()>> + Send {
+        drop(connection);
+        async { Ok(()) }
+    }
     /// Ends the sending direction: the replies can still be read.
     fn half_close(connection: &mut Self::Connection) -> impl Future<Output = Result<()>> + Send {
         async { connection.close().await.map_err(Into::into) }
@@ -53,16 +72,15 @@ pub(super) fn send<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
         let start = parent.go();
         let send = |mut connection: L::Connection| {
             L::Runtime::spawn(async move {
-                for number in 0..share {
-                    connection.feed(messages.bytes(number)).await?;
-                }
-                connection.flush().await?;
-                Ok::<_, L::Error>(connection)
+                library.feed_all(&mut connection, messages, share).await?;
+                connection.flush().await.map_err(Into::into)?;
+                Ok::<_, Error>(connection)
             })
         };
         let sending: Vec<_> = connections.into_iter().map(send).collect();
-        let _open = try_join_all(sending).await.map_err(Into::into)?;
+        let open = try_join_all(sending).await?;
         parent.sent(Sent { start, ..Sent::default() });
+        try_join_all(open.into_iter().map(|connection| library.finish(connection))).await?;
         Ok(())
     })
 }
@@ -113,6 +131,7 @@ pub(super) fn echo<L: Framed>(library: L, trial: &Trial, parent: &Parent) -> Res
     };
     L::Runtime::block_on(async {
         try_join_all(accept_all(library, trial, parent, reply).await?).await?;
+        parent.closing().await;
         parent.received(Received::default());
         Ok(())
     })
@@ -132,11 +151,11 @@ pub(super) fn ping<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
             while let Some(reply) = connection.next().await {
                 pings.reply(reply.map_err(Into::into)?.as_ref());
             }
-            Ok::<_, Error>(pings)
+            Ok::<_, Error>((pings, connection))
         });
-        let pings = client.await?;
+        let (pings, connection) = client.await?;
         parent.sent(pings.report(start));
-        Ok(())
+        library.finish(connection).await
     })
 }
 
@@ -154,7 +173,7 @@ pub(super) fn pace<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
             connection.flush().await.map_err(Into::into)?;
         }
         parent.sent(Sent { start, ..Sent::default() });
-        Ok(())
+        library.finish(connection).await
     })
 }
 
@@ -188,8 +207,8 @@ pub(super) fn dial<L: Framed>(library: L, trial: &Trial, ports: &[u16], parent: 
 
 /// Every part of a system, played as above.
 macro_rules! plays_as_framed {
-    ($library:ty) => {
-        impl $crate::systems::System for $library {
+    ([$($parameters:tt)*] $library:ty) => {
+        impl<$($parameters)*> $crate::systems::System for $library {
             $crate::systems::framed::plays!(
                 server receive, client send, server echo, client ping,
                 client pace, server stall, server hold, client dial

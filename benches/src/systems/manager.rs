@@ -6,7 +6,7 @@ use buffstreams::{Address, Backoff, Manager};
 use futures::SinkExt;
 use futures::future::try_join_all;
 
-use super::buffstreams::{Buffstreams, config};
+use super::buffstreams::Buffstreams;
 use super::runtime::AsyncStd;
 use super::{Pace, System, stamped};
 use crate::Result;
@@ -15,6 +15,8 @@ use crate::messages::Messages;
 use crate::plan::Trial;
 
 pub(super) struct Managed;
+
+const PLAIN: Buffstreams<AsyncStd> = Buffstreams::PLAIN;
 
 /// Delays that never come: no connection breaks.
 const FIRST: Duration = Duration::from_millis(100);
@@ -26,16 +28,16 @@ fn address(port: &u16) -> Address {
 
 impl System for Managed {
     fn receive(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        Buffstreams::<AsyncStd>::HERE.receive(trial, parent)
+        PLAIN.receive(trial, parent)
     }
 
     fn stall(&self, trial: &Trial, parent: &Parent) -> Result<()> {
-        Buffstreams::<AsyncStd>::HERE.stall(trial, parent)
+        PLAIN.stall(trial, parent)
     }
 
     fn pace(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let (manager, address) = (Manager::new(config::<AsyncStd>(trial.size)), address(&ports[0]));
+            let (manager, address) = (Manager::new(PLAIN.config(trial.size)), address(&ports[0]));
             manager.dial(&address).await?;
             let mut sink = manager.sink();
             let start = parent.go();
@@ -54,7 +56,7 @@ impl System for Managed {
     /// Each producer goes round the addresses.
     fn send(&self, trial: &Trial, ports: &[u16], parent: &Parent) -> Result<()> {
         async_std::task::block_on(async {
-            let config = config::<AsyncStd>(trial.size);
+            let config = PLAIN.config(trial.size);
             let config = match trial.patient {
                 true => config.reconnect(Backoff::exponential(FIRST, LONGEST)).message_ttl(LONGEST),
                 false => config,

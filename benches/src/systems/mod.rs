@@ -3,8 +3,10 @@
 mod asynchronous_codec;
 mod buffstreams;
 mod callback;
+mod cut;
 mod framed;
 mod manager;
+mod manual;
 mod message_io;
 mod pings;
 mod raw;
@@ -18,46 +20,92 @@ use std::time::Duration;
 
 pub(crate) use pings::WARM_UP;
 
+use plotters::style::RGBColor;
+
+use buffstreams::{Buffstreams, Takes};
+use runtime::{AsyncStd, Smol, Tokio, TokioCurrent};
+use tokio_util::TokioUtil;
+
 use crate::child::Parent;
 use crate::clock;
 use crate::plan::Trial;
 use crate::{Result, messages};
 
+/// A system, as the tables and the plots have it.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    /// Of its line in the plots: apart in brightness as well as in hue. One without any is in the tables alone.
+    pub(crate) color: Option<RGBColor>,
+    pub(crate) system: &'static dyn System,
+}
+
+const fn plotted(name: &'static str, color: RGBColor, system: &'static dyn System) -> Entry {
+    Entry { name, color: Some(color), system }
+}
+
+const fn entry(name: &'static str, system: &'static dyn System) -> Entry {
+    Entry { name, color: None, system }
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+type OnAsyncStd = Buffstreams<AsyncStd>;
+type OnTokio = Buffstreams<Tokio>;
+
 /// Every system, in the order of the tables.
-pub(crate) const NAMES: &[&str] = &[
-    "raw",
-    "buffstreams",
-    "buffstreams-callback",
-    "buffstreams-manager",
-    "buffstreams-tokio",
-    "buffstreams-smol",
-    "raw-tls",
-    "buffstreams-tls",
-    "tokio-util",
-    "tokio-util-default",
-    "asynchronous-codec",
-    "zmq",
-    "message-io",
+pub(crate) static TABLE: &[Entry] = &[
+    plotted("raw", RGBColor(90, 90, 90), &raw::Raw),
+    plotted("manual", RGBColor(0, 0, 0), &manual::Manual),
+    plotted("tokio-util", RGBColor(30, 140, 70), &TokioUtil::<Tokio>::TUNED),
+    entry("tokio-util-current", &TokioUtil::<TokioCurrent>::TUNED),
+    entry("tokio-util-default", &TokioUtil::<Tokio>::DEFAULT),
+    plotted("asynchronous-codec", RGBColor(130, 70, 170), &asynchronous_codec::AsynchronousCodec),
+    plotted("message-io", RGBColor(150, 120, 60), &message_io::MessageIo),
+    #[cfg(feature = "zmq")]
+    plotted("zmq", RGBColor(110, 170, 230), &zmq::Zmq),
+    #[cfg(not(feature = "zmq"))]
+    plotted("zmq", RGBColor(110, 170, 230), &NotBuilt),
+    plotted("buffstreams", RGBColor(200, 30, 30), &OnAsyncStd::PLAIN),
+    plotted("buffstreams-tokio", RGBColor(120, 20, 70), &OnTokio::PLAIN),
+    entry("buffstreams-tokio-current", &Buffstreams::<TokioCurrent>::PLAIN),
+    entry("buffstreams-smol", &Buffstreams::<Smol>::PLAIN),
+    entry("buffstreams-connections", &OnAsyncStd::taking(Takes::Connections)),
+    entry("buffstreams-connections-tokio", &OnTokio::taking(Takes::Connections)),
+    plotted("buffstreams-callback", RGBColor(240, 140, 20), &OnAsyncStd::taking(Takes::Callback)),
+    entry("buffstreams-callback-tokio", &OnTokio::taking(Takes::Callback)),
+    plotted("buffstreams-batches", RGBColor(230, 110, 160), &OnAsyncStd::taking(Takes::Batches).feeding_slices()),
+    entry("buffstreams-batches-tokio", &OnTokio::taking(Takes::Batches).feeding_slices()),
+    entry("buffstreams-decode", &OnAsyncStd::taking(Takes::Decoded)),
+    entry("buffstreams-decode-tokio", &OnTokio::taking(Takes::Decoded)),
+    entry("buffstreams-manager", &manager::Managed),
+    plotted("buffstreams-session", RGBColor(20, 80, 180), &OnAsyncStd::SESSION),
+    entry("buffstreams-session-256k", &OnAsyncStd::SESSION.in_session(256 * KIB)),
+    entry("buffstreams-session-4m", &OnAsyncStd::SESSION.in_session(4 * MIB)),
+    entry("buffstreams-session-deliveries", &OnAsyncStd::taking(Takes::Deliveries).in_session(MIB)),
+    entry("buffstreams-session-tokio", &OnTokio::SESSION),
+    entry("raw-tls", &raw_tls::RawTls),
+    entry("buffstreams-tls", &OnAsyncStd::TLS),
+    entry("buffstreams-tls-tokio", &OnTokio::TLS),
 ];
 
-pub(crate) fn find(name: &str) -> Option<&'static dyn System> {
-    Some(match name {
-        "raw" => &raw::Raw,
-        "buffstreams" => &buffstreams::Buffstreams::<runtime::AsyncStd>::HERE,
-        "buffstreams-tokio" => &buffstreams::Buffstreams::<runtime::Tokio>::HERE,
-        "buffstreams-smol" => &buffstreams::Buffstreams::<runtime::Smol>::HERE,
-        "buffstreams-tls" => &buffstreams::Buffstreams::<runtime::AsyncStdTls>::HERE,
-        "raw-tls" => &raw_tls::RawTls,
-        "buffstreams-callback" => &callback::Callback,
-        "buffstreams-manager" => &manager::Managed,
-        "tokio-util" => &tokio_util::Tuned,
-        "tokio-util-default" => &tokio_util::Default,
-        "asynchronous-codec" => &asynchronous_codec::AsynchronousCodec,
-        #[cfg(feature = "zmq")]
-        "zmq" => &zmq::Zmq,
-        "message-io" => &message_io::MessageIo,
-        _ => return None,
-    })
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
+    TABLE.iter().find(|entry| entry.name == name)
+}
+
+/// In the place of a system that was left out of this build.
+#[cfg(not(feature = "zmq"))]
+struct NotBuilt;
+
+#[cfg(not(feature = "zmq"))]
+impl System for NotBuilt {
+    fn receive(&self, _: &Trial, _: &Parent) -> Result<()> {
+        unsupported()
+    }
+
+    fn send(&self, _: &Trial, _: &[u16], _: &Parent) -> Result<()> {
+        unsupported()
+    }
 }
 
 /// The parts that a process can play in a trial. Each tells the parent how far it is.
@@ -77,6 +125,10 @@ pub(crate) trait System: Sync {
     }
     /// Sends at a fixed rate.
     fn pace(&self, _: &Trial, _: &[u16], _: &Parent) -> Result<()> {
+        unsupported()
+    }
+    /// Sends what is lost on its way, has the connection cut, and goes on with the next one.
+    fn resume(&self, _: &Trial, _: &[u16], _: &Parent) -> Result<()> {
         unsupported()
     }
     /// Takes one message of each connection, or of all, and then no more.

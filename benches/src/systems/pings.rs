@@ -54,6 +54,6 @@ impl Pings {
     }
 
     pub(super) fn report(self, start: u64) -> Sent {
-        Sent { start, replies: Some(self.replies), latency: Some(Latency::of(&self.times)) }
+        Sent { start, replies: Some(self.replies), latency: Some(Latency::of(&self.times)), resumed: None }
     }
 }

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
+use futures::executor::block_on;
 use rustix::event::epoll;
 
 use super::pings::Pings;
@@ -168,6 +169,7 @@ impl System for Raw {
         let mut message = vec![0; trial.size];
         while stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {}
         drop(stream);
+        block_on(parent.closing());
         parent.received(Received::default());
         Ok(())
     }

@@ -212,5 +212,5 @@ fn the_bytes_that_the_page_rejects() {
             }
         }
     }
-    assert_eq!(others, 10, "rows in words");
+    assert_eq!(others, 11, "rows in words");
 }

@@ -86,6 +86,24 @@ fn an_epoch_that_is_not_newer_is_fenced_and_the_session_goes_on() {
     assert_eq!((next_epoch(5), next_epoch(u32::MAX)), (Some(6), None));
 }
 
+/// A listener asks before it disturbs the task of a session.
+#[test]
+fn a_session_is_known_to_those_who_may_have_it_and_stays_as_it_is() {
+    let mut table = table(1);
+    let (key, other) = (key(0, 1), key(0, 2));
+    for _ in 0..2 {
+        assert_eq!(table.known(&key, &resume(&key, 2)), Some(Ok(&"it")), "with or without a connection");
+        assert_eq!(table.known(&key, &resume(&key, 1)), Some(Err(Status::Fenced)));
+        assert_eq!(table.known(&key, &Hello { epoch: 2, ..new(&key) }), Some(Err(Status::Unknown)));
+        assert_eq!(table.known(&other, &resume(&other, 2)), None);
+        table.detach(&key, 1, 0, 5, 0);
+    }
+    assert_eq!(table.detached(), 1);
+    assert_eq!(table.hello(&key, &resume(&key, 2), 0), Verdict::Resume(&mut "it"));
+    table.bury(&key, 2, 0, Positions::default());
+    assert_eq!((table.known(&key, &resume(&key, 3)), table.find(&key)), (None, None), "no more than its end");
+}
+
 /// R7: a HELLO for a new session that comes late finds that session, or makes one that nobody comes back to.
 #[test]
 fn a_session_that_is_there_is_not_made_again() {

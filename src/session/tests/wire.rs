@@ -147,6 +147,16 @@ fn hostile_bytes_of_a_dialer_before_the_welcome() {
         assert_eq!(Hello::parse(&bytes[..needs - 1]), Ok(None), "row {row}");
         assert!(early || bytes.len() == HANDSHAKE, "row {row}");
     }
+    // 29: a byte behind it. What cannot be is told as before, and what is not whole is waited for.
+    let mut behind = hello().encode().to_vec();
+    assert_eq!(Hello::parse_all(&behind), Ok(Some(hello())));
+    assert_eq!(Hello::parse_all(&behind[..HANDSHAKE - 1]), Ok(None));
+    behind.extend(hex("00000001 61"));
+    for len in HANDSHAKE + 1..behind.len() {
+        assert_eq!(Hello::parse_all(&behind[..len]), Err(Violation::Malformed), "29: {len}");
+    }
+    behind[12] = 2;
+    assert_eq!(Hello::parse_all(&behind), Err(Violation::Version(2)));
     // 6 and 7: no violation yet.
     assert_eq!(Hello::parse(&hex("f5 62 75")), Ok(None));
     assert_eq!(Hello::parse(&hex(&format!("{M} 01"))), Ok(None));

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
+use futures::{AsyncReadExt, FutureExt, SinkExt, StreamExt};
 
 use super::acked_raw::{Raw, config, hello, listen, next, refused, sent, session};
 use crate::error::HandshakeErrorKind;
-use crate::observe::Event;
-use crate::session::{Control, ErrorCode, Status};
+use crate::observe::{Event, Reason};
+use crate::session::{Control, ErrorCode, HANDSHAKE, Status};
 use crate::sim::testing::{self, Sim};
 use crate::{Address, Listener};
 
@@ -74,6 +74,128 @@ fn an_acknowledgement_that_goes_back_ends_the_session() {
                 raw.hears(Control::Error(ErrorCode::Position)).await;
                 raw.ends().await;
             }
+        });
+    }
+}
+
+/// What was said last waits for a peer that stays, or goes on to send, for a second and no longer. It keeps its place so long.
+#[test]
+fn a_peer_that_stays_when_its_session_is_over_is_ended_after_a_second() {
+    let good = hello(1, 1, None).encode().to_vec();
+    let unknown = hello(1, 2, sent(0, 0)).encode().to_vec();
+    let ends = [
+        ("a frame", [&good[..], &[0xff; 4]].concat(), 1, 88 + 7),
+        ("a HELLO", [&good[..32], &[0; 56]].concat(), 0, 7),
+        ("another version", [&good[..12], &[9]].concat(), 0, 88),
+        ("no such session", unknown, 0, 88),
+    ];
+    for (what, bytes, sessions, answer) in ends {
+        for trickles in [false, true] {
+            Sim::default().run(async {
+                let config = config(session()).max_connections(1);
+                let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+                let (address, mut events) = (Address::from(listener.local_addr()), listener.events());
+                assert!(listener.next().now_or_never().is_none());
+                let mut raw = Raw::dial(&address).await;
+                let (first, behind) = bytes.split_at(bytes.len().min(88));
+                raw.write(first).await;
+                if sessions > 0 {
+                    raw.read(88).await;
+                    raw.write(behind).await;
+                    raw.hears(Control::Error(ErrorCode::Malformed)).await;
+                    assert!(matches!(next(&mut events).await, Event::Connected { .. }));
+                } else {
+                    raw.read(answer).await;
+                }
+                assert_eq!(raw.0.read(&mut [0; 1]).await.unwrap(), 0, "{what}: nothing more comes");
+                match next(&mut events).await {
+                    Event::Disconnected { .. } | Event::SessionRefused { .. } => {}
+                    other => panic!("{what}: {other:?}"),
+                }
+                Raw::dial(&address).await.ends().await;
+                assert!(matches!(next(&mut events).await, Event::Refused { .. }), "{what}: it has its place");
+                assert_eq!(testing::elapsed(), Duration::ZERO, "{what}");
+                let tick = Duration::from_millis(100);
+                while trickles && testing::elapsed() < Duration::from_secs(1) - tick {
+                    raw.write(b"more").await;
+                    testing::sleep(tick).await;
+                }
+                testing::sleep(Duration::from_secs(1) + tick - testing::elapsed()).await;
+                let (mut other, welcome) = Raw::greet(&address, hello(2, 1, None)).await;
+                assert_eq!(welcome.status, Status::New, "{what}");
+                other.send(b"there is room").await;
+                assert_eq!(listener.next().await.unwrap().1, "there is room");
+            });
+        }
+    }
+}
+
+/// Row 29: with the HELLO in one read, and in the next, when the session's task is about to answer.
+#[test]
+fn whoever_goes_on_before_the_answer_ends_the_session() {
+    for (capacity, resumes) in [(64 << 10, false), (HANDSHAKE, false), (HANDSHAKE, true)] {
+        Sim { capacity, ..Sim::default() }.run(async {
+            let (mut listener, address, mut events) = listen(session()).await;
+            let mut early = hello(1, 1, None);
+            if resumes {
+                drop(Raw::greet(&address, early).await);
+                assert!(matches!(next(&mut events).await, Event::Connected { .. }));
+                assert!(matches!(next(&mut events).await, Event::Detached { .. }));
+                early = hello(1, 2, sent(0, 0));
+            }
+            let mut raw = Raw::dial(&address).await;
+            raw.write(&[&early.encode()[..], &[0, 0, 0, 1, 97]].concat()).await;
+            raw.hears(Control::Error(ErrorCode::Malformed)).await;
+            raw.ends().await;
+            if capacity > HANDSHAKE {
+                assert_eq!(refused(&mut events).await, HandshakeErrorKind::Violation(ErrorCode::Malformed));
+            } else {
+                if !resumes {
+                    assert!(matches!(next(&mut events).await, Event::Connected { .. }));
+                }
+                match next(&mut events).await {
+                    Event::Disconnected { reason: Reason::Session(ErrorCode::Malformed), .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(listener.stats().sessions, 0);
+            assert!(listener.next().now_or_never().is_none(), "nothing of it is delivered");
+        });
+    }
+}
+
+/// A peer that has missed the end of its session says what cannot be: it is told, and the end is forgotten.
+#[test]
+fn what_is_left_of_a_session_is_forgotten_after_a_violation() {
+    let violations: [(_, &[u8], _); 3] = [
+        (sent(0, 0), b"", ErrorCode::Position),
+        (sent(1, 1), b"\0\0\0\x01a", ErrorCode::Position),
+        (sent(1, 1), &[0xff; 4], ErrorCode::Malformed),
+    ];
+    for (positions, behind, code) in violations {
+        Sim::default().run(async {
+            let (mut listener, address, mut events) = listen(session()).await;
+            let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+            raw.send(b"all").await;
+            raw.write(&Control::Close(1).encode()).await;
+            assert_eq!(listener.next().await.unwrap().1, "all");
+            assert!(listener.next().now_or_never().is_none());
+            raw.hears(Control::Ack(1)).await;
+            raw.hears(Control::Close(0)).await;
+            drop(raw);
+            while !matches!(next(&mut events).await, Event::Disconnected { reason: Reason::Closed, .. }) {}
+
+            let mut raw = Raw::dial(&address).await;
+            raw.write(&hello(1, 2, positions).encode()).await;
+            if !behind.is_empty() {
+                assert_eq!(raw.read(HANDSHAKE).await[13], 1, "RESUMED");
+                raw.write(behind).await;
+                raw.hears(Control::Close(0)).await;
+            }
+            raw.hears(Control::Error(code)).await;
+            raw.ends().await;
+            let (_, welcome) = Raw::greet(&address, hello(1, 3, sent(1, 1))).await;
+            assert_eq!(welcome.status, Status::Unknown);
         });
     }
 }

@@ -23,7 +23,11 @@ mod fairness;
 mod foreign;
 mod host;
 mod inbox;
+#[cfg(buffstreams_shuttle)]
+mod interleavings;
 mod letters;
+mod lingering_connections;
+mod lingers;
 mod loans;
 mod open;
 mod outages;

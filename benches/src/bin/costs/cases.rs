@@ -4,9 +4,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::task::Poll;
+use std::time::Duration;
 
 use buffstreams::wire::{Decoder, Encoder};
-use buffstreams::{Address, Bytes, Config, Connection, Error, Listener, Manager, Reader, WireFormat, Writer};
+use buffstreams::{Address, Bytes, Config, Connection, Error, Listener, Manager, Reader, Session, WireFormat, Writer};
 use futures::executor::block_on;
 use futures::future::poll_fn;
 use futures::task::AtomicWaker;
@@ -57,11 +58,15 @@ pub(crate) const CASES: &[Case] = &[
     in_memory("Reader, 16 B", 40_000, |n| read(SMALL, n)),
     in_memory("Reader, 110 B", 40_000, |n| read(USUAL, n)),
     in_memory("Reader, 64 KiB", 1_000, |n| read(LARGE, n)),
-    over_sockets("Connection to Listener, 110 B", connection_to_listener),
+    over_sockets("Connection to Listener, 110 B", |n| connection_to_listener(Config::new(), n)),
     over_sockets("Connection to callback, 110 B", connection_to_callback),
     over_sockets("ManagerSink to Listener, 110 B", manager_sink_to_listener),
-    one_by_one("Connection to Listener, 60 kB", 1_000, |n| one_at_a_time(SEGMENT, n)),
-    one_by_one("request and reply, 110 B", 4_000, ping_pong),
+    by_time("session, Connection to Listener, 110 B", 200 * ROUND, |n| connection_to_listener(in_session(), n)),
+    by_time("session, Connection to Deliveries, 110 B", 200 * ROUND, connection_to_deliveries),
+    one_by_one("Connection to Listener, 60 kB", 1_000, |n| one_at_a_time(Config::new(), SEGMENT, n)),
+    by_time("session, Connection to Listener, 60 kB", 1_000, |n| one_at_a_time(in_session(), SEGMENT, n)),
+    one_by_one("request and reply, 110 B", 4_000, |n| ping_pong(Config::new(), n)),
+    by_time("session, request and reply, 110 B", 4_000, |n| ping_pong(in_session(), n)),
 ];
 
 /// Less than a change that matters, more than a compiler's whims.
@@ -83,6 +88,17 @@ const fn over_sockets(name: &'static str, run: fn(u64) -> Result<(), Error>) -> 
 /// a matter of luck, and costs some hundredths of the instructions and of an allocation; one more for each message is 1.
 const fn one_by_one(name: &'static str, messages: u64, run: fn(u64) -> Result<(), Error>) -> Case {
     Case { name, messages, counts: 5, growth: 0.1, slack: 0.1, run }
+}
+
+fn in_session() -> Config {
+    Config::new().session(Session::new())
+}
+
+/// What is acknowledged is acknowledged once in a millisecond at most, and a message under callgrind takes fifty times as long as
+/// otherwise: there are more acknowledgements for a message, and how many is a matter of luck. One more instruction for each
+/// message is not seen here; a copy is, or a buffer for each.
+const fn by_time(name: &'static str, messages: u64, run: fn(u64) -> Result<(), Error>) -> Case {
+    Case { name, messages, counts: 5, growth: 0.25, slack: 1.0, run }
 }
 
 /// The default limit where it is large enough: it sets the width of the header.
@@ -159,10 +175,10 @@ fn read(len: usize, messages: u64) -> Result<(), Error> {
 /// otherwise a matter of timing, and so is the number of buffers.
 const ROUND: u64 = 500;
 
-fn connection_to_listener(messages: u64) -> Result<(), Error> {
+fn connection_to_listener(config: Config, messages: u64) -> Result<(), Error> {
     block_on(async {
-        let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
-        let mut connection = Connection::dial(listener.local_addr(), Config::new()).await?;
+        let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await?;
+        let mut connection = Connection::dial(listener.local_addr(), config).await?;
         let message = message(USUAL);
         for _ in 0..messages / ROUND {
             for _ in 0..ROUND {
@@ -177,9 +193,30 @@ fn connection_to_listener(messages: u64) -> Result<(), Error> {
     })
 }
 
-fn one_at_a_time(len: usize, messages: u64) -> Result<(), Error> {
+/// As above, and each message is acknowledged by itself.
+fn connection_to_deliveries(messages: u64) -> Result<(), Error> {
     block_on(async {
-        let config = Config::new().max_message_size(limit(len));
+        let mut listener = Listener::bind("127.0.0.1:0", in_session()).await?.deliveries();
+        let mut connection = Connection::dial(listener.local_addr(), in_session()).await?;
+        let message = message(USUAL);
+        for _ in 0..messages / ROUND {
+            for _ in 0..ROUND {
+                connection.feed(message.clone()).await?;
+            }
+            connection.flush().await?;
+            for _ in 0..ROUND {
+                let Some(delivery) = listener.next().await else { break };
+                black_box(&delivery);
+                delivery.ack();
+            }
+        }
+        Ok(())
+    })
+}
+
+fn one_at_a_time(config: Config, len: usize, messages: u64) -> Result<(), Error> {
+    block_on(async {
+        let config = config.max_message_size(limit(len));
         let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await?;
         let mut connection = Connection::dial(listener.local_addr(), config).await?;
         let message = message(len);
@@ -192,10 +229,10 @@ fn one_at_a_time(len: usize, messages: u64) -> Result<(), Error> {
 }
 
 /// A `Connection` that asks, and a `Listener` that sends back what it takes.
-fn ping_pong(messages: u64) -> Result<(), Error> {
+fn ping_pong(config: Config, messages: u64) -> Result<(), Error> {
     block_on(async {
-        let (mut incoming, mut outgoing) = Listener::bind("127.0.0.1:0", Config::new()).await?.split();
-        let mut connection = Connection::dial(incoming.local_addr(), Config::new()).await?;
+        let (mut incoming, mut outgoing) = Listener::bind("127.0.0.1:0", config.clone()).await?.split();
+        let mut connection = Connection::dial(incoming.local_addr(), config).await?;
         let message = message(USUAL);
         for _ in 0..messages {
             connection.send(message.clone()).await?;
@@ -237,10 +274,14 @@ fn connection_to_callback(messages: u64) -> Result<(), Error> {
     })
 }
 
+/// The default, as much longer as a program is slower under callgrind: as many messages are fed in it as at other times. With the
+/// default itself a timer fires in each round there, which costs the runtime an allocation, and otherwise in one of fifty.
+const LINGER: Duration = Duration::from_millis(50 * 5);
+
 fn manager_sink_to_listener(messages: u64) -> Result<(), Error> {
     block_on(async {
         let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
-        let manager = Manager::new(Config::new());
+        let manager = Manager::new(Config::new().linger(LINGER));
         let address = Address::from(listener.local_addr());
         manager.dial(&address).await?;
         let mut sink = manager.sink();

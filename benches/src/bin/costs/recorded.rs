@@ -72,9 +72,9 @@ impl Recorded {
 }
 
 pub(crate) fn print_head() {
-    println!("{:30} | {:^31} | {:^31} |", "", "instructions a message", "allocations a message");
+    println!("{:40} | {:^31} | {:^31} |", "", "instructions a message", "allocations a message");
     let figures = format!("{:>9} | {:>9} | {:>7}", "recorded", "now", "change");
-    println!("{:30} | {figures} | {figures} |", "case");
+    println!("{:40} | {figures} | {figures} |", "case");
 }
 
 /// Prints a case, and returns how it compares.
@@ -99,7 +99,7 @@ pub(crate) fn print_row(case: &Case, recorded: Option<Cost>, now: Cost) -> Compa
         Comparison::Same => "",
     };
     println!(
-        "{:30} | {:>9} | {:>9.1} | {:>+6.1}% | {:>9} | {:>9.5} | {:>+7.3} |{verdict}",
+        "{:40} | {:>9} | {:>9.1} | {:>+6.1}% | {:>9} | {:>9.5} | {:>+7.3} |{verdict}",
         case.name,
         before(|cost| cost.instructions, 1),
         now.instructions,

@@ -1,0 +1,333 @@
+//! The sending half of a connection without a session that lingers: a task writes what was fed and nobody has flushed.
+//!
+//! The program and the task use one half, in turn. Neither keeps a thread for the other: while the task writes, what is fed is put
+//! behind what it writes, and who has to wait is called when the other has finished.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::sink::SinkExt;
+
+use super::plain_write::Plain;
+use super::socket::Shared;
+use crate::error::Error;
+use crate::foreign;
+use crate::framed::HIGH_WATER;
+use crate::runtime::{Alarm, Handle, Task};
+use crate::sync::Lock;
+use crate::wire::Output;
+
+/// That of a connection without a session, which lingers.
+pub(crate) struct Lingering {
+    desk: Arc<Desk>,
+    _task: Option<Task>,
+    /// It was closed: nothing more is accepted.
+    closed: bool,
+    shared: Arc<Shared>,
+}
+
+/// What the program and the task share.
+struct Desk {
+    /// With whoever uses it; `None` when the program has dropped it.
+    half: Lock<Option<Plain>>,
+    state: Lock<State>,
+    linger: Duration,
+    runtime: Handle,
+}
+
+struct State {
+    /// What was fed while the task had the half.
+    behind: Output,
+    /// When the first of what may be pending was fed.
+    since: Option<Instant>,
+    /// When the task looks. It may find that all was flushed meanwhile: it is called once in that time, and not for each message.
+    look: Option<Instant>,
+    /// The task is in the middle of a write.
+    writes: bool,
+    parties: [Party; 2],
+}
+
+/// One of the two that use the half.
+#[derive(Default)]
+struct Party {
+    waker: Option<Waker>,
+    /// It wants the half, which the other had.
+    wants: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Program = 0,
+    Task = 1,
+}
+
+impl Lingering {
+    pub(super) fn new(shared: Arc<Shared>, linger: Duration) -> Self {
+        let (runtime, behind) = (shared.config.runtime.clone(), Output::new(shared.codec));
+        let state = State { behind, since: None, look: None, writes: false, parties: Default::default() };
+        let half = Lock::new(Some(Plain::new(shared.clone())));
+        let desk = Arc::new(Desk { half, state: Lock::new(state), linger, runtime });
+        let writing = desk.clone().write_due();
+        // The runtime may log that it starts a task.
+        let task = foreign::call(|| desk.runtime.spawn(writing));
+        Self { desk, _task: task.ok(), closed: false, shared }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
+        let mut half = self.desk.half.lock();
+        let Some(half) = &mut *half else { return Vec::new() };
+        self.desk.take_in(half);
+        half.take_unsent()
+    }
+
+    /// A close has all its time again.
+    pub(super) fn clear_closing(&mut self) {
+        if let Some(half) = &mut *self.desk.half.lock() {
+            half.closing().clear();
+        }
+    }
+
+    pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        if self.must_wait() {
+            return Ok(false);
+        }
+        if self.closed {
+            return Err(Error::Closed { message: Some(Bytes::copy_from_slice(message).into()) });
+        }
+        self.feed(message, Plain::try_feed, |behind, message| behind.push_copy(message).map(|()| true))
+    }
+
+    pub(super) fn start_send(&mut self, message: Bytes) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::Closed { message: Some(message.into()) });
+        }
+        self.feed(message, |half, message| half.start_send_unpin(message), |behind, message| behind.push(message))
+    }
+
+    /// Accepts the message that `push` puts behind the others.
+    pub(super) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
+        // What encodes is code of the program, which is not called under a lock.
+        let message = Output::new(self.shared.codec).message_of(push)?;
+        self.start_send(message)
+    }
+
+    /// Whether only a poll can say what becomes of a message.
+    pub(super) fn must_wait(&self) -> bool {
+        match self.desk.half.try_lock() {
+            Some(half) => half.as_ref().is_some_and(Plain::must_wait),
+            None => self.desk.state.lock().behind.len() >= HIGH_WATER,
+        }
+    }
+
+    /// Accepts a message: with the half, or behind what the task writes with it.
+    fn feed<M, T>(
+        &mut self,
+        message: M,
+        feed: impl FnOnce(&mut Plain, M) -> Result<T, Error>,
+        put: impl FnOnce(&mut Output, M) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let desk = &self.desk;
+        let Some(mut half) = desk.half.try_lock() else {
+            let fed = put(&mut desk.state.lock().behind, message)?;
+            desk.fed(false);
+            return Ok(fed);
+        };
+        let Some(half) = &mut *half else { return put(&mut Output::new(self.shared.codec), message) };
+        desk.take_in(half);
+        let is_first = half.is_empty();
+        let fed = feed(half, message)?;
+        desk.fed(is_first);
+        Ok(fed)
+    }
+
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if !self.must_wait() {
+            return Poll::Ready(Ok(()));
+        }
+        Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_ready_unpin(cx))
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_flush_unpin(cx))
+    }
+
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let closed = Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_close_unpin(cx));
+        self.closed |= matches!(closed, Poll::Ready(Ok(())));
+        closed
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        // The socket closes with it, and not when the task is dropped.
+        let half = self.desk.half.lock().take();
+        drop(half);
+    }
+}
+
+impl fmt::Debug for Lingering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.desk.half.try_lock().as_deref() {
+            Some(Some(half)) => half.fmt(f),
+            _ => f.debug_struct("WriteHalf").field("state", &"lingering").finish_non_exhaustive(),
+        }
+    }
+}
+
+impl Desk {
+    /// Uses the half, with all that was fed; where the other party has it, this one is called when that has finished. The half
+    /// knows one waker, which calls whoever waits.
+    fn poll<T>(
+        desk: &Arc<Self>,
+        who: Who,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Plain, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        desk.wait(who, cx.waker());
+        let half = desk.half.try_lock().or_else(|| {
+            desk.state.lock().parties[who as usize].wants = true;
+            // Or the other has finished before it could see that.
+            desk.half.try_lock()
+        });
+        let Some(mut guard) = half else { return Poll::Pending };
+        let Some(half) = &mut *guard else { return Poll::Pending };
+        desk.take_in(half);
+        let polled = poll(half, &mut Context::from_waker(&Waker::from(desk.clone())));
+        desk.take_in(half);
+        drop(guard);
+        desk.leave(who, polled.is_ready());
+        polled
+    }
+
+    /// The half is free.
+    fn leave(&self, who: Who, is_done: bool) {
+        let mut state = self.state.lock();
+        let [mine, other] = match who {
+            Who::Program => [Who::Program, Who::Task],
+            Who::Task => [Who::Task, Who::Program],
+        };
+        let done = if is_done { state.parties[mine as usize].waker.take() } else { None };
+        // The program has written what the task was writing.
+        let is_for_task = who == Who::Program && is_done && state.writes;
+        let other = &mut state.parties[other as usize];
+        let called = if mem::take(&mut other.wants) || is_for_task { other.waker.take() } else { None };
+        drop(state);
+        let _ = foreign::dispose(done);
+        let _ = called.map(foreign::wake);
+    }
+
+    fn wait(&self, who: Who, waker: &Waker) {
+        let mut state = self.state.lock();
+        let waiting = &mut state.parties[who as usize].waker;
+        let replaced = match waiting {
+            Some(waiting) if waiting.will_wake(waker) => None,
+            waiting => waiting.replace(waker.clone()),
+        };
+        drop(state);
+        let _ = foreign::dispose(replaced);
+    }
+
+    /// Puts what was fed while the task had it behind what it has.
+    fn take_in(&self, half: &mut Plain) {
+        let mut state = self.state.lock();
+        if !state.behind.is_empty() {
+            half.append(&mut state.behind);
+        }
+    }
+
+    /// Something was fed, and is the first that is pending. The task comes in time.
+    fn fed(&self, is_first: bool) {
+        let mut state = self.state.lock();
+        if is_first || state.since.is_none() {
+            state.since = Some(self.runtime.now());
+        }
+        if state.look.is_none() {
+            // What is further away than the clock can tell never comes.
+            state.look = state.since.and_then(|since| since.checked_add(self.linger));
+            let task = state.parties[Who::Task as usize].waker.take();
+            drop(state);
+            let _ = task.map(foreign::wake);
+        }
+    }
+
+    /// Writes what has lingered long enough, as long as there is a half.
+    async fn write_due(self: Arc<Self>) {
+        let mut alarm: Option<(Instant, Alarm)> = None;
+        poll_fn(|cx| {
+            loop {
+                self.wait(Who::Task, cx.waker());
+                let (look, writes) = {
+                    let state = self.state.lock();
+                    (state.look, state.writes)
+                };
+                let Some(at) = look else { return Poll::<()>::Pending };
+                if !writes {
+                    let (_, alarm) = match &mut alarm {
+                        Some(armed) if armed.0 <= at => armed,
+                        late => late.insert((at, self.runtime.timer(at))),
+                    };
+                    if Pin::new(alarm).poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                alarm = None;
+                self.state.lock().writes = true;
+                let written = Self::poll(&self, Who::Task, cx, |half, cx| self.poll_due(half, cx));
+                if written.is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Writes what is due. Ready when it is known when to look again.
+    fn poll_due(&self, half: &mut Plain, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.runtime.now();
+        let next = self.state.lock().since.and_then(|since| since.checked_add(self.linger));
+        let written = match next {
+            Some(at) if at > now && !half.is_empty() => Some(at),
+            _ => None,
+        };
+        if written.is_none() && half.poll_linger(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut state = self.state.lock();
+        (state.look, state.writes) = (written, false);
+        if written.is_none() {
+            state.since = None;
+        }
+        if written.is_none() && !state.behind.is_empty() {
+            // It was fed while this was writing.
+            state.since = Some(now);
+            state.look = now.checked_add(self.linger);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Calls whoever waits for the half to go on.
+impl Wake for Desk {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.state.lock();
+        let wakers = [Who::Program, Who::Task].map(|who| match who {
+            Who::Task if !state.writes => None,
+            who => state.parties[who as usize].waker.take(),
+        });
+        drop(state);
+        for waker in wakers.into_iter().flatten() {
+            let _ = foreign::wake(waker);
+        }
+    }
+}

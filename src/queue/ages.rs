@@ -1,0 +1,71 @@
+//! How old messages are, about: when they were accepted, some at a time. Pure: what time it is comes as an argument.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The time of acceptance is kept this much finer than `message_ttl`.
+const MARKS: u32 = 64;
+
+/// When messages were accepted, about. They are numbered in their order.
+pub(crate) struct Ages {
+    ttl: Duration,
+    marks: VecDeque<Mark>,
+}
+
+/// The messages up to `last` that come after the mark before, accepted from `begun` to `newest`.
+struct Mark {
+    last: u64,
+    begun: Instant,
+    newest: Instant,
+}
+
+impl Ages {
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self { ttl, marks: VecDeque::new() }
+    }
+
+    /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
+    pub(crate) fn mark(&mut self, last: u64, over: u64, now: Instant) {
+        self.forget(over);
+        self.add(Mark { last, begun: now, newest: now });
+    }
+
+    /// Takes over those of messages that come behind the `first` of these.
+    pub(crate) fn append(&mut self, other: &mut Self, first: u64, over: u64) {
+        self.forget(over);
+        for mark in other.marks.drain(..) {
+            self.add(Mark { last: first + mark.last, ..mark });
+        }
+    }
+
+    /// It may be older than the one before it, if another producer has been faster.
+    fn add(&mut self, mark: Mark) {
+        match self.marks.back_mut() {
+            Some(back) if mark.newest.saturating_duration_since(back.begun) < self.ttl / MARKS => {
+                back.last = mark.last;
+                back.begun = back.begun.min(mark.begun);
+                back.newest = back.newest.max(mark.newest);
+            }
+            _ => self.marks.push_back(mark),
+        }
+    }
+
+    /// How many messages behind `over` are too old.
+    pub(crate) fn expired(&mut self, over: u64, now: Instant) -> u64 {
+        self.forget(over);
+        let is_old = |mark: &&Mark| now.saturating_duration_since(mark.newest) >= self.ttl;
+        self.marks.iter().take_while(is_old).last().map_or(0, |mark| mark.last - over)
+    }
+
+    /// When the next message may be too old, if the oldest that is not marked here was accepted at `unmarked`, or comes later.
+    pub(crate) fn next_expiry(&self, unmarked: Instant) -> Option<Instant> {
+        let newest = self.marks.front().map_or(unmarked, |mark| mark.newest);
+        newest.checked_add(self.ttl)
+    }
+
+    fn forget(&mut self, over: u64) {
+        while self.marks.front().is_some_and(|mark| mark.last <= over) {
+            self.marks.pop_front();
+        }
+    }
+}
