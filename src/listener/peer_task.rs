@@ -76,6 +76,8 @@ async fn serve(
         Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).await,
         Handling::Inbox | Handling::Connections => task.fill(reader, &mut inbox).await,
     };
+    // It may have waited for room when it ended.
+    inbox.leave();
     let reason = task.finish(end).await;
     Some(Ended { seat: task.close(), reason, inbox })
 }

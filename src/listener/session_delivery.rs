@@ -101,6 +101,13 @@ impl SessionDelivery {
         self.share = None;
     }
 
+    /// Nothing is read for now: waits for no room, and holds none. Or sessions without a connection would hold the inbox, or the
+    /// line in front of it, between them.
+    pub(super) fn stand_back(&mut self) {
+        self.release();
+        self.inbox.leave();
+    }
+
     /// Takes what was received, the first of it at this position. It is delivered by the next [`poll`](Self::poll).
     pub(super) fn put(&mut self, batch: framed::Batch, first: u64) {
         let framed::Batch { frames, messages, bytes, memory } = batch;

@@ -160,8 +160,7 @@ impl SessionTask {
         let (config, codec) = (&self.running.config, self.running.codec);
         let mut attached = Attached::new(stream, Side::Dialer, codec, config, &table.terms, &hello.terms);
         let end = poll_fn(|cx| self.poll_serve(&mut attached, hello.epoch, cx)).await;
-        // Or sessions without a connection would hold the inbox between them.
-        self.delivery.release();
+        self.delivery.stand_back();
         // The last words, if there are any.
         let code = match &end {
             End::Broke(Break::Violation(violation)) => violation.code(),

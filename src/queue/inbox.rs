@@ -61,6 +61,11 @@ impl<T> Sender<T> {
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
     }
 
+    /// Does not wait any more. Whoever stays in the line, and does not come when it is their turn, holds up all who are behind.
+    pub(crate) fn leave(&mut self) {
+        self.budget.lock().leave(&mut self.place);
+    }
+
     /// Puts an item into the queue. There is room: the share is the place.
     pub(crate) fn send(&self, item: T, share: Share) -> Result<(), Disconnected> {
         let tx = self.tx.as_ref().ok_or(Disconnected)?;

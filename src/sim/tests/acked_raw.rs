@@ -303,3 +303,26 @@ fn a_session_without_a_connection_ends_after_the_smaller_ttl() {
         });
     }
 }
+
+/// It does not come for its turn: all who wait behind it would wait for as long as it is remembered.
+#[test]
+fn a_session_whose_connection_breaks_while_it_waits_for_the_inbox_holds_nobody_up() {
+    Sim::default().run(async {
+        let narrow = config(session()).inbox_bytes(64 << 10);
+        let mut listener = Listener::bind("127.0.0.1:0", narrow).await.unwrap();
+        assert!(listener.next().now_or_never().is_none());
+        let (address, mut events) = (Address::from(listener.local_addr()), listener.events());
+        let (mut first, _) = Raw::greet(&address, hello(1, 1, None)).await;
+        // As long as this is not taken, there is no room for a whole read: both wait for that, one behind the other.
+        first.send(&[1; 4000]).await;
+        testing::sleep(Duration::from_secs(1)).await;
+        let (mut second, _) = Raw::greet(&address, hello(2, 1, None)).await;
+        second.send(b"behind").await;
+        testing::sleep(Duration::from_secs(1)).await;
+        drop(first);
+        while !matches!(events.next().await.unwrap(), Event::Detached { .. }) {}
+        let mut next = async || testing::within(Some(Duration::from_secs(1)), listener.next()).await.flatten();
+        assert_eq!(next().await.unwrap().1, [1; 4000][..]);
+        assert_eq!(next().await.expect("nobody stands in the way").1, "behind");
+    });
+}
