@@ -34,10 +34,9 @@ async fn send_all(address: Address, count: u32, patience: Duration) -> Result<()
     let manager = Manager::new(config().reconnect(backoff.max_elapsed(patience)));
     manager.open(&address)?; // It need not be there yet.
 
-    let sending =
-        stream::iter(0..count).map(|number| send(&manager, &address, Bytes::from(format!("message {number}"))));
+    let messages = stream::iter(0..count).map(|number| Bytes::from(format!("message {number}")));
+    let mut sent = messages.map(|message| send(&manager, &address, message)).buffer_unordered(UNDER_WAY);
     let (mut acknowledged, mut again, mut given_up) = (0, 0, 0);
-    let mut sent = sending.buffer_unordered(UNDER_WAY);
     while let Some(sent) = sent.next().await {
         match sent {
             Ok(times) => (acknowledged, again) = (acknowledged + 1, again + times - 1),
@@ -57,7 +56,7 @@ async fn send(manager: &Manager, address: &Address, message: Bytes) -> Result<u3
     let mut times = 1;
     loop {
         match manager.write(address, message.clone()).await {
-            // The server that had it is gone, and may have taken it. The next one knows it by its number, if it does.
+            // The server that had it is gone, and may have taken it. By its number, the next one can tell that it comes again.
             Err(Error::InDoubt { .. }) => times += 1,
             result => return result.map(|()| times),
         }

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use async_std::task::{spawn, spawn_blocking};
+use async_std::task::spawn;
 use buffstreams::typed::Prost;
 use buffstreams::{Address, Backoff, Config, Listener, Manager, Outcome, Session};
 use futures::{SinkExt, StreamExt};
 use prost::Message;
 
-use crate::net::{SOON, example, run, signal, until, within};
+use crate::net::{Ends, SOON, example, printed, run, signal, until, within};
 
 const SENSORS: [&str; 3] = ["roof", "cellar", "yard"];
 /// How many readings each of them has sent when the collector comes, is killed, has come back, and is told to end.
@@ -36,8 +36,8 @@ fn config() -> Config {
     Config::new().session(Session::new()).reconnect(backoff)
 }
 
-fn start(address: &Address, file: &Path) -> Child {
-    example("collector").arg(address.as_str()).arg(file).stdout(Stdio::piped()).spawn().unwrap()
+fn start(address: &Address, file: &Path) -> Ends {
+    Ends(example("collector").arg(address.as_str()).arg(file).stdout(Stdio::piped()).spawn().unwrap())
 }
 
 fn stored(file: &Path) -> Vec<Name> {
@@ -90,13 +90,12 @@ fn the_collector_has_what_was_acknowledged_though_it_comes_late_is_killed_and_is
         let mut sensors = Sensors { address: address.clone(), managers, sent: 0 };
         sensors.send(STEPS[0]).await;
 
-        let mut first = start(&address, &file);
+        let first = start(&address, &file);
         let early = SENSORS.len() * STEPS[0] as usize;
         until(SOON, || stored(&file).len() == early);
         sensors.send(STEPS[1]).await;
         until(SOON, || stored(&file).len() > early);
-        first.kill().unwrap();
-        first.wait().unwrap();
+        drop(first); // By SIGKILL.
         let before = stored(&file).len();
         sensors.send(STEPS[2]).await;
 
@@ -108,10 +107,8 @@ fn the_collector_has_what_was_acknowledged_though_it_comes_late_is_killed_and_is
         });
         // Told to end while there is more to come.
         sensors.send(STEPS[3]).await;
-        signal(&second, "TERM");
-        let output = within(SOON, spawn_blocking(|| second.wait_with_output().unwrap())).await;
-        assert!(output.status.success());
-        let printed = String::from_utf8(output.stdout).unwrap();
+        signal(&second.0, "TERM");
+        let printed = printed(second).await;
 
         let acknowledged = sensors.managers.iter().map(|manager| manager.stats().total.acked).sum::<u64>();
         for manager in &sensors.managers {

@@ -1,13 +1,12 @@
 //! The example `tokio_client`, as a process of its own: its server comes late, dies in the middle, and comes back.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use async_std::task::spawn_blocking;
 use buffstreams::{Bytes, Config, Listener, Peer, Session};
 use futures::StreamExt;
 
-use crate::net::{SOON, example, run, within};
+use crate::net::{Ends, SOON, example, printed, run, within};
 
 const MESSAGES: usize = 1000;
 
@@ -20,15 +19,13 @@ async fn place() -> String {
     Listener::bind("127.0.0.1:0", config()).await.unwrap().local_addr().to_string()
 }
 
-fn start(arguments: &[&str]) -> Child {
-    example("tokio_client").args(arguments).stdout(Stdio::piped()).spawn().unwrap()
+fn start(arguments: &[&str]) -> Ends {
+    Ends(example("tokio_client").args(arguments).stdout(Stdio::piped()).spawn().unwrap())
 }
 
 /// The numbers in the last line that it prints: acknowledged, sent again and given up.
-async fn report(child: Child) -> [usize; 3] {
-    let output = within(SOON, spawn_blocking(|| child.wait_with_output().unwrap())).await;
-    assert!(output.status.success());
-    let printed = String::from_utf8(output.stdout).unwrap();
+async fn report(child: Ends) -> [usize; 3] {
+    let printed = printed(child).await;
     let numbers = printed.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok());
     numbers.collect::<Vec<_>>().try_into().unwrap()
 }
