@@ -572,4 +572,22 @@ mod tests {
             assert_eq!(outbox.books().bytes, written as u64);
         }
     }
+
+    /// Kept here because an empty shelf in the line changes nothing that can be seen, but the memory.
+    #[test]
+    fn a_sink_that_goes_leaves_the_line() {
+        let codec = Config::new().max_message_size(1 << 20).codec().unwrap();
+        for (max, accepted) in [(1, 1), (usize::MAX, 2)] {
+            let (outbox, shelf) = (Outbox::new(Full, codec, Arc::default()), Shelf::new(Output::new(codec)));
+            pushed(&outbox, &[7; 1 << 16]);
+            let fed = outbox.feed(&shelf, |output| output.push(Bytes::from_static(b"fed")));
+            assert!(matches!(fed, Ok(Ok(_))));
+            let mut place = Place::default();
+            assert!(outbox.hand_over(&shelf, &mut place) && matches!(place.stage, Stage::InLine(_)));
+            assert_eq!((outbox.books().accepted, outbox.totals().accepted), (1, 2));
+            assert_eq!(outbox.part(&shelf, max).is_ok(), accepted == 2);
+            assert!(outbox.lock().line.is_empty());
+            assert_eq!(outbox.books().accepted, accepted);
+        }
+    }
 }
