@@ -396,11 +396,16 @@ impl Write {
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_written(cx))?;
+        Poll::Ready(self.fate())
+    }
+
+    /// Waits until what came through here is written, or has come back.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if !ready!(self.poll_hand_over(cx)) {
             return Poll::Ready(Err(Error::Closed { message: None }));
         }
-        ready!(self.shared.line.outbox().poll_written(&mut self.place, cx));
-        Poll::Ready(self.fate())
+        self.shared.line.outbox().poll_written(&mut self.place, cx).map(Ok)
     }
 
     /// Whether what came through here was sent, since that was asked last.
@@ -413,7 +418,8 @@ impl Write {
 
     /// Waits until all that came through here is acknowledged.
     pub(super) fn poll_barrier(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        ready!(self.poll_flush(cx))?;
+        ready!(self.poll_written(cx))?;
+        // Told when all are over, as until then others may come back.
         let _ = ready!(self.shared.line.outbox().poll_over(&mut self.place, cx));
         Poll::Ready(self.fate())
     }

@@ -336,8 +336,9 @@ impl Producer {
 
     /// Waits until what came through here is over: in a session, taken.
     fn poll_barrier(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        ready!(self.poll_flush(cx))?;
-        // Where some came back, its fate says so.
+        ready!(self.poll_hand_over(cx));
+        ready!(self.link.outbox.poll_written(&mut self.place, cx));
+        // Where some came back, its fate says so: told when all are over, as until then others may follow.
         let _ = ready!(self.link.outbox.poll_over(&mut self.place, cx));
         Poll::Ready(self.tell())
     }

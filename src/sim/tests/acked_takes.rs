@@ -413,3 +413,50 @@ fn sixty_kilobytes_of_replies_do_not_stop_the_reading_of_acknowledgements() {
         });
     }
 }
+
+/// One was refused before another was sent: until that is over as well, nobody can say what became of all.
+#[test]
+fn a_barrier_tells_what_came_back_when_all_is_over() {
+    Sim::default().run(async {
+        let mut deliveries = Listener::bind("127.0.0.1:0", config()).await.unwrap().deliveries();
+        let address = Address::from(deliveries.local_addr());
+        let take = async {
+            deliveries.next().await.unwrap().refuse();
+            let second = deliveries.next().await.unwrap();
+            testing::sleep(SECOND).await;
+            second.ack();
+            let third = deliveries.next().await.unwrap();
+            third.refuse();
+            let fourth = deliveries.next().await.unwrap();
+            testing::sleep(SECOND).await;
+            fourth.ack();
+            deliveries.next().await
+        };
+        let send = async {
+            let manager = Manager::new(config());
+            let mut letters = manager.dead_letters();
+            manager.dial(&address).await.unwrap();
+            let mut sink = manager.sink();
+            sink.send((address.clone(), message(0, 8))).await.unwrap();
+            assert_eq!(number(&letters.next().await.unwrap().message), 0);
+            sink.feed((address.clone(), message(1, 8))).await.unwrap();
+            let refused = sink.barrier().await.unwrap_err();
+            assert!(matches!(refused, Error::NotSent { .. }), "{refused:?}");
+            assert_eq!(manager.stats().total.acked, 1);
+            // The same of a connection.
+            let mut connection = Connection::dial(&address, config()).await.unwrap();
+            connection.send(message(2, 8)).await.unwrap();
+            while connection.take_in_doubt().is_empty() {
+                testing::sleep(SECOND / 100).await;
+            }
+            let start = testing::now();
+            connection.feed(message(3, 8)).await.unwrap();
+            let refused = connection.barrier().await.unwrap_err();
+            assert!(matches!(refused, Error::NotSent { .. }), "{refused:?}");
+            assert!(testing::now() - start >= SECOND, "the other is not over yet");
+            drop((manager, connection));
+        };
+        let both = testing::within(Some(100 * SECOND), futures::future::select(take.boxed_local(), send.boxed_local()));
+        assert!(both.await.is_some());
+    });
+}
