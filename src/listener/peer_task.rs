@@ -63,8 +63,9 @@ async fn serve(
 ) -> Option<Ended> {
     // Without a choice the listener is gone, and its tasks with it.
     let delivery = seat.chosen().await?;
+    // Most connections are idle, and wait for a message. On the heap is what few do, or do once: the others make no room for it.
     if let Handling::Connections = delivery {
-        hand_over(seat, member, stream, inbox).await;
+        hand_over(seat, member, stream, inbox).boxed().await;
         return None;
     }
     let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.plain_codec)));
@@ -72,13 +73,13 @@ async fn serve(
     let mut task = PeerTask { stream, member, slow, stalled, half_closed: false, seat };
     let end = match delivery {
         Handling::Callback(callback) => task.call(reader, callback.get()).await,
-        Handling::AsyncCallback(callback) => task.call_async(reader, callback.get()).await,
-        Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).await,
+        Handling::AsyncCallback(callback) => task.call_async(reader, callback.get()).boxed().await,
+        Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).boxed().await,
         Handling::Inbox | Handling::Connections => task.fill(reader, &mut inbox).await,
     };
     // It may have waited for room when it ended.
     inbox.leave();
-    let reason = task.finish(end).await;
+    let reason = task.finish(end).boxed().await;
     Some(Ended { seat: task.close(), reason, inbox })
 }
 
