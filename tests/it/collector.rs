@@ -12,7 +12,8 @@ use buffstreams::{Address, Backoff, Config, Listener, Manager, Outcome, Session}
 use futures::{SinkExt, StreamExt};
 use prost::Message;
 
-use crate::net::{Ends, SOON, example, printed, run, signal, until, within};
+use crate::net::{SOON, example, run, signal, until, within};
+use crate::processes::{Ends, printed};
 
 const SENSORS: [&str; 3] = ["roof", "cellar", "yard"];
 /// How many readings each of them has sent when the collector comes, is killed, has come back, and is told to end.

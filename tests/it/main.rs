@@ -42,6 +42,8 @@ mod orphans;
 mod panics;
 mod peers;
 mod pressure;
+#[cfg(any(feature = "prost", feature = "tokio"))]
+mod processes;
 mod proxy;
 mod reader;
 mod reconnect;

@@ -365,27 +365,6 @@ pub(crate) fn example(name: &str) -> Command {
     Command::new(built)
 }
 
-/// A process that ends with the test, if that fails before.
-pub(crate) struct Ends(pub(crate) Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What it has printed when it has ended.
-pub(crate) async fn printed(mut child: Ends) -> String {
-    let ended = async_std::task::spawn_blocking(move || {
-        let printed = io::read_to_string(child.0.stdout.take().unwrap()).unwrap();
-        (printed, child.0.wait().unwrap())
-    });
-    let (printed, status) = within(SOON, ended).await;
-    assert!(status.success(), "{status}: {printed}");
-    printed
-}
-
 /// Sends the process a signal.
 pub(crate) fn signal(child: &Child, name: &str) {
     let kill = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();

@@ -6,7 +6,8 @@ use std::process::Stdio;
 use buffstreams::{Bytes, Config, Listener, Peer, Session};
 use futures::StreamExt;
 
-use crate::net::{Ends, SOON, example, printed, run, within};
+use crate::net::{SOON, example, run, within};
+use crate::processes::{Ends, printed};
 
 const MESSAGES: usize = 1000;
 
