@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,7 +39,9 @@ pub(crate) struct Attached {
     slow: Deadline,
     /// Whether it tells of messages that are too old: not while its owner could not take them back.
     pub(crate) tells_expired: bool,
-    alarm: Option<(Instant, Alarm)>,
+    alarm: Option<Alarm>,
+    /// When it does, if it has not.
+    fires_at: Option<Instant>,
 }
 
 /// What there is to do for the owner of a session.
@@ -83,6 +85,7 @@ impl Attached {
             slow: Deadline::new(&config.runtime),
             tells_expired: true,
             alarm: None,
+            fires_at: None,
             stream,
             config: config.clone(),
         }
@@ -213,16 +216,17 @@ impl Attached {
             return Poll::Ready(Ok(()));
         }
         let Some(next) = next else { return Poll::Pending };
-        if self.alarm.as_ref().is_none_or(|(at, _)| *at > next) {
-            self.alarm = Some((next, self.runtime().timer(next)));
-        }
-        let Some((_, alarm)) = &mut self.alarm else { return Poll::Pending };
-        match Pin::new(alarm).poll(cx) {
-            Poll::Ready(()) => {
-                self.alarm = None;
-                Poll::Ready(Ok(()))
+        // One for as long as the connection stands: to set it again takes no memory.
+        if self.fires_at.is_none_or(|at| at > next) {
+            match &mut self.alarm {
+                Some(alarm) => alarm.reset(next),
+                none => *none = Some(self.config.runtime.timer(next)),
             }
-            Poll::Pending => Poll::Pending,
+            self.fires_at = Some(next);
         }
+        let Some(alarm) = &mut self.alarm else { return Poll::Pending };
+        ready!(Pin::new(alarm).poll(cx));
+        self.fires_at = None;
+        Poll::Ready(Ok(()))
     }
 }
