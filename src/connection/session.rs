@@ -363,7 +363,8 @@ impl Write {
 
     /// Whether only a poll can say what becomes of a message.
     pub(super) fn must_wait(&self) -> bool {
-        self.full && !self.is_closed()
+        // The session's task may have handed it over since.
+        self.full && self.shelf.held().1 >= HIGH_WATER && !self.is_closed()
     }
 
     fn is_closed(&self) -> bool {
