@@ -351,13 +351,14 @@ impl Wake for Desk {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
     use std::thread;
 
     use async_std::task;
-    use futures::StreamExt;
+    use futures::{AsyncReadExt, StreamExt};
 
     use super::*;
-    use crate::{AsyncStd, Config, Connection, Listener, WireFormat};
+    use crate::{AsyncStd, Backoff, Config, Connection, Listener, WireFormat};
 
     const LINGER: Duration = Duration::from_millis(5);
     /// Longer than anything here takes, where it does not wait for ever.
@@ -416,6 +417,41 @@ mod tests {
             fmt::Write::write_fmt(&mut Paper, format_args!("{write:?}")).unwrap();
             let came = async_std::future::timeout(LONG, listener.next()).await;
             assert_eq!(came.expect("nobody called the task").unwrap().1, "first");
+        });
+    }
+
+    /// The delays are code of the program, which may want what a thread has that asks the connection for something.
+    #[test]
+    fn the_delays_of_a_backoff_are_not_asked_for_under_a_lock() {
+        let ((asked, is_asked), (free, is_free)) = (channel(), channel());
+        let is_free: Lock<Receiver<()>> = Lock::new(is_free);
+        let backoff = Backoff::from_fn(move || {
+            let _ = asked.send(());
+            let _ = is_free.lock().recv_timeout(LONG);
+            std::iter::repeat(LONG)
+        });
+        task::block_on(async {
+            let listener = async_std::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut connection = Connection::dial(address, config().reconnect(backoff)).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            drop(listener);
+            connection.feed(Bytes::from_static(b"first")).await.unwrap();
+            far.read_exact(&mut [0; 9]).await.unwrap();
+            drop(far);
+            thread::sleep(20 * LINGER);
+            connection.feed(Bytes::from_static(b"second")).await.unwrap();
+            is_asked.recv_timeout(LONG).unwrap();
+            let (done, is_done) = channel();
+            let taking = thread::spawn(move || {
+                connection.take_unsent();
+                let _ = done.send(());
+                connection
+            });
+            let took = is_done.recv_timeout(LONG / 5);
+            let _ = free.send(());
+            drop(taking.join());
+            took.expect("it waits for the program's own code");
         });
     }
 }
