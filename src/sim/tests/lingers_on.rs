@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use super::lingers::{LINGER, byte, in_session, listening};
+use super::lingers::{LINGER, byte, frames, in_session, listening};
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
 use crate::sim::testing::{self, Acceptor, Sim, elapsed};
 use crate::{Connection, Error, Manager};
@@ -94,4 +94,40 @@ fn a_connection_in_a_session_that_is_only_tried_is_let_in_when_its_batch_has_gon
         assert_eq!(elapsed(), began);
         drop(receiving);
     });
+}
+
+/// What an accepted connection of a session is fed while its peer is away is sent when it is back.
+#[test]
+fn what_lingers_in_a_session_without_a_connection_goes_to_the_next() {
+    Sim::default().run(async {
+        let config = in_session().linger(LINGER);
+        let (listener, address) = listening(config.clone()).await;
+        let mut connections = listener.connections();
+        let mut dialed = Connection::dial(address, config).await.unwrap();
+        let mut accepted = connections.next().await.unwrap();
+        for round in 0..3 {
+            testing::reset_newest();
+            accepted.feed(byte(round)).await.unwrap();
+            let came = testing::within(Some(10 * SECOND), dialed.next()).await;
+            assert_eq!(came.expect("it is sent").unwrap().unwrap(), byte(round));
+            testing::reset_newest();
+            dialed.feed(byte(round)).await.unwrap();
+            let came = testing::within(Some(10 * SECOND), accepted.next()).await;
+            assert_eq!(came.expect("it is sent").unwrap().unwrap(), byte(round));
+        }
+    });
+}
+
+/// The connection is up and idle: what nobody flushes is sent before it is too old, however long it may linger.
+#[test]
+fn what_lingers_is_sent_before_it_is_too_old() {
+    for ttl in [LINGER / 2, LINGER, 2 * LINGER] {
+        Sim::default().run(async {
+            let (manager, address, _acceptor, mut far) = dialed(config().message_ttl(ttl)).await;
+            let mut sink = manager.sink();
+            sink.feed((address, byte(1))).await.unwrap();
+            let sent = testing::within(Some(SECOND), frames(&mut far, 1)).await;
+            assert_eq!((sent, manager.stats().total.dead_lettered), (Some(vec![1]), 0), "{ttl:?}");
+        });
+    }
 }
