@@ -131,3 +131,20 @@ fn what_lingers_is_sent_before_it_is_too_old() {
         });
     }
 }
+
+/// Whoever never takes back what came back holds no more than a queue does.
+#[test]
+fn a_connection_in_a_session_that_nobody_takes_from_is_bounded() {
+    const QUEUE: usize = 256 << 10;
+    Sim::default().run(async {
+        let config = in_session().queue_bytes(QUEUE);
+        let (listener, address) = listening(config.clone()).await;
+        let mut connection = Connection::dial(address, config).await.unwrap();
+        drop(listener);
+        for _ in 0..1000 {
+            let _ = connection.send(Bytes::from_static(&[7; 4000])).await;
+        }
+        let held = connection.take_unsent().len() + connection.take_in_doubt().len();
+        assert!(held * 4000 <= 2 * QUEUE, "{held} messages, at {:?}", elapsed());
+    });
+}
