@@ -361,9 +361,8 @@ impl Write {
         copied.inspect(|bytes| self.full = *bytes >= HIGH_WATER).is_some()
     }
 
-    /// Whether only a poll can say what becomes of a message.
+    /// Whether only a poll can say what becomes of a message: not where the session's task has handed over what was here.
     pub(super) fn must_wait(&self) -> bool {
-        // The session's task may have handed it over since.
         self.full && self.shelf.held().1 >= HIGH_WATER && !self.is_closed()
     }
 

@@ -192,7 +192,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.expired();
         // What is accepted after this look is due later.
         let elsewhere = state.lingering.oldest().unwrap_or(now);
-        let Some(ttl) = self.rules.ttl.as_ref().map(|ttl| ttl.after) else { return None };
+        let ttl = self.rules.ttl.as_ref()?.after;
         let overdue = now.saturating_duration_since(elsewhere) >= ttl;
         // What is too old already comes back when its sink hands it over, and not before: it is looked for now and then.
         let again = (ttl / LOOKS).max(TICK);
