@@ -289,7 +289,8 @@ impl Config {
     /// It concerns `feed`, `try_feed` and `start_send` without a flush behind them: what is fed within this time goes out
     /// together, as small messages should, and a message that nobody flushes goes out all the same. A flush does not wait for
     /// it. The time begins with the first message that a sink has for an address, and all that has come by its end go with
-    /// that; where the queue of the address is full then, they wait for room in turn, as a flush does. Off, what was
+    /// that; where the queue of the address is full then, they wait for room in turn, as a flush does. With
+    /// [`message_ttl`](Self::message_ttl) it is half of that at the most. Off, what was
     /// fed goes with a flush, with a full batch, when the sink is dropped, or when the address is closed.
     ///
     /// It costs a manager a timer for each address, which is set while something is fed, once in this time at the most. A

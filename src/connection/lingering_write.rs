@@ -84,10 +84,15 @@ impl Lingering {
     }
 
     pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
-        let mut half = self.desk.half.lock();
-        let Some(half) = &mut *half else { return Vec::new() };
-        self.desk.take_in(half);
-        half.take_unsent()
+        let unsent = match &mut *self.desk.half.lock() {
+            Some(half) => {
+                self.desk.take_in(half);
+                half.take_unsent()
+            }
+            None => Vec::new(),
+        };
+        self.desk.leave(Who::Program, false);
+        unsent
     }
 
     /// A close has all its time again.
@@ -95,6 +100,7 @@ impl Lingering {
         if let Some(half) = &mut *self.desk.half.lock() {
             half.closing().clear();
         }
+        self.desk.leave(Who::Program, false);
     }
 
     pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
@@ -107,11 +113,12 @@ impl Lingering {
         self.feed(message, Plain::try_feed, |behind, message| behind.push_copy(message).map(|()| true))
     }
 
-    pub(super) fn start_send(&mut self, message: Bytes) -> Result<(), Error> {
+    pub(super) fn start_send(&mut self, mut message: Bytes) -> Result<(), Error> {
         if self.closed {
             return Err(Error::Closed { message: Some(message.into()) });
         }
-        self.feed(message, |half, message| half.start_send_unpin(message), |behind, message| behind.push(message))
+        // Where it is copied it is dropped here, and not under a lock.
+        self.feed(&mut message, |half, message| half.push_with(|output| output.push_from(message)), Output::push_from)
     }
 
     /// Accepts the message that `push` puts behind the others.
@@ -123,10 +130,8 @@ impl Lingering {
 
     /// Whether only a poll can say what becomes of a message.
     pub(super) fn must_wait(&self) -> bool {
-        match self.desk.half.try_lock() {
-            Some(half) => half.as_ref().is_some_and(Plain::must_wait),
-            None => self.desk.state.lock().behind.len() >= HIGH_WATER,
-        }
+        let must_wait = self.desk.look_at(|half| half.as_ref().is_some_and(Plain::must_wait));
+        must_wait.unwrap_or_else(|| self.desk.state.lock().behind.len() >= HIGH_WATER)
     }
 
     /// Accepts a message: with the half, or behind what the task writes with it.
@@ -137,17 +142,21 @@ impl Lingering {
         put: impl FnOnce(&mut Output, M) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let desk = &self.desk;
-        let Some(mut half) = desk.half.try_lock() else {
+        let Some(mut guard) = desk.half.try_lock() else {
             let fed = put(&mut desk.state.lock().behind, message)?;
             desk.fed(false);
             return Ok(fed);
         };
-        let Some(half) = &mut *half else { return put(&mut Output::new(self.shared.codec), message) };
+        let Some(half) = &mut *guard else { return put(&mut Output::new(self.shared.codec), message) };
         desk.take_in(half);
         let is_first = half.is_empty();
-        let fed = feed(half, message)?;
-        desk.fed(is_first);
-        Ok(fed)
+        let fed = feed(half, message);
+        drop(guard);
+        match &fed {
+            Ok(_) => desk.fed(is_first),
+            Err(_) => desk.leave(Who::Program, false),
+        }
+        fed
     }
 
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -178,10 +187,9 @@ impl Drop for Lingering {
 
 impl fmt::Debug for Lingering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.desk.half.try_lock().as_deref() {
-            Some(Some(half)) => half.fmt(f),
-            _ => f.debug_struct("WriteHalf").field("state", &"lingering").finish_non_exhaustive(),
-        }
+        let shown = self.desk.look_at(|half| half.as_ref().map(|half| half.fmt(f)));
+        let other = || f.debug_struct("WriteHalf").field("state", &"lingering").finish_non_exhaustive();
+        shown.flatten().unwrap_or_else(other)
     }
 }
 
@@ -210,7 +218,14 @@ impl Desk {
         polled
     }
 
-    /// The half is free.
+    /// As the program, which does not wait: looks at the half, unless the task has it.
+    fn look_at<T>(&self, look: impl FnOnce(&Option<Plain>) -> T) -> Option<T> {
+        let seen = look(&*self.half.try_lock()?);
+        self.leave(Who::Program, false);
+        Some(seen)
+    }
+
+    /// The half is free: who has come for it meanwhile is called.
     fn leave(&self, who: Who, is_done: bool) {
         let mut state = self.state.lock();
         let [mine, other] = match who {
@@ -246,15 +261,17 @@ impl Desk {
         }
     }
 
-    /// Something was fed, and is the first that is pending. The task comes in time.
+    /// Something was fed, and is the first that is pending. The task comes in time; and at once, if it has come for the half while
+    /// the program had that.
     fn fed(&self, is_first: bool) {
         let mut state = self.state.lock();
         if is_first || state.since.is_none() {
             state.since = Some(self.runtime.now());
         }
-        if state.look.is_none() {
+        let wants = mem::take(&mut state.parties[Who::Task as usize].wants);
+        if state.look.is_none() || wants {
             // What is further away than the clock can tell never comes.
-            state.look = state.since.and_then(|since| since.checked_add(self.linger));
+            state.look = state.look.or_else(|| state.since.and_then(|since| since.checked_add(self.linger)));
             let task = state.parties[Who::Task as usize].waker.take();
             drop(state);
             let _ = task.map(foreign::wake);
@@ -329,5 +346,76 @@ impl Wake for Desk {
         for waker in wakers.into_iter().flatten() {
             let _ = foreign::wake(waker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use async_std::task;
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::{AsyncStd, Config, Connection, Listener, WireFormat};
+
+    const LINGER: Duration = Duration::from_millis(5);
+    /// Longer than anything here takes, where it does not wait for ever.
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn config() -> Config {
+        Config::new().runtime(AsyncStd::default()).wire_format(WireFormat::u32_be()).linger(LINGER)
+    }
+
+    /// A message whose memory takes its time when it is let go.
+    struct Slow;
+
+    impl AsRef<[u8]> for Slow {
+        fn as_ref(&self) -> &[u8] {
+            b"slow"
+        }
+    }
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            thread::sleep(20 * LINGER);
+        }
+    }
+
+    /// With real threads: the task comes while the program is in the middle of a `feed`.
+    #[test]
+    fn what_was_fed_is_sent_where_the_task_came_in_the_middle_of_a_feed() {
+        task::block_on(async {
+            let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let mut connection = Connection::dial(listener.local_addr(), config()).await.unwrap();
+            connection.feed(Bytes::from_static(b"first")).await.unwrap();
+            connection.feed(Bytes::from_owner(Slow)).await.unwrap();
+            let came = async_std::future::timeout(LONG, listener.next()).await;
+            assert_eq!(came.expect("nobody called the task").unwrap().1, "first");
+        });
+    }
+
+    /// Where it takes its time to write.
+    struct Paper;
+
+    impl fmt::Write for Paper {
+        fn write_str(&mut self, _: &str) -> fmt::Result {
+            thread::sleep(20 * LINGER);
+            Ok(())
+        }
+    }
+
+    /// The same where the program only looks, and that takes long.
+    #[test]
+    fn what_was_fed_is_sent_where_the_task_came_while_the_program_had_the_half() {
+        task::block_on(async {
+            let mut listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let connection = Connection::dial(listener.local_addr(), config()).await.unwrap();
+            let (_read, mut write) = connection.split();
+            write.feed(Bytes::from_static(b"first")).await.unwrap();
+            fmt::Write::write_fmt(&mut Paper, format_args!("{write:?}")).unwrap();
+            let came = async_std::future::timeout(LONG, listener.next()).await;
+            assert_eq!(came.expect("nobody called the task").unwrap().1, "first");
+        });
     }
 }

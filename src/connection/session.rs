@@ -361,9 +361,9 @@ impl Write {
         copied.inspect(|bytes| self.full = *bytes >= HIGH_WATER).is_some()
     }
 
-    /// Whether only a poll can say what becomes of a message.
+    /// Whether only a poll can say what becomes of a message: not where the session's task has handed over what was here.
     pub(super) fn must_wait(&self) -> bool {
-        self.full && !self.is_closed()
+        self.full && self.shelf.held().1 >= HIGH_WATER && !self.is_closed()
     }
 
     fn is_closed(&self) -> bool {

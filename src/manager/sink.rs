@@ -165,8 +165,9 @@ impl ManagerSink {
 
     /// Whether only a poll can say what becomes of a message.
     pub(crate) fn must_wait(&self) -> bool {
-        // No address but the last can have collected a whole hand-over: it was the last when its last message came.
-        self.full
+        // No address but the last can have collected a whole hand-over: it was the last when its last message came. Its task may
+        // have handed that over since, or a flush.
+        self.full && self.producers.get(self.last).is_some_and(|last| last.shelf.held().1 >= self.batch)
     }
 
     /// Accepts the message that `push` puts behind the others.

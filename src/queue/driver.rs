@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::mem;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::io::AsyncWrite;
@@ -17,6 +17,9 @@ use crate::framed::Writer;
 
 /// How many batches it writes before it lets other tasks run.
 const BATCHES_IN_A_ROW: u32 = 16;
+/// How often in a `message_ttl` it looks for what is too old and not handed over, and how long it waits at least between.
+const LOOKS: u32 = 64;
+const TICK: Duration = Duration::from_millis(1);
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
     /// Registers the driver: it is woken when the queue is stalled.
@@ -189,6 +192,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         state.expired();
         // What is accepted after this look is due later.
         let elsewhere = state.lingering.oldest().unwrap_or(now);
+        let ttl = self.rules.ttl.as_ref()?.after;
+        let overdue = now.saturating_duration_since(elsewhere) >= ttl;
+        // What is too old already comes back when its sink hands it over, and not before: it is looked for now and then.
+        let again = (ttl / LOOKS).max(TICK);
+        let elsewhere = if overdue { now.checked_sub(ttl).map_or(now, |due| due + again) } else { elsewhere };
         state.books.next_expiry(elsewhere)
     }
 

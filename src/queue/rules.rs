@@ -28,10 +28,10 @@ pub(crate) struct Ttl {
 }
 
 impl<W> Rules<W> {
-    /// How long what a sink has fed may wait until it is handed over: not longer than it may be held at all.
+    /// How long what a sink has fed may wait until it is handed over: not so long that it is too old by that.
     pub(crate) fn linger(&self) -> Option<Duration> {
         let linger = self.linger?;
-        Some(self.ttl.as_ref().map_or(linger, |ttl| linger.min(ttl.after)))
+        Some(self.ttl.as_ref().map_or(linger, |ttl| linger.min(ttl.after / 2)))
     }
 
     /// What time it is, in a session and for what lingers.

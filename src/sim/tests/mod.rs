@@ -28,6 +28,7 @@ mod interleavings;
 mod letters;
 mod lingering_connections;
 mod lingers;
+mod lingers_on;
 mod loans;
 mod open;
 mod outages;
