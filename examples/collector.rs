@@ -46,7 +46,7 @@ async fn store(listener: Listener, mut file: File) -> Result<u64, BoxError> {
     let (mut readings, mut stored) = (listener.typed(Prost::<Reading>::new()), 0);
     // What does not decode is refused: its sender has it back.
     while let Some((_peer, Reading { sensor, number, celsius })) = readings.next().await {
-        // In one write: a process that is killed leaves no half of a line.
+        // In one write, so that a process that is killed does not leave a part of the line.
         file.write_all(format!("{sensor} {number} {celsius}\n").as_bytes())?;
         stored += 1;
     }

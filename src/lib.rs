@@ -81,7 +81,8 @@
 //! - The end that dialed looks before each write, also of what is left of a batch, whether the peer has closed, so that it does
 //!   not write to a dead socket. It cannot notice an end that has not arrived: that of a peer that closes in the same moment, or
 //!   one behind more unread replies than the kernel has room for. On other systems than Linux and Android, any reply that a
-//!   [`Connection`] has not read hides it.
+//!   [`Connection`] has not read hides it. In a session it does not look: what went to a dead socket is sent again, or is in
+//!   doubt if the receiver was started anew.
 //! - Without [`Config::reconnect`], the first attempt to open the connection again decides. With it, messages are held, up
 //!   to [`Config::queue_bytes`], until it succeeds or gives up; older ones than [`Config::message_ttl`] come back before.
 //! - Dead letters that were not asked for are counted ([`ManagerStats::lost`]), with an event. A program that asks for them and

@@ -268,6 +268,7 @@ pub enum Error {
     /// The handshake of an acknowledged session with the end that was dialed failed. That of TLS, where there is one,
     /// was done before.
     #[error("no session with {address}: {kind}")]
+    #[non_exhaustive]
     Handshake {
         /// The address, as it was given.
         address: Address,
@@ -277,6 +278,7 @@ pub enum Error {
 
     /// A session is lost, and cannot be resumed. The next one starts anew, with what was not sent.
     #[error("the session is lost, with {in_doubt} in doubt: {why}")]
+    #[non_exhaustive]
     SessionLost {
         /// How many messages were sent in it and not acknowledged. Each of them may or may not have been taken, and none is
         /// sent again.
@@ -287,6 +289,7 @@ pub enum Error {
 
     /// The message was sent, and the program at the other end refused it. Its session goes on.
     #[error("the program at the other end refused it")]
+    #[non_exhaustive]
     Refused {
         /// The message that was refused, where the operation had one.
         message: Option<Unsent>,
@@ -295,6 +298,7 @@ pub enum Error {
     /// The message was sent, and it is no longer known whether the program at the other end has taken it. It is not
     /// sent again: if it was taken, that would be twice.
     #[error("it may or may not have been taken: {}", Doubt(why))]
+    #[non_exhaustive]
     InDoubt {
         /// The message that is in doubt, where the operation had one.
         message: Option<Unsent>,

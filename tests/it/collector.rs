@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_std::task::spawn;
 use buffstreams::typed::Prost;
-use buffstreams::{Address, Backoff, Config, Listener, Manager, Outcome, Session};
+use buffstreams::{Address, Backoff, Config, Listener, Manager, ManagerEvent, Outcome, Session};
+use futures::future::ready;
 use futures::{SinkExt, StreamExt};
 use prost::Message;
 
@@ -43,7 +44,9 @@ fn start(address: &Address, file: &Path) -> Ends {
 
 fn stored(file: &Path) -> Vec<Name> {
     let lines = fs::read_to_string(file).unwrap_or_default();
-    let fields = lines.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    // What is read while it is written may end inside a line.
+    let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let fields = whole.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields.map(|fields| (fields[0].to_owned(), fields[1].parse().unwrap())).collect()
 }
 
@@ -85,6 +88,7 @@ fn the_collector_has_what_was_acknowledged_though_it_comes_late_is_killed_and_is
             spawn(letters.collect::<BTreeMap<Name, bool>>())
         });
         let letters: Vec<_> = letters.collect();
+        let mut events: Vec<_> = managers.iter().map(Manager::events).collect();
         for manager in &managers {
             manager.open(&address).unwrap();
         }
@@ -97,6 +101,10 @@ fn the_collector_has_what_was_acknowledged_though_it_comes_late_is_killed_and_is
         sensors.send(STEPS[1]).await;
         until(SOON, || stored(&file).len() > early);
         drop(first); // By SIGKILL.
+        // What is sent before its end is noticed would be in doubt as well.
+        for events in &mut events {
+            within(SOON, events.any(|event| ready(matches!(event, ManagerEvent::Broken { .. })))).await;
+        }
         let before = stored(&file).len();
         sensors.send(STEPS[2]).await;
 

@@ -221,7 +221,12 @@ fn halves_work_in_two_tasks() {
         let address = listener.local_addr().ip().unwrap();
         let (incoming, outgoing) = listener.split();
         let _echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
-        let (mut read, mut write) = Connection::dial(address, config()).await.unwrap().split();
+        let connection = Connection::dial(address, config()).await.unwrap();
+        let ends = [connection.local_addr().unwrap(), connection.peer_addr().unwrap()];
+        assert_eq!(ends[1], address);
+        let (mut read, mut write) = connection.split();
+        assert_eq!([read.local_addr().unwrap(), read.peer_addr().unwrap()], ends);
+        assert_eq!([write.local_addr().unwrap(), write.peer_addr().unwrap()], ends);
         let sending = async_std::task::spawn(async move {
             for n in 0..MESSAGES {
                 write.feed(numbered(n, 8 + n as usize % 9000)).await.unwrap();

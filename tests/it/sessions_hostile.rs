@@ -484,7 +484,7 @@ fn a_dialer_says_what_is_wrong_with_an_answer() {
         ];
         for (answer, expected) in over {
             match dialed(answer).await {
-                Error::SessionLost { in_doubt: 0, why } => assert_eq!(why, expected),
+                Error::SessionLost { in_doubt: 0, why, .. } => assert_eq!(why, expected),
                 other => panic!("{expected}: {other:?}"),
             }
         }

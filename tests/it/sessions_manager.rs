@@ -73,7 +73,7 @@ fn what_is_refused_is_told_to_its_writer_and_to_the_next_barrier() {
             _ => Ok(()),
         });
         let error = within(SOON, manager.write(address.clone(), "bad".into())).await.unwrap_err();
-        assert!(matches!(&error, Error::Refused { message: Some(_) }), "{error:?}");
+        assert!(matches!(&error, Error::Refused { message: Some(_), .. }), "{error:?}");
         assert!(error.into_unsent().is_none(), "it was sent");
         let mut sink = manager.sink();
         feed(&mut sink, &address, &["good", "bad", "good"]).await;
@@ -103,11 +103,13 @@ fn what_a_listener_that_is_gone_may_have_taken_is_in_doubt() {
         drop(listener);
         let again = Listener::bind(address.clone(), config()).await.unwrap();
         let error = within(SOON, write).await.unwrap_err();
-        let Error::InDoubt { message: Some(message), why: Some(Loss::Restarted) } = error else { panic!("{error}") };
+        let Error::InDoubt { message: Some(message), why: Some(Loss::Restarted), .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(message.into_inner(), "two");
         let error = within(SOON, sink.barrier()).await.unwrap_err();
         let Error::NotSent { source, .. } = error else { panic!("{error}") };
-        assert!(matches!(*source, Error::SessionLost { in_doubt: 2, why: Loss::Restarted }), "{source}");
+        assert!(matches!(*source, Error::SessionLost { in_doubt: 2, why: Loss::Restarted, .. }), "{source}");
         let letter = next(&mut letters).await.unwrap();
         assert_eq!((letter.outcome, letter.message), (Outcome::InDoubt, "one".into()));
         // What follows goes on in another session.

@@ -219,6 +219,32 @@ fn no_file_has_two_purposes() {
     }
 }
 
+/// So a field that is added breaks no program. Variants that programs compare with a value of their own are not among these.
+#[test]
+fn errors_events_and_reasons_may_get_more_fields() {
+    for (file, name) in [
+        ("error/mod.rs", "Error"),
+        ("observe/events.rs", "Event"),
+        ("observe/events.rs", "ManagerEvent"),
+        ("observe/events.rs", "Reason"),
+    ] {
+        let source = source(file);
+        let (_, variants) = source.split_once(&format!("\npub enum {name} {{\n")).unwrap();
+        let (variants, _) = variants.split_once("\n}\n").unwrap();
+        let mut attribute = "";
+        let mut with_fields = 0;
+        for line in variants.lines() {
+            let indented = line.strip_prefix("    ").unwrap_or_default();
+            if indented.starts_with(char::is_uppercase) && indented.ends_with('{') {
+                assert_eq!(attribute, "#[non_exhaustive]", "{name}::{indented}");
+                with_fields += 1;
+            }
+            attribute = indented;
+        }
+        assert!(with_fields >= 2, "{name} has {with_fields}");
+    }
+}
+
 #[test]
 fn nothing_waits_by_sleeping() {
     // Three places look again and again at what only the system can tell; four peers or consumers are slow.
