@@ -153,7 +153,8 @@ impl WriteHalf {
     /// that the next write does not send them. While the connection is open it has none to give back.
     ///
     /// With [`Config::session`](crate::Config::session), these are the messages that no connection was ever given whole, when
-    /// the attempts to open one were given up: the other end has none of them.
+    /// the attempts to open one were given up: the other end has none of them. What came back is held until it is taken, by
+    /// this or by [`take_in_doubt`](Self::take_in_doubt), and nothing bounds it: take it after each error.
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
         match &mut self.0 {
             Write::Plain(write) => write.take_unsent(),

@@ -3,6 +3,7 @@
 
 mod halves;
 mod inlet;
+mod line;
 mod lingering_write;
 mod plain_read;
 mod plain_write;
@@ -31,8 +32,8 @@ use crate::transport;
 use crate::wire::Codec;
 pub use halves::{ReadHalf, WriteHalf};
 pub(crate) use inlet::{Batch, Inlet};
+pub(crate) use line::Line;
 pub(crate) use returned::Returned;
-pub(crate) use session::Line;
 pub(crate) use socket::OnEnd;
 use socket::{Origin, Shared};
 

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 
 use super::inlet::{Batch, Came, Inlet};
+use super::line::Line;
 use super::returned::Returned;
 use crate::config::Config;
 use crate::deadline::Deadline;
@@ -26,30 +27,6 @@ use crate::runtime::Task;
 use crate::session::{Control, ErrorCode, Settled};
 use crate::transport;
 use crate::wire::{Codec, Decoder, Frames, Output};
-
-/// The session of a connection, whoever has made it.
-pub(crate) trait Line: Send + Sync + 'static {
-    fn outbox(&self) -> &Outbox<transport::Stream>;
-    /// The connection that it has now, if it has one.
-    fn stream(&self) -> Option<transport::Stream>;
-    /// Ends it at once.
-    fn cut(&self);
-}
-
-impl Line for Link {
-    fn outbox(&self) -> &Outbox<transport::Stream> {
-        &self.outbox
-    }
-
-    fn stream(&self) -> Option<transport::Stream> {
-        self.socket.stream()
-    }
-
-    fn cut(&self) {
-        self.outbox.end();
-        self.socket.shut();
-    }
-}
 
 /// What the halves have in common. The session ends with the last of them.
 pub(super) struct Shared {
