@@ -104,9 +104,9 @@ impl Attached {
         self.reader.take()
     }
 
-    /// Reads, where it `reads`, writes, and keeps the time, until there is something to do for the session's owner.
+    /// Reads, where it `reads`, writes, and keeps the time, until there is something to do for the session's owner. The owner is
+    /// the outbox's driver, and has registered before it looked at anything: what changes after a look must call it again.
     pub(crate) fn poll(&mut self, outbox: &Outbox<Stream>, reads: bool, cx: &mut Context<'_>) -> Poll<Came> {
-        outbox.set_driver(cx.waker());
         for _ in 0..CONTROLS_IN_A_ROW {
             let lingers = outbox.hand_over_due();
             let driven = outbox.poll_drive(cx);

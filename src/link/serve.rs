@@ -29,6 +29,8 @@ impl LinkTask {
     fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Error>> {
         let Up::Session(mut attached) = mem::replace(&mut self.up, Up::Down) else { return Poll::Pending };
         let link = self.link.clone();
+        // First, so that it is called for what is closed after it has looked.
+        link.outbox.set_driver(cx.waker());
         let turn = loop {
             attached.tells_expired = self.poll_buried(cx).is_ready();
             if link.outbox.is_closed() {

@@ -281,6 +281,8 @@ impl SessionTask {
 
     /// Serves a connection until it ends.
     fn poll_serve(&mut self, attached: &mut Attached, epoch: u32, cx: &mut Context<'_>) -> Poll<End> {
+        // First, so that it is called for what is offered or closed after it has looked.
+        self.member.outbox.set_driver(cx.waker());
         for _ in 0..BATCHES_IN_A_ROW {
             if let Some(end) = self.called(epoch) {
                 return Poll::Ready(end);

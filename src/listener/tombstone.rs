@@ -50,6 +50,7 @@ pub(crate) async fn serve(
 
 /// Waits until the connection ends.
 fn poll_end(attached: &mut Attached, outbox: &Outbox<Stream>, cx: &mut Context<'_>) -> Poll<Result<(), Violation>> {
+    outbox.set_driver(cx.waker());
     loop {
         match std::task::ready!(attached.poll(outbox, true, cx)) {
             Came::Control | Came::Untaken(_) | Came::Expired => {}
