@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{HeaderMap, header};
-use buffstreams::{Address, Limit, Manager, Outcome, chain};
+use buffstreams::{Address, Limit, Manager, Outcome, Route, chain};
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
@@ -44,7 +45,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// An address that is not open is dialed. What a manager does about a connection that breaks, [`Config::reconnect`] for one, it
 /// does here too; meanwhile JetStream is told that the message is still worked on.
 ///
-/// Messages to one address are written in the order in which the consumer has them, as far as none has to be tried again.
+/// Messages to one address are written in the order in which the consumer has them, as far as none has to be tried again, or goes
+/// to another address of a [`routed`](Self::routed) egress.
 ///
 /// [`Config::reconnect`]: buffstreams::Config::reconnect
 pub struct Egress {
@@ -65,6 +67,8 @@ type PayloadOf = Box<dyn Fn(&Message) -> Bytes + Send + Sync>;
 enum To {
     Fixed(Address),
     By(AddressOf),
+    /// To one of several, or all of them. It counts the messages.
+    Route(Route, AtomicUsize),
     /// Where its headers say, as those of a letter.
     Headers,
 }
@@ -173,6 +177,23 @@ impl Egress {
         address: impl Fn(&[u8]) -> Address + Send + Sync + 'static,
     ) -> Self {
         Self::with(consumer, manager, To::By(Box::new(address)))
+    }
+
+    /// An egress to the addresses of a [`Route`], each of which is dialed when it is needed.
+    ///
+    /// - Of [`failover`](Route::failover), [`round_robin`](Route::round_robin) and [`by_key`](Route::by_key), a message is offered
+    ///   to one address after the other, in that [order](Route::order), until one has taken it. Those that are
+    ///   [down](buffstreams::Health::Down) are asked last. It moves on only if it was not sent: one that is in doubt, was
+    ///   refused or is too old is [`Undelivered`] at once, with this address; one that nobody took, with the last.
+    /// - A [`broadcast`](Route::broadcast) is acknowledged when all have it. Where one does not, the message is [`Undelivered`] with
+    ///   this address; when it comes again, it goes to all once more.
+    ///
+    /// # Panics
+    ///
+    /// If the route has no address.
+    pub fn routed(consumer: PullConsumer, manager: Manager, route: Route) -> Self {
+        assert!(!route.addresses().is_empty(), "an egress needs an address");
+        Self::with(consumer, manager, To::Route(route, AtomicUsize::new(0)))
     }
 
     pub(crate) fn of_letters(consumer: PullConsumer, manager: Manager) -> Self {
@@ -305,22 +326,10 @@ impl Egress {
 
     /// Writes one, and tells JetStream.
     async fn deliver(&self, message: Message, lease: Duration) {
-        let address = self.address(&message);
-        let result = match &address {
-            Ok(address) => match call("the function of what is written", || (self.payload)(&message)) {
-                Ok(payload) => keep(&message, lease, self.writer.write(address, payload)).await,
-                Err(error) => Err(error),
-            },
-            Err(_) => Ok(()),
-        };
-        let (address, result) = match address {
-            Ok(address) => (Some(address), result),
-            Err(error) => (None, Err(error)),
-        };
         let counts = &self.handle.counts;
-        let (count, ack) = match result {
+        let (count, ack) = match self.write(&message, lease).await {
             Ok(()) => (&counts.written, AckKind::Ack),
-            Err(error) => self.failed(&message, lease, address.as_ref(), &error).await,
+            Err((address, error)) => self.failed(&message, lease, address.as_ref(), &error).await,
         };
         match message.ack_with(ack).await {
             Ok(()) => {
@@ -331,12 +340,60 @@ impl Egress {
         }
     }
 
-    fn address(&self, message: &Message) -> Result<Address, Error> {
+    /// Writes one. The error comes with the address that has not taken it, if that could be told.
+    async fn write(&self, message: &Message, lease: Duration) -> Result<(), (Option<Address>, Error)> {
+        let addresses = self.addresses(message).map_err(|error| (None, error))?;
+        let payload = call("the function of what is written", || (self.payload)(message))
+            .map_err(|error| (addresses.first().cloned(), error))?;
+        let written = async {
+            match &self.to {
+                To::Route(route, _) if route.is_broadcast() => self.write_to_all(&addresses, payload).await,
+                _ => self.write_to_one(addresses, payload).await,
+            }
+        };
+        keep(message, lease, written).await.map_err(|(address, error)| (Some(address), error))
+    }
+
+    /// Where it goes, the first choice first.
+    fn addresses(&self, message: &Message) -> Result<Vec<Address>, Error> {
         match &self.to {
-            To::Fixed(address) => Ok(address.clone()),
-            To::By(f) => call("the function of the address", || f(&message.payload)),
-            To::Headers => letters::address(message.headers.as_ref()),
+            To::Fixed(address) => Ok(vec![address.clone()]),
+            To::By(f) => call("the function of the address", || vec![f(&message.payload)]),
+            To::Route(route, turn) => {
+                let turn = turn.fetch_add(1, Relaxed);
+                let mut order = call("the function of the key", || route.order(&message.payload, turn))?;
+                // Stable: those that are not down stay in their order.
+                order.sort_by_cached_key(|address| self.writer.is_down(address));
+                Ok(order)
+            }
+            To::Headers => letters::address(message.headers.as_ref()).map(|address| vec![address]),
         }
+    }
+
+    /// Offers it to one address after the other, as long as it was not sent.
+    async fn write_to_one(&self, addresses: Vec<Address>, payload: Bytes) -> Result<(), (Address, Error)> {
+        let mut failed = None;
+        for address in addresses {
+            match self.writer.write(&address, payload.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    let may_move = may_move(&error);
+                    failed = Some((address, error));
+                    if !may_move {
+                        break;
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn write_to_all(&self, addresses: &[Address], payload: Bytes) -> Result<(), (Address, Error)> {
+        let write = |address: &Address| {
+            let (address, payload) = (address.clone(), payload.clone());
+            async move { self.writer.write(&address, payload).await.map_err(|error| (address, error)) }
+        };
+        join_all(addresses.iter().map(write)).await.into_iter().collect()
     }
 
     /// Asks the program what becomes of it, and says what is told to JetStream.
@@ -371,6 +428,16 @@ impl Egress {
                 }
             }
         }
+    }
+}
+
+/// Whether another address may have a message that came back with this error: it was not sent, and not for its age.
+fn may_move(error: &Error) -> bool {
+    use buffstreams::Error as E;
+    match error {
+        Error::Dial(_) | Error::Write(E::NotOpen { .. } | E::Closed { .. }) => true,
+        Error::Write(E::NotSent { source, .. }) => !matches!(**source, E::Timeout { what: Limit::MessageTtl, .. }),
+        _ => false,
     }
 }
 

@@ -31,6 +31,11 @@ impl Writer {
         Self { manager, gates: Mutex::default() }
     }
 
+    /// Whether the address was given up, and is not up again.
+    pub(crate) fn is_down(&self, address: &Address) -> bool {
+        self.manager.health(address).is_some_and(|health| health.is_down())
+    }
+
     /// Waits until the kernel has taken the message. Messages are written in the order of the first polls.
     pub(crate) async fn write(&self, address: &Address, message: Bytes) -> Result<(), Error> {
         let (gate, came) = (self.gate(address), Instant::now());

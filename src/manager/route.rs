@@ -1,5 +1,6 @@
 //! Which of several addresses a message goes to.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -99,7 +100,35 @@ impl Route {
         &self.addresses
     }
 
-    pub(crate) fn is_broadcast(&self) -> bool {
+    /// The addresses that a message may go to, the first choice first: for a program that sends one by one, as with
+    /// [`Manager::write`](crate::Manager::write), and asks the next address when one has given the message back. Of a
+    /// [broadcast](Self::broadcast), all are meant.
+    ///
+    /// `turn` is how many messages came before, for [`round_robin`](Self::round_robin), where each begins with the address behind
+    /// that of the one before it. The other rules do not look at it. Which addresses are down does not count here:
+    /// [`Manager::health`](crate::Manager::health) tells.
+    ///
+    /// # Panics
+    ///
+    /// If the program's function of the key does.
+    ///
+    /// ```
+    /// use buffstreams::Route;
+    ///
+    /// let route = Route::round_robin(["a:1", "b:1", "c:1"]);
+    /// assert_eq!(route.order(b"the second", 1), ["b:1".into(), "c:1".into(), "a:1".into()]);
+    /// ```
+    pub fn order(&self, message: &[u8], turn: usize) -> Vec<Address> {
+        let mut order: Vec<usize> = self.in_turn(turn).collect();
+        if let Rule::ByKey(_) = self.rule {
+            let key = self.key(message);
+            order.sort_by_key(|at| Reverse(mix(key ^ self.hashes[*at])));
+        }
+        order.into_iter().map(|at| self.addresses[at].clone()).collect()
+    }
+
+    /// Whether a message goes to all of the addresses, and not to one.
+    pub fn is_broadcast(&self) -> bool {
         matches!(self.rule, Rule::Broadcast)
     }
 
@@ -196,6 +225,13 @@ mod tests {
             if owner.as_str() != "b:1" {
                 assert_eq!(first(&fewer), Some(owner));
             }
+        }
+        let message = 7_u32.to_be_bytes();
+        let order = all.order(&message, 1);
+        // Each is who has the key when those in front of it are down.
+        for (down, expected) in order.iter().enumerate() {
+            let may = |at: usize| !order[..down].contains(&all.addresses()[at]);
+            assert_eq!(&all.addresses()[all.pick(all.key(&message), 0, may).unwrap()], expected);
         }
         assert!(shares.iter().all(|share| (900..1100).contains(share)), "{shares:?}");
     }

@@ -8,5 +8,6 @@ mod ingress;
 mod letters;
 mod outage;
 mod parts;
+mod routes;
 mod server;
 mod sessions;
