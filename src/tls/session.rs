@@ -30,11 +30,13 @@ pub(crate) struct Session {
     start: Vec<u8>,
     /// The other end broke the rules, which is told when the program has read what came before that.
     broken: Option<TlsError>,
+    /// Why the socket failed, which is told then as well.
+    failed: Option<io::Error>,
 }
 
 impl Session {
     pub(super) fn new(tls: Connection) -> Self {
-        Self { tls, left: Vec::new(), received: 0, start: Vec::new(), broken: None }
+        Self { tls, left: Vec::new(), received: 0, start: Vec::new(), broken: None, failed: None }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
@@ -91,16 +93,31 @@ impl Session {
         }
     }
 
-    /// Reads what there is for the program. 0 bytes are the end that the other one has told of, and `None` says that more has to
-    /// be fed first. The error is an end that it has not told of, or that it broke the rules.
+    /// Reads all that there is for the program. 0 bytes are the end that the other one has told of, and `None` says that more has
+    /// to be fed first. The error is an end that it has not told of, that it broke the rules, or why the socket
+    /// [failed](Self::fail).
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut filled = 0;
         loop {
-            match self.tls.reader().read(buf) {
+            match self.tls.reader().read(&mut buf[filled..]) {
+                Ok(read) if read > 0 && filled + read < buf.len() => {
+                    filled += read;
+                    continue;
+                }
+                Ok(read) => return Ok(Some(filled + read)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result.map(Some),
+                Err(error) if filled == 0 => return Err(error),
+                // It is told when what came before has been taken.
+                Err(_) => {}
+            }
+            if filled > 0 && self.left.is_empty() {
+                return Ok(Some(filled));
             }
             if let Some(error) = self.broken.take() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
             }
             if self.left.is_empty() {
                 return Ok(None);
@@ -108,6 +125,11 @@ impl Session {
             let left = std::mem::take(&mut self.left);
             self.broken = self.absorb(&left).err();
         }
+    }
+
+    /// The socket failed, behind what has been fed.
+    pub(crate) fn fail(&mut self, error: io::Error) {
+        self.failed = Some(error);
     }
 
     /// Puts a record of what the program writes, behind the first `skip` bytes of it, onto the end of `wire`. Returns how many bytes

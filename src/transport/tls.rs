@@ -267,25 +267,43 @@ impl Drop for TlsSocket {
 }
 
 impl Socket for TlsSocket {
+    /// Fills the buffer as far as the wire has something at once: with a record at a time, small frames would come in small batches.
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut few = [0; FEW];
+        let (mut filled, mut more) = (0, true);
         for _ in 0..READS_PER_POLL {
-            let read = self.session.lock().read(buf);
-            match read {
+            match self.session.lock().read(&mut buf[filled..]) {
                 Ok(None) => {}
-                Ok(Some(read)) => return Poll::Ready(Ok(read)),
+                Ok(Some(0)) if filled == 0 => return Poll::Ready(Ok(0)),
+                Ok(Some(read)) => filled += read,
                 Err(error) => {
                     // There may be an alert to send.
                     self.tell_at_once(Self::take_wire);
                     return Poll::Ready(Err(error));
                 }
             }
+            let room = &mut buf[filled..];
+            if filled > 0 && (!more || room.len() < FEW) {
+                return Poll::Ready(Ok(filled));
+            }
             // What comes over the wire is put where what it holds goes afterwards, if there is room for it.
-            let len = buf.len().min(RECORD);
-            let wire = if len < FEW { &mut few[..] } else { &mut buf[..len] };
-            let received = ready!(self.raw.poll_read(cx, wire))?;
+            let (mut few, len) = ([0; FEW], room.len().min(RECORD));
+            let wire = if len < FEW { &mut few[..] } else { &mut room[..len] };
+            let received = match self.raw.poll_read(cx, wire) {
+                Poll::Ready(Ok(received)) => received,
+                Poll::Pending if filled > 0 => return Poll::Ready(Ok(filled)),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) if filled > 0 => {
+                    self.session.lock().fail(error);
+                    return Poll::Ready(Ok(filled));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            };
+            more = received == wire.len();
             let fed = self.session.lock().feed(&wire[..received]);
             fed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        if filled > 0 {
+            return Poll::Ready(Ok(filled));
         }
         cx.waker().wake_by_ref();
         Poll::Pending
