@@ -17,14 +17,18 @@ use crate::foreign::{self, PanicHook, PanicSource};
 /// Those of std, or where a test tries the orders in which threads can run, those that let it choose.
 #[cfg(not(all(test, buffstreams_shuttle)))]
 mod primitives {
+    pub(super) use spin::mutex::SpinMutex;
+    pub(crate) use spin::mutex::SpinMutexGuard as BriefGuard;
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 }
 #[cfg(all(test, buffstreams_shuttle))]
 mod primitives {
-    pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, MutexGuard as BriefGuard, atomic};
 }
+#[cfg(not(all(test, buffstreams_shuttle)))]
+use primitives::SpinMutex;
 use primitives::Mutex;
-pub(crate) use primitives::{MutexGuard, atomic};
+pub(crate) use primitives::{BriefGuard, MutexGuard, atomic};
 
 /// A mutex. Nothing panics halfway under it, so one that was poisoned is whole.
 #[derive(Debug, Default)]
@@ -56,6 +60,41 @@ impl<T> Lock<T> {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A lock that is held for a moment, nearly always by the same thread. It is released by a store: a mutex takes an instruction that
+/// waits until all that was written is out of the processor, which costs more than to copy a short message. Where two meet, one
+/// lets other threads run until the other has finished.
+#[cfg(not(all(test, buffstreams_shuttle)))]
+pub(crate) struct BriefLock<T>(SpinMutex<T>);
+
+#[cfg(not(all(test, buffstreams_shuttle)))]
+impl<T> BriefLock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(SpinMutex::new(value))
+    }
+
+    #[inline(always)]
+    pub(crate) fn lock(&self) -> BriefGuard<'_, T> {
+        match self.0.try_lock() {
+            Some(guard) => guard,
+            None => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> BriefGuard<'_, T> {
+        loop {
+            std::thread::yield_now();
+            if let Some(guard) = self.0.try_lock() {
+                return guard;
+            }
+        }
+    }
+}
+
+/// Where the order of threads is tried, it is as any other.
+#[cfg(all(test, buffstreams_shuttle))]
+pub(crate) use self::Lock as BriefLock;
 
 /// What is under a lock, and has wakers to be woken or dropped when that is released.
 pub(crate) trait Wakes {

@@ -98,10 +98,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     /// The program has settled what came. It tells the other end, where that is due.
     pub(crate) fn settle(&self, first: u64, count: u64, bytes: u64, how: Settled) {
-        let now = self.rules.clock();
         let mut state = self.lock();
         let Some(session) = &mut state.session else { return };
-        match session.settle_received(first, count, bytes, how, now) {
+        match session.settle_received(first, count, bytes, how, || self.rules.clock()) {
             None => {}
             Some(false) => state.call_driver(),
             Some(true) => {

@@ -63,6 +63,11 @@ impl Ages {
         newest.checked_add(self.ttl)
     }
 
+    /// Whether messages are as exactly told apart if they are marked together after this time.
+    pub(crate) fn is_within_a_mark(ttl: Duration, after: Duration) -> bool {
+        after < ttl / MARKS
+    }
+
     fn forget(&mut self, over: u64) {
         while self.marks.front().is_some_and(|mark| mark.last <= over) {
             self.marks.pop_front();

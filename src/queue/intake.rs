@@ -86,6 +86,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// Accepts all that is on the shelf of a sink. It may want to know their fate.
     fn accept_shelved(&mut self, shelved: &mut Shelved, tells: bool) -> Ticket {
         shelved.at = At::Nowhere;
+        shelved.mark_all(|| self.rules.now());
         let Shelved { batch, ages, ticket: last, .. } = shelved;
         self.pending.append(&mut batch.output);
         let messages = mem::take(&mut batch.messages) as u64;
@@ -160,8 +161,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let mut shelved = shelf.lock();
         let linger = self.rules.linger();
         let now = (linger.is_some() || self.rules.ttl.is_some()).then(|| self.rules.clock());
-        if let (None, Some(ttl)) = (&shelved.ages, &self.rules.ttl) {
-            shelved.ages = Some(Ages::new(ttl.after));
+        if let Some(ttl) = &self.rules.ttl {
+            shelved.ages.get_or_insert_with(|| Ages::new(ttl.after));
+            shelved.marks = linger.is_none_or(|linger| !Ages::is_within_a_mark(ttl.after, linger));
         }
         let pushed = shelved.push(push, || now);
         if pushed.is_ok() {
@@ -204,6 +206,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             self.accept_shelved(shelved, true);
             return None;
         }
+        // What comes from now on may wait for long.
+        shelved.mark_all(|| self.rules.now());
+        shelved.marks = shelved.ages.is_some();
         let turn = self.line.join(Offer::Shelf(shelf.clone()));
         shelved.at = At::InLine(turn);
         Some(Stage::InLine(turn))

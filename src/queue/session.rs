@@ -11,6 +11,10 @@ use bytes::Bytes;
 use crate::session::{Control, End, ErrorCode, Positions, Settled, Side, Terms, Violation, Why};
 use crate::wire::{Codec, Output, Replay};
 
+/// How many bytes are settled before it is asked again whether an ACK is due that the task of this end waits for: it costs more to
+/// ask what time it is than to settle a short message.
+const CLOCK_EVERY: u64 = 4096;
+
 /// One end of a session, and the frames that it holds.
 pub(crate) struct Session {
     side: Side,
@@ -30,6 +34,8 @@ pub(crate) struct Session {
     began: Instant,
     /// The task of this end waits until an ACK is due.
     ack_awaited: bool,
+    /// How many bytes were settled since somebody looked at the clock for that.
+    settled: u64,
     untaken: UntakenCounts,
 }
 
@@ -94,6 +100,7 @@ impl Session {
             retry: None,
             began: now,
             ack_awaited: false,
+            settled: 0,
             untaken: UntakenCounts::default(),
         }
     }
@@ -304,16 +311,23 @@ impl Session {
         count: u64,
         bytes: u64,
         how: Settled,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> Option<bool> {
         if !self.end.receiver.settle(first, count, bytes, how) {
             return None;
         }
         let due = self.end.receiver.due()?;
-        if due <= self.ms(now) {
-            return Some(true);
+        self.settled += bytes;
+        if due > 0 {
+            if self.ack_awaited && self.settled < CLOCK_EVERY {
+                return None;
+            }
+            self.settled = 0;
+            if due > self.ms(now()) {
+                return (!std::mem::replace(&mut self.ack_awaited, true)).then_some(false);
+            }
         }
-        (!std::mem::replace(&mut self.ack_awaited, true)).then_some(false)
+        Some(true)
     }
 
     /// As the task, which waits for that: when an ACK is due.

@@ -15,7 +15,7 @@ use super::batch::Batch;
 use super::books::{Fate, Ticket};
 use super::place::Turn;
 use crate::error::Error;
-use crate::sync::{Lock, MutexGuard};
+use crate::sync::{BriefGuard, BriefLock};
 use crate::wire::Output;
 
 /// The driver that comes and finds all flushed sets a timer for the next only if it found that less than this part of the linger
@@ -24,7 +24,7 @@ const SOON: u32 = 16;
 
 /// The shelf of one sink for one queue.
 pub(crate) struct Shelf {
-    shelved: Lock<Shelved>,
+    shelved: BriefLock<Shelved>,
     /// Whether what is here when the queue is closed stays, for its producer to take back.
     pub(super) keeps: bool,
 }
@@ -34,6 +34,9 @@ pub(super) struct Shelved {
     pub(super) batch: Batch,
     /// Where messages have an age.
     pub(super) ages: Option<Ages>,
+    /// Each message is to be marked when it comes. If not, they are marked together when they are handed over, no later than they
+    /// linger, which is as exact as ages are.
+    pub(super) marks: bool,
     pub(super) at: At,
     /// The last message that was accepted, until its producer asks.
     pub(super) ticket: Option<Ticket>,
@@ -63,12 +66,12 @@ impl Shelf {
 
     fn with(output: Output, fate: Fate, keeps: bool) -> Arc<Self> {
         let batch = Batch::new(output, fate);
-        let shelved = Lock::new(Shelved { batch, ages: None, at: At::Nowhere, ticket: None });
+        let shelved = BriefLock::new(Shelved { batch, ages: None, marks: false, at: At::Nowhere, ticket: None });
         Arc::new(Self { shelved, keeps })
     }
 
     #[inline(always)]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Shelved> {
+    pub(super) fn lock(&self) -> BriefGuard<'_, Shelved> {
         self.shelved.lock()
     }
 
@@ -78,7 +81,7 @@ impl Shelf {
     pub(crate) fn copy(&self, message: &[u8]) -> Option<usize> {
         let shelved = &mut *self.lock();
         let batch = &mut shelved.batch;
-        if batch.messages == 0 || shelved.ages.is_some() || !batch.output.push_short(message) {
+        if batch.messages == 0 || shelved.marks || !batch.output.push_short(message) {
             return None;
         }
         batch.messages += 1;
@@ -130,12 +133,25 @@ impl Shelved {
         now: impl FnOnce() -> Option<Instant>,
     ) -> Result<usize, Error> {
         self.batch.push_with(push)?;
+        if self.marks || self.batch.messages == 1 {
+            self.mark(now);
+        }
+        Ok(self.batch.output.len())
+    }
+
+    /// Writes down how old those are that were not marked when they came.
+    pub(super) fn mark_all(&mut self, now: impl FnOnce() -> Option<Instant>) {
+        if !self.marks {
+            self.mark(now);
+        }
+    }
+
+    fn mark(&mut self, now: impl FnOnce() -> Option<Instant>) {
         if let Some(ages) = &mut self.ages
             && let Some(now) = now()
         {
             ages.mark(self.batch.messages as u64, 0, now);
         }
-        Ok(self.batch.output.len())
     }
 }
 
