@@ -25,9 +25,9 @@ mod primitives {
 mod primitives {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, MutexGuard as BriefGuard, atomic};
 }
+use primitives::Mutex;
 #[cfg(not(all(test, buffstreams_shuttle)))]
 use primitives::SpinMutex;
-use primitives::Mutex;
 pub(crate) use primitives::{BriefGuard, MutexGuard, atomic};
 
 /// A mutex. Nothing panics halfway under it, so one that was poisoned is whole.

@@ -57,6 +57,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "TIME")]
     #[serde(alias = "message_ttl")]
     pub(crate) message_ttl: Option<TimeLimit>,
+    /// How long a message that was fed waits for others before it is sent [default: 5ms]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) linger: Option<TimeLimit>,
     /// How long a dial, or a TLS handshake, may take [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(alias = "dial_timeout")]
@@ -194,6 +197,7 @@ impl Settings {
             reconnect: self.reconnect.or(other.reconnect),
             reconnect_for: self.reconnect_for.or(other.reconnect_for),
             message_ttl: self.message_ttl.or(other.message_ttl),
+            linger: self.linger.or(other.linger),
             dial_timeout: self.dial_timeout.or(other.dial_timeout),
             write_timeout: self.write_timeout.or(other.write_timeout),
             frame_timeout: self.frame_timeout.or(other.frame_timeout),
@@ -252,8 +256,9 @@ impl Settings {
                 config = set(config, size);
             }
         }
-        let times: [(_, Set<Option<Duration>>); 9] = [
+        let times: [(_, Set<Option<Duration>>); 10] = [
             (self.message_ttl, Config::message_ttl),
+            (self.linger, Config::linger),
             (self.dial_timeout, Config::dial_timeout),
             (self.write_timeout, Config::write_timeout),
             (self.frame_timeout, Config::frame_timeout),

@@ -48,7 +48,7 @@ impl Config {
 
     /// See [`linger`](Self::linger). Where it was not set, it is the 5 ms of a manager's sinks.
     pub fn get_linger(&self) -> Option<Duration> {
-        self.linger.of_sinks()
+        self.linger.with_task()
     }
 
     /// See [`dial_timeout`](Self::dial_timeout).

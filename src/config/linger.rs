@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-/// That of a manager's sinks, where nothing else is said.
-const OF_SINKS: Duration = Duration::from_millis(5);
+/// Where there is a task for it, and nothing else is said.
+const OF_TASKS: Duration = Duration::from_millis(5);
 
 /// The setting: `None` of one that was set is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Linger {
-    /// A manager's sinks linger, and a connection does not.
+    /// What has a task lingers: a manager's sink, and a connection in a session. Another connection does not.
     #[default]
     Unset,
     Set(Option<Duration>),
 }
 
 impl Linger {
-    /// That of a manager's sinks.
-    pub(crate) fn of_sinks(self) -> Option<Duration> {
+    /// That of a manager's sinks, and of connections in a session.
+    pub(crate) fn with_task(self) -> Option<Duration> {
         match self {
-            Self::Unset => Some(OF_SINKS),
+            Self::Unset => Some(OF_TASKS),
             Self::Set(linger) => linger,
         }
     }
 
-    /// That of a connection.
-    pub(crate) fn of_connections(self) -> Option<Duration> {
+    /// That of a connection without a session, which gets a task for it.
+    pub(crate) fn without_task(self) -> Option<Duration> {
         match self {
             Self::Unset => None,
             Self::Set(linger) => linger,
@@ -47,7 +47,7 @@ mod in_a_file {
 
     impl Serialize for Linger {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            limit::serialize(&self.of_sinks(), serializer)
+            limit::serialize(&self.with_task(), serializer)
         }
     }
 

@@ -284,7 +284,8 @@ impl Config {
     }
 
     /// How long what was fed may wait for a flush: at the latest then it is handed over to be written. Default: 5 ms for the sinks of
-    /// a manager; a [`Connection`](crate::Connection) lingers only where this is set. `None` is off for both.
+    /// a manager and for connections in a [session](Self::session), which have a task; another [`Connection`](crate::Connection)
+    /// lingers only where this is set. `None` is off for all.
     ///
     /// It concerns `feed`, `try_feed` and `start_send` without a flush behind them: what is fed within this time goes out
     /// together, as small messages should, and a message that nobody flushes goes out all the same. A flush does not wait for

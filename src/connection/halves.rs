@@ -139,7 +139,7 @@ impl ReadHalf {
 
 impl WriteHalf {
     pub(super) fn plain(shared: Arc<Shared>) -> Self {
-        Self(match shared.config.linger.of_connections() {
+        Self(match shared.config.linger.without_task() {
             None => Write::Plain(Box::new(plain_write::Plain::new(shared))),
             Some(linger) => Write::Lingering(Box::new(lingering_write::Lingering::new(shared, linger))),
         })

@@ -142,7 +142,7 @@ pub(super) async fn dial(address: Address, config: Config, codec: Codec, window:
     let first = First::dial(&address, &config, codec, window).await?;
     let (inlet, returned) = (Arc::<Inlet>::default(), Arc::<Returned>::default());
     let owner = Arc::new(Dialer { inlet: inlet.clone(), returned: returned.clone() });
-    let linger = config.linger.of_connections();
+    let linger = config.linger.with_task();
     let (link, running) = Link::new(owner, config.clone(), linger, address.clone(), codec, first);
     let over = inlet.clone();
     // A task that ends without a word must not leave anybody waiting.

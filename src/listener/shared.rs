@@ -107,7 +107,7 @@ impl Shared {
         let sessions = config.session.as_ref().map(|session| SessionTable::new(session, &config, codec.max()));
         let session_rules = Rules {
             room_while_down: Some(config.queue_bytes),
-            linger: config.linger.of_connections(),
+            linger: config.linger.with_task(),
             clock: Some(config.runtime.clone()),
             panicked: Some(reporter.panic_hook()),
             ..Rules::default()

@@ -258,7 +258,7 @@ impl Reserved<'_> {
     pub(crate) fn keep(self, first: First, codec: Codec) -> Result<(), Error> {
         let common = &self.addresses.common;
         let owner = Arc::new(Owned { common: common.clone(), address: self.address.clone() });
-        let (config, linger) = (common.config.clone(), common.config.linger.of_sinks());
+        let (config, linger) = (common.config.clone(), common.config.linger.with_task());
         let (link, running) = Link::new(owner, config, linger, self.address.clone(), codec, first);
         let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
         let watched = in_link_span(&self.address, watched);

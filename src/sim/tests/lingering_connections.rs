@@ -188,10 +188,13 @@ fn a_connection_that_was_accepted_lingers() {
 }
 
 #[test]
-fn a_connection_in_a_session_lingers_where_it_is_said() {
-    for linger in [None, Some(LINGER)] {
+fn a_connection_in_a_session_lingers_unless_that_is_off() {
+    const UNSET: Duration = Duration::from_millis(5);
+    let configs: [(Config, Option<Duration>); 3] =
+        [(in_session(), Some(UNSET)), (in_session().linger(LINGER), Some(LINGER)), (in_session().linger(None), None)];
+    for (config, linger) in configs {
         Sim::default().run(async {
-            let config = || linger.map_or(in_session(), |linger| in_session().linger(linger));
+            let config = || config.clone();
             let (listener, address) = listening(config()).await;
             let mut connections = listener.connections();
             let mut dialed = Connection::dial(address, config()).await.unwrap();
