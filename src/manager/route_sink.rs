@@ -56,8 +56,9 @@ impl RouteSink {
     pub(super) fn new(addresses: &Arc<Addresses>, alive: Arc<Alive>, route: Route) -> Self {
         let config = &addresses.common.config;
         let (queue, mark) = (Arc::<RouteQueue>::default(), config.queue_bytes.min(HIGH_WATER));
-        let codec = config.codec().ok().filter(|_| !route.addresses().is_empty());
-        if !codec.is_some_and(|codec| start(addresses, &route, codec, mark, &queue)) {
+        let codec = config.codec().ok();
+        let starts = |codec| !route.addresses().is_empty() && start(addresses, &route, codec, mark, &queue);
+        if !codec.is_some_and(starts) {
             queue.over();
         }
         let output = codec.map(Output::new);

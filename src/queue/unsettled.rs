@@ -32,6 +32,9 @@ impl Unsettled {
 
     /// Settles all of them: in this way, where nothing else is known.
     pub(crate) fn settle<W: AsyncWrite + Unpin>(self, outbox: &Outbox<W>, how: Settled) {
+        let Some(exceptions) = self.exceptions else {
+            return outbox.settle(self.first, self.messages, self.bytes, how);
+        };
         let mut bytes = self.bytes;
         let mut run = |first: u64, end: u64, how| {
             if first < end {
@@ -39,7 +42,7 @@ impl Unsettled {
             }
         };
         let mut at = 0;
-        for (index, how_else) in self.exceptions.into_iter().flat_map(|exceptions| exceptions.known) {
+        for (index, how_else) in exceptions.known {
             run(at, index, how);
             run(index, index + 1, how_else);
             at = index + 1;

@@ -138,6 +138,17 @@ fn the_sink_of_a_route_sends_types_to_the_address_of_their_key() {
 }
 
 #[test]
+fn a_route_without_addresses_gives_a_type_back() {
+    run(async {
+        let manager = Manager::new(config());
+        let mut sink = manager.sink_to(Route::failover(<[&str; 0]>::default())).typed(Json::<u8>::new());
+        let error = sink.feed(7).await.unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+        assert_eq!(error.into_unsent().unwrap(), "7");
+    });
+}
+
+#[test]
 fn a_configuration_that_cannot_work_sends_no_types() {
     run(async {
         let manager = Manager::new(config().max_message_size(0));
