@@ -646,8 +646,8 @@ mod tests {
         use io::ErrorKind::{ConnectionReset, InvalidData, UnexpectedEof};
         // A record whose content nobody has sealed.
         let forged = [23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
-        let cases: [(&[u8], bool, Option<Result<usize, io::ErrorKind>>, Result<usize, io::ErrorKind>); 6] = [
-            (&[], false, Some(Err(ConnectionReset)), Err(ConnectionReset)),
+        let cases = [
+            (&[][..], false, Some(Err(ConnectionReset)), Err(ConnectionReset)),
             (&[], false, Some(Ok(0)), Err(UnexpectedEof)),
             (&[], true, Some(Ok(0)), Ok(0)),
             // The end was told, and nothing behind that counts.

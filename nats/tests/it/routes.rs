@@ -91,7 +91,7 @@ async fn an_address_that_gave_a_message_back_is_left_alone_for_a_second() {
     let egress = Egress::routed(consumer(&orders).await, Manager::new(with_session()), route);
     let (dials, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let count = dials.clone();
-    std::thread::spawn(move || silent.incoming().for_each(|_| drop(count.fetch_add(1, Ordering::SeqCst))));
+    std::thread::spawn(move || silent.incoming().for_each(|_| _ = count.fetch_add(1, Ordering::SeqCst)));
     let (handle, running) = (egress.handle(), tokio::spawn(egress.run()));
     for _ in 0..MESSAGES {
         jetstream.publish("orders", "order".into()).await.unwrap().await.unwrap();
