@@ -182,11 +182,19 @@ impl Egress {
     /// An egress to the addresses of a [`Route`], each of which is dialed when it is needed.
     ///
     /// - Of [`failover`](Route::failover), [`round_robin`](Route::round_robin) and [`by_key`](Route::by_key), a message is offered
-    ///   to one address after the other, in that [order](Route::order), until one has taken it. Those that are
-    ///   [down](buffstreams::Health::Down) are asked last. It moves on only if it was not sent: one that is in doubt, was
-    ///   refused or is too old is [`Undelivered`] at once, with this address; one that nobody took, with the last.
-    /// - A [`broadcast`](Route::broadcast) is acknowledged when all have it. Where one does not, the message is [`Undelivered`] with
-    ///   this address; when it comes again, it goes to all once more.
+    ///   to one address after the other, in that [order](Route::order), until one has taken it. It moves on only if it was not
+    ///   sent: one that is in doubt, was refused, is too old or too large is [`Undelivered`] at once, with this address; one that
+    ///   nobody took, with the address that was asked last. An address that is full is waited for.
+    /// - A [`broadcast`](Route::broadcast) is acknowledged when all have it. Where some do not, the message is [`Undelivered`] with
+    ///   the first of these; when it comes again, it goes to all once more.
+    ///
+    /// An address that is [down](buffstreams::Health::Down) and dialed in the background is asked last. One that only a message
+    /// dials, as without [`Config::reconnect`], is asked last for a second after it gave a message back. So messages go to it again
+    /// soon after it is there again.
+    ///
+    /// A message for which the function of the key panics is [`Undelivered`], without an address.
+    ///
+    /// [`Config::reconnect`]: buffstreams::Config::reconnect
     ///
     /// # Panics
     ///
@@ -362,8 +370,8 @@ impl Egress {
             To::Route(route, turn) => {
                 let turn = turn.fetch_add(1, Relaxed);
                 let mut order = call("the function of the key", || route.order(&message.payload, turn))?;
-                // Stable: those that are not down stay in their order.
-                order.sort_by_cached_key(|address| self.writer.is_down(address));
+                // Stable: the others stay in their order.
+                order.sort_by_cached_key(|address| self.writer.is_last(address));
                 Ok(order)
             }
             To::Headers => letters::address(message.headers.as_ref()).map(|address| vec![address]),
@@ -377,11 +385,11 @@ impl Egress {
             match self.writer.write(&address, payload.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    let may_move = may_move(&error);
-                    failed = Some((address, error));
-                    if !may_move {
-                        break;
+                    if !may_move(&error) {
+                        return Err((address, error));
                     }
+                    self.writer.gave_back(&address);
+                    failed = Some((address, error));
                 }
             }
         }

@@ -4,18 +4,24 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
-use buffstreams::{Address, Manager};
+use buffstreams::{Address, Health, Manager};
 use bytes::Bytes;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use crate::error::Error;
 
+/// For how long others are asked before an address that gave a message back, as in `Manager::sink_to`.
+const ALONE: Duration = Duration::from_secs(1);
+
 /// A manager whose addresses are opened when they are first written to.
 pub(crate) struct Writer {
     manager: Manager,
     gates: Mutex<HashMap<Address, Arc<AsyncMutex<Gate>>>>,
+    /// When an address gave a message back for the last time that may go to another.
+    gave_back: Mutex<HashMap<Address, Instant>>,
 }
 
 /// What the messages to one address go through, one behind the other, until they have their places in its queue: none overtakes
@@ -28,12 +34,28 @@ struct Gate {
 
 impl Writer {
     pub(crate) fn new(manager: Manager) -> Self {
-        Self { manager, gates: Mutex::default() }
+        Self { manager, gates: Mutex::default(), gave_back: Mutex::default() }
     }
 
-    /// Whether the address was given up, and is not up again.
-    pub(crate) fn is_down(&self, address: &Address) -> bool {
-        self.manager.health(address).is_some_and(|health| health.is_down())
+    /// Whether other addresses are to be asked before this one.
+    pub(crate) fn is_last(&self, address: &Address) -> bool {
+        match self.manager.health(address) {
+            Some(Health::Up | Health::Away { .. }) => false,
+            // It is dialed in the background, and until it is up it gives everything back.
+            Some(Health::Down { next_attempt: Some(_), .. }) => true,
+            // Nothing but a message dials it: left alone for good, it would never come back.
+            _ => self.gave_back_at(address).is_some_and(|at| at.elapsed() < ALONE),
+        }
+    }
+
+    /// The address gave back a message that may go to another.
+    pub(crate) fn gave_back(&self, address: &Address) {
+        let mut gave_back = self.gave_back.lock().unwrap_or_else(PoisonError::into_inner);
+        gave_back.insert(address.clone(), Instant::now());
+    }
+
+    fn gave_back_at(&self, address: &Address) -> Option<Instant> {
+        self.gave_back.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
     }
 
     /// Waits until the kernel has taken the message. Messages are written in the order of the first polls.

@@ -161,7 +161,8 @@ impl Route {
     /// All of them, as indices, beginning with whose turn it is.
     pub(crate) fn in_turn(&self, turn: usize) -> impl Iterator<Item = usize> + use<> {
         let len = self.addresses.len();
-        let first = if self.passes_over() { turn } else { 0 };
+        // Without the remainder, the last turns there are would overflow.
+        let first = if self.passes_over() { turn.checked_rem(len).unwrap_or(0) } else { 0 };
         (first..first + len).map(move |at| at % len)
     }
 }
@@ -240,5 +241,15 @@ mod tests {
     fn an_address_that_is_named_twice_counts_once() {
         assert_eq!(Route::round_robin(["a:1", "b:1", "a:1"]).addresses(), ["a:1", "b:1"].map(Address::from));
         assert_eq!(Route::round_robin(<[&str; 0]>::default()).in_turn(3).count(), 0);
+    }
+
+    #[test]
+    fn any_turn_has_an_order() {
+        let route = Route::round_robin(["a:1", "b:1", "c:1"]);
+        // 3 divides the greatest number of 64 bits, and that of 32.
+        for (turn, first) in [(0, "a:1"), (4, "b:1"), (usize::MAX, "a:1"), (usize::MAX - 1, "c:1")] {
+            let order = route.order(b"", turn);
+            assert_eq!((&order[0], order.len()), (&first.into(), 3));
+        }
     }
 }

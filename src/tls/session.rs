@@ -30,7 +30,7 @@ pub(crate) struct Session {
     start: Vec<u8>,
     /// The other end broke the rules, which is told when the program has read what came before that.
     broken: Option<TlsError>,
-    /// Why the socket failed, which is told then as well.
+    /// What a read has met behind bytes that it has brought, which is told then as well.
     failed: Option<io::Error>,
 }
 
@@ -106,28 +106,28 @@ impl Session {
                 }
                 Ok(read) => return Ok(Some(filled + read)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if filled == 0 => return Err(error),
+                // An end that was kept is this one.
+                Err(error) if filled == 0 => return Err(self.failed.take().unwrap_or(error)),
                 // It is told when what came before has been taken.
                 Err(_) => {}
             }
-            if filled > 0 && self.left.is_empty() {
+            if !self.left.is_empty() {
+                let left = std::mem::take(&mut self.left);
+                self.broken = self.absorb(&left).err();
+                continue;
+            }
+            if filled > 0 {
                 return Ok(Some(filled));
             }
             if let Some(error) = self.broken.take() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            if self.left.is_empty() {
-                return Ok(None);
-            }
-            let left = std::mem::take(&mut self.left);
-            self.broken = self.absorb(&left).err();
+            return self.failed.take().map_or(Ok(None), Err);
         }
     }
 
-    /// The socket failed, behind what has been fed.
+    /// Keeps an error for [`read`](Self::read) to tell behind all that has been fed: of the socket, or that `read` has told to
+    /// somebody who has bytes to give away first.
     pub(crate) fn fail(&mut self, error: io::Error) {
         self.failed = Some(error);
     }
@@ -285,6 +285,30 @@ mod tests {
         assert!(!dialed.left.is_empty(), "a session holds little more than a record");
         let (all, end) = read_all(&mut dialed, 1000);
         assert!(all == message && matches!(end, Ok(Some(0))), "{end:?}");
+    }
+
+    #[test]
+    fn all_that_was_fed_is_read_at_once() {
+        let (mut dialer, mut dialed) = shaken();
+        let message: Vec<u8> = (0..5 * RECORD as u32 + 7).map(|n| n as u8).collect();
+        dialed.feed(&sealed(&mut dialer, &[&message]).0).unwrap();
+        let mut buf = vec![0; message.len() + 1];
+        assert_eq!(dialed.read(&mut buf).unwrap(), Some(message.len()));
+        assert!(buf.starts_with(&message));
+        assert_eq!(dialed.read(&mut buf).unwrap(), None);
+    }
+
+    #[test]
+    fn why_the_socket_failed_is_told_once_behind_what_was_fed() {
+        // In one record, and in more of them than a session holds.
+        for len in [8, 3 * RECORD] {
+            let (mut dialer, mut dialed) = shaken();
+            dialed.feed(&sealed(&mut dialer, &[&vec![7; len]]).0).unwrap();
+            dialed.fail(io::ErrorKind::ConnectionReset.into());
+            let (all, end) = read_all(&mut dialed, 4 * RECORD);
+            assert_eq!((all.len(), end.unwrap_err().kind()), (len, io::ErrorKind::ConnectionReset));
+            assert!(matches!(dialed.read(&mut [0; 10]), Ok(None)));
+        }
     }
 
     #[test]

@@ -236,6 +236,15 @@ impl TlsSocket {
         Ok(())
     }
 
+    /// What a read comes to that met an error behind so many bytes: the next read tells it, if there are any.
+    fn fail(&self, error: io::Error, filled: usize) -> Poll<io::Result<usize>> {
+        if filled == 0 {
+            return Poll::Ready(Err(error));
+        }
+        self.session.lock().fail(error);
+        Poll::Ready(Ok(filled))
+    }
+
     /// Tells the other end that nothing more comes.
     fn close(&self, sending: &mut Sending) -> io::Result<()> {
         if !std::mem::replace(&mut sending.is_closed, true) {
@@ -269,16 +278,18 @@ impl Drop for TlsSocket {
 impl Socket for TlsSocket {
     /// Fills the buffer as far as the wire has something at once: with a record at a time, small frames would come in small batches.
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let (mut filled, mut more) = (0, true);
+        let (mut filled, mut more, mut few) = (0, true, [0; FEW]);
         for _ in 0..READS_PER_POLL {
-            match self.session.lock().read(&mut buf[filled..]) {
+            // Not in the `match`, which would keep the lock that an alert needs.
+            let read = self.session.lock().read(&mut buf[filled..]);
+            match read {
                 Ok(None) => {}
                 Ok(Some(0)) if filled == 0 => return Poll::Ready(Ok(0)),
                 Ok(Some(read)) => filled += read,
                 Err(error) => {
                     // There may be an alert to send.
                     self.tell_at_once(Self::take_wire);
-                    return Poll::Ready(Err(error));
+                    return self.fail(error, filled);
                 }
             }
             let room = &mut buf[filled..];
@@ -286,17 +297,13 @@ impl Socket for TlsSocket {
                 return Poll::Ready(Ok(filled));
             }
             // What comes over the wire is put where what it holds goes afterwards, if there is room for it.
-            let (mut few, len) = ([0; FEW], room.len().min(RECORD));
+            let len = room.len().min(RECORD);
             let wire = if len < FEW { &mut few[..] } else { &mut room[..len] };
             let received = match self.raw.poll_read(cx, wire) {
                 Poll::Ready(Ok(received)) => received,
                 Poll::Pending if filled > 0 => return Poll::Ready(Ok(filled)),
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) if filled > 0 => {
-                    self.session.lock().fail(error);
-                    return Poll::Ready(Ok(filled));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => return self.fail(error, filled),
             };
             more = received == wire.len();
             let fed = self.session.lock().feed(&wire[..received]);
@@ -388,6 +395,8 @@ mod tests {
         /// Whoever waits is called at once, before they have gone to wait.
         calls_at_once: AtomicBool,
         half_closed: AtomicBool,
+        /// What a read brings when there is nothing more; it waits where this says nothing.
+        end: Lock<Option<Result<usize, io::ErrorKind>>>,
     }
 
     impl Socket for Raw {
@@ -395,6 +404,9 @@ mod tests {
             let mut other = self.other.lock();
             let n = buf.len().min(other.len());
             if n == 0 {
+                if let Some(end) = *self.end.lock() {
+                    return Poll::Ready(end.map_err(io::Error::from));
+                }
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -612,5 +624,56 @@ mod tests {
         assert_eq!(polls, 0, "it is there, and it is not read in thousands of pieces");
         assert_eq!(few, [7; 10]);
         assert_eq!(received(&dialed).0.len(), 9_990);
+    }
+
+    #[test]
+    fn one_read_brings_as_many_records_as_have_come() {
+        let (_raw, reader, writer) = pair();
+        let mut cx = Context::from_waker(Waker::noop());
+        let message: Vec<u8> = (0..3 * RECORD + 7).map(|n| n as u8).collect();
+        let written = writer.0.poll_write(&mut cx, &[IoSlice::new(&message)]);
+        assert!(matches!(written, Poll::Ready(Ok(written)) if written == message.len()));
+        let mut buf = vec![0; 1 << 16];
+        let read = reader.0.poll_read(&mut cx, &mut buf);
+        assert!(matches!(read, Poll::Ready(Ok(read)) if read == message.len()), "{read:?}");
+        assert!(buf.starts_with(&message));
+        assert!(reader.0.poll_read(&mut cx, &mut buf).is_pending());
+    }
+
+    /// What is wrong comes while a read has bytes already: those that had no room in the buffer of the read before.
+    #[test]
+    fn what_comes_behind_bytes_is_told_by_the_next_read() {
+        use io::ErrorKind::{ConnectionReset, InvalidData, UnexpectedEof};
+        // A record whose content nobody has sealed.
+        let forged = [23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
+        let cases = [
+            (&[][..], false, Some(Err(ConnectionReset)), Err(ConnectionReset)),
+            (&[], false, Some(Ok(0)), Err(UnexpectedEof)),
+            (&[], true, Some(Ok(0)), Ok(0)),
+            // The end was told, and nothing behind that counts.
+            (&[], true, Some(Err(ConnectionReset)), Ok(0)),
+            (&forged, false, None, Err(InvalidData)),
+            (&forged, false, Some(Err(ConnectionReset)), Err(InvalidData)),
+        ];
+        for (wire, is_closed, end, expected) in cases {
+            let (raw, reader, writer) = pair();
+            raw.room.store(1000, Ordering::SeqCst);
+            let mut cx = Context::from_waker(Waker::noop());
+            let (message, mut few, mut buf) = ([7; 1000], [0; 10], vec![0; 1 << 16]);
+            assert!(matches!(writer.0.poll_write(&mut cx, &[IoSlice::new(&message)]), Poll::Ready(Ok(1000))));
+            assert!(matches!(reader.0.poll_read(&mut cx, &mut few), Poll::Ready(Ok(10))));
+            raw.other.lock().extend(wire);
+            if is_closed {
+                assert!(writer.0.poll_half_close(&mut cx).is_ready());
+            }
+            *raw.end.lock() = end;
+            let told = raw.taken.lock().len();
+            let read = reader.0.poll_read(&mut cx, &mut buf);
+            assert!(matches!(read, Poll::Ready(Ok(990))), "{read:?} in front of {expected:?}");
+            assert_eq!(buf[..990], message[10..]);
+            let next = reader.0.poll_read(&mut cx, &mut buf).map_err(|error| error.kind());
+            assert_eq!(next, Poll::Ready(expected));
+            assert_eq!(raw.taken.lock().len() > told, !wire.is_empty(), "an alert is sent for what is forged");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! An egress to several addresses: who gets a message, and when it moves on.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use buffstreams::{Address, Bytes, Listener, Manager, Outcome, Route, Session};
@@ -8,7 +11,7 @@ use buffstreams_nats::{Egress, OnFailure, async_nats};
 use futures::StreamExt;
 use futures::channel::mpsc;
 
-use crate::server::{Port, Server, config, consumer, listen, soon, stream};
+use crate::server::{Port, Server, config, consumer, listen, soon, stream, until};
 
 /// A stream with these messages, each once, and a consumer of it.
 async fn filled(server: &Server, messages: impl IntoIterator<Item = String>) -> PullConsumer {
@@ -46,6 +49,62 @@ async fn what_the_first_address_cannot_take_goes_to_the_next_in_order() {
     assert_eq!((stats.pulled, stats.written, stats.again), (100, 100, 0));
 }
 
+/// Without `reconnect` only a message dials it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_back_is_the_first_again() {
+    let Some(server) = Server::start() else { return };
+    let jetstream = server.jetstream().await;
+    let orders = stream(&jetstream, "orders", 1).await;
+    let publish = async || jetstream.publish("orders", "order".into()).await.unwrap().await.unwrap();
+    let (port, mut spare) = (Port::new(), listen().await);
+    let mut first = Listener::bind(port.address(), config()).await.unwrap();
+    let route = Route::failover([first.local_addr(), spare.local_addr()]);
+    let egress = Egress::routed(consumer(&orders).await, Manager::new(config()), route);
+    let (handle, running) = (egress.handle(), tokio::spawn(egress.run()));
+    publish().await;
+    take(&mut first, 1).await;
+    drop(first);
+    publish().await;
+    take(&mut spare, 1).await;
+    let mut first = Listener::bind(port.address(), config()).await.unwrap();
+    until("message", async || {
+        publish().await;
+        futures::FutureExt::now_or_never(first.next())
+    })
+    .await;
+    handle.stop();
+    soon("end", running).await.unwrap().unwrap();
+}
+
+/// It is not dialed once more for each message.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_gave_a_message_back_is_left_alone_for_a_second() {
+    const MESSAGES: usize = 20;
+    let Some(server) = Server::start() else { return };
+    let jetstream = server.jetstream().await;
+    let orders = stream(&jetstream, "orders", 1).await;
+    let with_session = || config().session(Session::new());
+    // It answers nobody, which the greeting of a session shows.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut spare = Listener::bind("127.0.0.1:0", with_session()).await.unwrap();
+    let route = Route::failover([Address::from(silent.local_addr().unwrap()), spare.local_addr().into()]);
+    let egress = Egress::routed(consumer(&orders).await, Manager::new(with_session()), route);
+    let (dials, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let count = dials.clone();
+    std::thread::spawn(move || silent.incoming().for_each(|_| _ = count.fetch_add(1, Ordering::SeqCst)));
+    let (handle, running) = (egress.handle(), tokio::spawn(egress.run()));
+    for _ in 0..MESSAGES {
+        jetstream.publish("orders", "order".into()).await.unwrap().await.unwrap();
+        take(&mut spare, 1).await;
+    }
+    let (dials, seconds) = (dials.load(Ordering::SeqCst), began.elapsed().as_secs() as usize);
+    assert!((1..=1 + seconds).contains(&dials), "{dials} in {seconds} s");
+    // Asking for the next takes the last.
+    assert!(futures::FutureExt::now_or_never(spare.next()).is_none());
+    handle.stop();
+    soon("end", running).await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_turn_each_address_gets_its_share_and_by_key_each_key_has_one() {
     let Some(server) = Server::start() else { return };
@@ -64,14 +123,19 @@ async fn in_turn_each_address_gets_its_share_and_by_key_each_key_has_one() {
     let Some(server) = Server::start() else { return };
     let pulled = filled(&server, numbers(0..100)).await;
     let last_digit = |message: &[u8]| message.last().copied();
-    let egress = Egress::routed(pulled, Manager::new(config()), Route::by_key(last_digit, addresses));
+    let route = Route::by_key(last_digit, addresses.clone());
+    let egress = Egress::routed(pulled, Manager::new(config()), route.clone());
     let (handle, running) = (egress.handle(), tokio::spawn(egress.run()));
     let [first, second] = receivers;
     let mut came =
         futures::stream::select(first.map(|(_, message)| (0, message)), second.map(|(_, message)| (1, message)));
     let owners: BTreeSet<_> =
         soon("messages", came.by_ref().take(100).map(|(at, message)| (last_digit(&message), at)).collect()).await;
-    assert_eq!(owners.len(), 10, "a key has two owners: {owners:?}");
+    let owner = |key: Option<u8>| {
+        let first = &route.order(&[key.unwrap()], 0)[0];
+        (key, addresses.iter().position(|address| address == first).unwrap())
+    };
+    assert_eq!(owners, (b'0'..=b'9').map(Some).map(owner).collect());
     handle.stop();
     soon("end", running).await.unwrap().unwrap();
 }
