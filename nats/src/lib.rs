@@ -42,14 +42,16 @@ mod write;
 
 mod egress;
 mod letters;
+mod undelivered;
 
 /// The client of NATS, in the version that is used here.
 pub use async_nats;
 
-pub use egress::{Egress, EgressHandle, EgressStats, OnFailure, Undelivered};
+pub use egress::{Egress, EgressHandle, EgressStats};
 pub use error::Error;
 pub use ingress::{Ingress, IngressStats, Unstored, UnstoredMessages};
 pub use letters::{ADDRESS, DurableLetters, ID, OUTCOME, REASON};
+pub use undelivered::{OnFailure, Undelivered};
 
 /// What the integration tests run their servers by.
 #[cfg(test)]
