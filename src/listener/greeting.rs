@@ -7,12 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use futures::{AsyncReadExt, FutureExt};
 
 use super::handshakes::Handshake;
 use super::member::Member;
 use super::peers::{Guest, Running, Seat};
+use super::place::Place;
 use super::principal::Principal;
 use super::received::Arrival;
 use super::seating::{Offer, Seating, Taken};
@@ -116,45 +117,65 @@ struct Refusal {
     kind: HandshakeErrorKind,
 }
 
-/// The task is made for each who connects, and its size is what they cost: what few of them come to is in a box, and what it is
-/// given is there once.
+/// What follows a handshake.
+enum Next<'a> {
+    Over,
+    /// The answer to a HELLO: in a box, because few come to it.
+    Welcome(BoxFuture<'a, Option<(Guest, Refusal)>>),
+    Refused(Guest, Refusal),
+}
+
+/// The task is made for each who connects, and its size is what they cost: what few of them come to is in a box, what it is given is
+/// there once, and nothing is kept over a wait that is not needed behind it.
 fn shake(unfinished: Unfinished, guest: Guest, inbox: Sender<Arrival>) -> impl Future<Output = ()> + Send {
     let running = unfinished.running.clone();
     let Guest { place, stream, from } = guest;
     async move {
         let greeted = in_time(&running, pin!(greet(&running, stream))).await;
-        let error = match (unfinished.finish(), greeted) {
-            (Some(handshake), Ok(greeted)) => {
-                handshake.let_go();
-                let refused = match greeted {
-                    Greeted::Plain(stream) => return admit_plain(&running, Guest { place, stream, from }, inbox),
-                    Greeted::Session(stream, hello) => {
-                        let guest = Guest { place, stream, from };
-                        Box::pin(welcome(&running, guest, hello, inbox)).await
-                    }
-                    Greeted::Refused(stream, refusal) => {
-                        drop(inbox);
-                        Some((Guest { place, stream, from }, refusal))
-                    }
-                };
-                let Some((Guest { place, stream, from }, Refusal { answer, kind })) = refused else { return };
-                tell(&running, from, Failed::Session(kind));
-                let runtime = running.config.runtime.clone();
-                drop((unfinished, running));
-                stream.part(&answer, &runtime).await;
-                return drop(place);
-            }
-            (Some(handshake), Err(error)) => {
-                handshake.cut();
-                error
-            }
-            (None, _) if running.handshakes.have_ended() => return,
-            (None, _) => gave_way(&running, unfinished.most),
+        let answered = match next(&running, &unfinished, greeted, (place, from), inbox) {
+            Next::Over => None,
+            Next::Welcome(welcome) => welcome.await,
+            Next::Refused(guest, refusal) => Some((guest, refusal)),
         };
-        // Whoever hears of it finds room.
+        let Some((Guest { place, stream, from }, Refusal { answer, kind })) = answered else { return };
+        tell(&running, from, Failed::Session(kind));
+        let runtime = running.config.runtime.clone();
+        drop((unfinished, running));
+        stream.part(&answer, &runtime).await;
         drop(place);
-        tell(&running, from, error);
     }
+}
+
+fn next<'a>(
+    running: &'a Running,
+    unfinished: &Unfinished,
+    greeted: Result<Greeted, Failed>,
+    (place, from): (Place, Endpoint),
+    inbox: Sender<Arrival>,
+) -> Next<'a> {
+    let error = match (unfinished.finish(), greeted) {
+        (Some(handshake), Ok(greeted)) => {
+            handshake.let_go();
+            match greeted {
+                Greeted::Plain(stream) => admit_plain(running, Guest { place, stream, from }, inbox),
+                Greeted::Session(stream, hello) => {
+                    return Next::Welcome(welcome(running, Guest { place, stream, from }, hello, inbox).boxed());
+                }
+                Greeted::Refused(stream, refusal) => return Next::Refused(Guest { place, stream, from }, refusal),
+            }
+            return Next::Over;
+        }
+        (Some(handshake), Err(error)) => {
+            handshake.cut();
+            error
+        }
+        (None, _) if running.handshakes.have_ended() => return Next::Over,
+        (None, _) => gave_way(running, unfinished.most),
+    };
+    // Whoever hears of it finds room.
+    drop(place);
+    tell(running, from, error);
+    Next::Over
 }
 
 fn gave_way(running: &Running, max_handshakes: usize) -> Failed {
