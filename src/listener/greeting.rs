@@ -120,8 +120,8 @@ struct Refusal {
 /// What follows a handshake.
 enum Next<'a> {
     Over,
-    /// The answer to a HELLO: in a box, because few come to it.
-    Welcome(BoxFuture<'a, Option<(Guest, Refusal)>>),
+    /// It is known when this has been waited for.
+    Later(BoxFuture<'a, Option<(Guest, Refusal)>>),
     Refused(Guest, Refusal),
 }
 
@@ -134,7 +134,7 @@ fn shake(unfinished: Unfinished, guest: Guest, inbox: Sender<Arrival>) -> impl F
         let greeted = in_time(&running, pin!(greet(&running, stream))).await;
         let answered = match next(&running, &unfinished, greeted, (place, from), inbox) {
             Next::Over => None,
-            Next::Welcome(welcome) => welcome.await,
+            Next::Later(later) => later.await,
             Next::Refused(guest, refusal) => Some((guest, refusal)),
         };
         let Some((Guest { place, stream, from }, Refusal { answer, kind })) = answered else { return };
@@ -156,14 +156,14 @@ fn next<'a>(
     let error = match (unfinished.finish(), greeted) {
         (Some(handshake), Ok(greeted)) => {
             handshake.let_go();
-            match greeted {
-                Greeted::Plain(stream) => admit_plain(running, Guest { place, stream, from }, inbox),
-                Greeted::Session(stream, hello) => {
-                    return Next::Welcome(welcome(running, Guest { place, stream, from }, hello, inbox).boxed());
+            return match greeted {
+                Greeted::Plain(stream) => {
+                    admit_plain(running, Guest { place, stream, from }, inbox);
+                    Next::Over
                 }
-                Greeted::Refused(stream, refusal) => return Next::Refused(Guest { place, stream, from }, refusal),
-            }
-            return Next::Over;
+                Greeted::Session(stream, hello) => welcome(running, Guest { place, stream, from }, hello, inbox),
+                Greeted::Refused(stream, refusal) => Next::Refused(Guest { place, stream, from }, refusal),
+            };
         }
         (Some(handshake), Err(error)) => {
             handshake.cut();
@@ -296,40 +296,43 @@ fn admit_plain(running: &Running, Guest { place, stream, from }: Guest, inbox: S
 }
 
 /// Somebody who has said HELLO: a new session, or one that goes on. If not, what they are told.
-async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Arrival>) -> Option<(Guest, Refusal)> {
-    let table = running.sessions.clone()?;
+fn welcome(running: &Running, mut guest: Guest, hello: Hello, inbox: Sender<Arrival>) -> Next<'_> {
+    let Some(table) = running.sessions.clone() else { return Next::Over };
     let identity = guest.stream.identity();
     let key = Key { identity: Principal::of(identity.as_deref()), id: hello.id };
     // Before the table is asked: somebody may have to go for whoever is new.
     let fits = table.terms.can_send_to(hello.terms) && hello.terms.can_send_to(table.terms);
     let mut judged = if fits { table.judge(&key, &hello) } else { Judged::Refused(Status::Limits) };
-    let mut guest = guest;
     loop {
-        let status = match judged {
+        match judged {
             Judged::New => match begin_session(running, &table, &key, guest, hello, inbox.clone()) {
-                Ok(()) => return None,
-                Err((instead, back)) => {
-                    (judged, guest) = (instead, back);
-                    continue;
-                }
+                Ok(()) => return Next::Over,
+                Err((instead, back)) => (judged, guest) = (instead, back),
             },
-            Judged::Known(member) => match Box::pin(offer(running, &member, guest, hello)).await {
-                Ok(()) => return None,
-                Err(back) => {
-                    guest = back;
-                    Status::Busy
-                }
-            },
-            Judged::Tombstone(positions) => {
-                Box::pin(tombstone::serve(running, &table, &key, guest, &hello, positions)).await;
-                return None;
+            Judged::Known(member) => {
+                let offered = async move {
+                    let back = offer(running, &member, guest, hello).await.err();
+                    drop(inbox);
+                    back.map(|guest| (guest, unwelcome(&table, &hello, Status::Busy)))
+                };
+                return Next::Later(offered.boxed());
             }
-            Judged::Refused(status) => status,
-        };
-        let answer = table.welcome(&hello, status, Default::default()).encode().to_vec();
-        let kind = refused_with(status, table.terms.max_message, hello.terms.max_message);
-        return Some((guest, Refusal { answer, kind }));
+            Judged::Tombstone(positions) => {
+                let served = async move {
+                    tombstone::serve(running, &table, &key, guest, &hello, positions).await;
+                    drop(inbox);
+                    None
+                };
+                return Next::Later(served.boxed());
+            }
+            Judged::Refused(status) => return Next::Refused(guest, unwelcome(&table, &hello, status)),
+        }
     }
+}
+
+fn unwelcome(table: &SessionTable, hello: &Hello, status: Status) -> Refusal {
+    let answer = table.welcome(hello, status, Default::default()).encode().to_vec();
+    Refusal { answer, kind: refused_with(status, table.terms.max_message, hello.terms.max_message) }
 }
 
 /// Starts the task of a new session. The error is what is to be done instead.
