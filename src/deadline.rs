@@ -23,6 +23,12 @@ const SHORTEST: Duration = Duration::from_millis(30);
 /// latest; if not, nobody waited, and it does not count. A limit runs out only for somebody who waited all that time.
 pub(crate) struct Deadline {
     runtime: Handle,
+    /// On the heap from the first start on: of many connections it never runs.
+    state: Option<Box<State>>,
+}
+
+#[derive(Default)]
+struct State {
     /// The limit, if it has a name, and how far has come what is waited for.
     waits_for: (Option<Limit>, u64),
     waited: Option<Waited>,
@@ -44,19 +50,22 @@ struct Timer {
 impl Deadline {
     /// One that is not running.
     pub(crate) fn new(runtime: &Handle) -> Self {
-        Self { runtime: runtime.clone(), waits_for: (None, 0), waited: None, timer: None }
+        Self { runtime: runtime.clone(), state: None }
     }
 
     /// Stops it.
     pub(crate) fn clear(&mut self) {
-        self.waited = None;
+        if let Some(state) = &mut self.state {
+            state.waited = None;
+        }
     }
 
     /// Makes it one that was started then, for this limit. It goes on if it has been looked at since.
     pub(crate) fn start(&mut self, what: Option<Limit>, since: Instant) {
-        self.waits_for = (what, 0);
-        if self.waited.as_ref().is_none_or(|waited| waited.until <= since) {
-            self.waited = Some(Waited { long: Duration::ZERO, until: since });
+        let state = self.state.get_or_insert_default();
+        state.waits_for = (what, 0);
+        if state.waited.as_ref().is_none_or(|waited| waited.until <= since) {
+            state.waited = Some(Waited { long: Duration::ZERO, until: since });
         }
     }
 
@@ -78,13 +87,15 @@ impl Deadline {
     }
 
     fn poll_over(&mut self, what: Option<Limit>, limit: Duration, progress: u64, cx: &mut Context<'_>) -> Poll<()> {
-        if mem::replace(&mut self.waits_for, (what, progress)) != (what, progress) {
-            self.waited = None;
+        let Self { runtime, state } = self;
+        let State { waits_for, waited: running, timer } = &mut **state.get_or_insert_default();
+        if mem::replace(waits_for, (what, progress)) != (what, progress) {
+            *running = None;
         }
         let look = (limit / LOOKS).max(SHORTEST);
         loop {
-            let now = self.runtime.now();
-            let waited = self.waited.get_or_insert(Waited { long: Duration::ZERO, until: now });
+            let now = runtime.now();
+            let waited = running.get_or_insert(Waited { long: Duration::ZERO, until: now });
             let since = now.saturating_duration_since(waited.until);
             if since <= 2 * look {
                 waited.long += since;
@@ -92,16 +103,16 @@ impl Deadline {
             waited.until = now;
             let left = limit.saturating_sub(waited.long);
             if left.is_zero() {
-                self.waited = None;
+                *running = None;
                 return Poll::Ready(());
             }
             // What is further away than the clock can tell never comes.
             let Some(next) = now.checked_add(left.min(look)) else { return Poll::Pending };
             // One that fires too early is looked at then; one that fires too late is of no use.
-            self.timer.take_if(|timer| timer.fires > next);
-            let timer = self.timer.get_or_insert_with(|| Timer { fires: next, alarm: self.runtime.timer(next) });
-            ready!(Pin::new(&mut timer.alarm).poll(cx));
-            self.timer = None;
+            timer.take_if(|timer| timer.fires > next);
+            let set = timer.get_or_insert_with(|| Timer { fires: next, alarm: runtime.timer(next) });
+            ready!(Pin::new(&mut set.alarm).poll(cx));
+            *timer = None;
         }
     }
 }

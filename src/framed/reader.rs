@@ -208,6 +208,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// The last message that was taken out of the frames did not decode: without a session, nobody is told.
     pub(crate) fn refuse_last(&mut self) {}
 
+    /// Keeps what was taken out of the buffer, to be taken once more.
+    pub(crate) fn keep(&mut self, frames: Frames) {
+        self.frames = frames;
+    }
+
     /// Takes what was received.
     pub(crate) fn take_frames(&mut self) -> Frames {
         self.frames.take_rest()

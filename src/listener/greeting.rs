@@ -7,12 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use futures::{AsyncReadExt, FutureExt};
 
 use super::handshakes::Handshake;
 use super::member::Member;
 use super::peers::{Guest, Running, Seat};
+use super::place::Place;
 use super::principal::Principal;
 use super::received::Arrival;
 use super::seating::{Offer, Seating, Taken};
@@ -116,45 +117,65 @@ struct Refusal {
     kind: HandshakeErrorKind,
 }
 
-/// The task is made for each who connects, and its size is what they cost: what few of them come to is in a box, and what it is
-/// given is there once.
+/// What follows a handshake.
+enum Next<'a> {
+    Over,
+    /// It is known when this has been waited for.
+    Later(BoxFuture<'a, Option<(Guest, Refusal)>>),
+    Refused(Guest, Refusal),
+}
+
+/// The task is made for each who connects, and its size is what they cost: what few of them come to is in a box, what it is given is
+/// there once, and nothing is kept over a wait that is not needed behind it.
 fn shake(unfinished: Unfinished, guest: Guest, inbox: Sender<Arrival>) -> impl Future<Output = ()> + Send {
     let running = unfinished.running.clone();
     let Guest { place, stream, from } = guest;
     async move {
         let greeted = in_time(&running, pin!(greet(&running, stream))).await;
-        let error = match (unfinished.finish(), greeted) {
-            (Some(handshake), Ok(greeted)) => {
-                handshake.let_go();
-                let refused = match greeted {
-                    Greeted::Plain(stream) => return admit_plain(&running, Guest { place, stream, from }, inbox),
-                    Greeted::Session(stream, hello) => {
-                        let guest = Guest { place, stream, from };
-                        Box::pin(welcome(&running, guest, hello, inbox)).await
-                    }
-                    Greeted::Refused(stream, refusal) => {
-                        drop(inbox);
-                        Some((Guest { place, stream, from }, refusal))
-                    }
-                };
-                let Some((Guest { place, stream, from }, Refusal { answer, kind })) = refused else { return };
-                tell(&running, from, Failed::Session(kind));
-                let runtime = running.config.runtime.clone();
-                drop((unfinished, running));
-                stream.part(&answer, &runtime).await;
-                return drop(place);
-            }
-            (Some(handshake), Err(error)) => {
-                handshake.cut();
-                error
-            }
-            (None, _) if running.handshakes.have_ended() => return,
-            (None, _) => gave_way(&running, unfinished.most),
+        let answered = match next(&running, &unfinished, greeted, (place, from), inbox) {
+            Next::Over => None,
+            Next::Later(later) => later.await,
+            Next::Refused(guest, refusal) => Some((guest, refusal)),
         };
-        // Whoever hears of it finds room.
+        let Some((Guest { place, stream, from }, Refusal { answer, kind })) = answered else { return };
+        tell(&running, from, Failed::Session(kind));
+        let runtime = running.config.runtime.clone();
+        drop((unfinished, running));
+        stream.part(&answer, &runtime).await;
         drop(place);
-        tell(&running, from, error);
     }
+}
+
+fn next<'a>(
+    running: &'a Running,
+    unfinished: &Unfinished,
+    greeted: Result<Greeted, Failed>,
+    (place, from): (Place, Endpoint),
+    inbox: Sender<Arrival>,
+) -> Next<'a> {
+    let error = match (unfinished.finish(), greeted) {
+        (Some(handshake), Ok(greeted)) => {
+            handshake.let_go();
+            return match greeted {
+                Greeted::Plain(stream) => {
+                    admit_plain(running, Guest { place, stream, from }, inbox);
+                    Next::Over
+                }
+                Greeted::Session(stream, hello) => welcome(running, Guest { place, stream, from }, hello, inbox),
+                Greeted::Refused(stream, refusal) => Next::Refused(Guest { place, stream, from }, refusal),
+            };
+        }
+        (Some(handshake), Err(error)) => {
+            handshake.cut();
+            error
+        }
+        (None, _) if running.handshakes.have_ended() => return Next::Over,
+        (None, _) => gave_way(running, unfinished.most),
+    };
+    // Whoever hears of it finds room.
+    drop(place);
+    tell(running, from, error);
+    Next::Over
 }
 
 fn gave_way(running: &Running, max_handshakes: usize) -> Failed {
@@ -275,40 +296,43 @@ fn admit_plain(running: &Running, Guest { place, stream, from }: Guest, inbox: S
 }
 
 /// Somebody who has said HELLO: a new session, or one that goes on. If not, what they are told.
-async fn welcome(running: &Running, guest: Guest, hello: Hello, inbox: Sender<Arrival>) -> Option<(Guest, Refusal)> {
-    let table = running.sessions.clone()?;
+fn welcome(running: &Running, mut guest: Guest, hello: Hello, inbox: Sender<Arrival>) -> Next<'_> {
+    let Some(table) = running.sessions.clone() else { return Next::Over };
     let identity = guest.stream.identity();
     let key = Key { identity: Principal::of(identity.as_deref()), id: hello.id };
     // Before the table is asked: somebody may have to go for whoever is new.
     let fits = table.terms.can_send_to(hello.terms) && hello.terms.can_send_to(table.terms);
     let mut judged = if fits { table.judge(&key, &hello) } else { Judged::Refused(Status::Limits) };
-    let mut guest = guest;
     loop {
-        let status = match judged {
+        match judged {
             Judged::New => match begin_session(running, &table, &key, guest, hello, inbox.clone()) {
-                Ok(()) => return None,
-                Err((instead, back)) => {
-                    (judged, guest) = (instead, back);
-                    continue;
-                }
+                Ok(()) => return Next::Over,
+                Err((instead, back)) => (judged, guest) = (instead, back),
             },
-            Judged::Known(member) => match Box::pin(offer(running, &member, guest, hello)).await {
-                Ok(()) => return None,
-                Err(back) => {
-                    guest = back;
-                    Status::Busy
-                }
-            },
-            Judged::Tombstone(positions) => {
-                Box::pin(tombstone::serve(running, &table, &key, guest, &hello, positions)).await;
-                return None;
+            Judged::Known(member) => {
+                let offered = async move {
+                    let back = offer(running, &member, guest, hello).await.err();
+                    drop(inbox);
+                    back.map(|guest| (guest, unwelcome(&table, &hello, Status::Busy)))
+                };
+                return Next::Later(offered.boxed());
             }
-            Judged::Refused(status) => status,
-        };
-        let answer = table.welcome(&hello, status, Default::default()).encode().to_vec();
-        let kind = refused_with(status, table.terms.max_message, hello.terms.max_message);
-        return Some((guest, Refusal { answer, kind }));
+            Judged::Tombstone(positions) => {
+                let served = async move {
+                    tombstone::serve(running, &table, &key, guest, &hello, positions).await;
+                    drop(inbox);
+                    None
+                };
+                return Next::Later(served.boxed());
+            }
+            Judged::Refused(status) => return Next::Refused(guest, unwelcome(&table, &hello, status)),
+        }
     }
+}
+
+fn unwelcome(table: &SessionTable, hello: &Hello, status: Status) -> Refusal {
+    let answer = table.welcome(hello, status, Default::default()).encode().to_vec();
+    Refusal { answer, kind: refused_with(status, table.terms.max_message, hello.terms.max_message) }
 }
 
 /// Starts the task of a new session. The error is what is to be done instead.

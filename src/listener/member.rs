@@ -1,7 +1,9 @@
 //! One connected peer, as a listener's tasks and handles know it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
+use super::late_outbox::LateOutbox;
 use super::read_on::Loan;
 use super::seating::Seating;
 use crate::connection::Line;
@@ -19,11 +21,11 @@ use crate::wire::Codec;
 pub(crate) struct Member {
     pub(crate) peer: Peer,
     /// The replies to it; its task is the driver.
-    pub(crate) outbox: Outbox<transport::Stream>,
-    /// Its batches that the consumer has not finished with.
-    pub(super) in_flight: AtomicUsize,
+    pub(crate) outbox: LateOutbox,
+    /// Its batches that the consumer has not finished with: see [`InFlight`].
+    in_flight: AtomicUsize,
     /// Its task ends the connection when there are none.
-    pub(super) waits_for_consumer: AtomicBool,
+    waits_for_consumer: AtomicBool,
     /// The sink of replies was closed, and the socket did not take the end at once.
     pub(crate) half_closes: AtomicBool,
     /// A close took too long, and did not wait for it to end.
@@ -43,7 +45,7 @@ impl Member {
         codec: Codec,
         rules: Arc<Rules<transport::Stream>>,
     ) -> Arc<Self> {
-        Arc::new(Self::with(peer, Outbox::new(stream, codec, rules), None))
+        Arc::new(Self::with(peer, LateOutbox::new(stream, codec, rules), None))
     }
 
     /// That of a session, which has no connection yet. `window` is what it accepts, in bytes.
@@ -55,10 +57,10 @@ impl Member {
         seating: Seating,
     ) -> Arc<Self> {
         let outbox = Outbox::in_session(codec, rules, Side::Listener, window);
-        Arc::new(Self::with(peer, outbox, Some(Box::new(seating))))
+        Arc::new(Self::with(peer, outbox.into(), Some(Box::new(seating))))
     }
 
-    fn with(peer: Peer, outbox: Outbox<transport::Stream>, session: Option<Box<Seating>>) -> Self {
+    fn with(peer: Peer, outbox: LateOutbox, session: Option<Box<Seating>>) -> Self {
         Self {
             peer,
             outbox,
@@ -74,14 +76,14 @@ impl Member {
 
     /// Whether the consumer has finished with everything. If not, the peer's task is called when it has.
     pub(crate) fn is_taken(&self) -> bool {
-        // In this order, and that of `Received`'s drop, one of the two sees the other.
+        // In this order, and that of `InFlight`'s drop, one of the two sees the other.
         self.waits_for_consumer.store(true, Ordering::SeqCst);
         self.in_flight.load(Ordering::SeqCst) == 0
     }
 
     /// Whether it takes its replies: if not, it gets no more of them.
     pub(crate) fn may_be_read(&self) -> bool {
-        self.outbox.try_room(HIGH_WATER)
+        self.outbox.made().is_none_or(|outbox| outbox.try_room(HIGH_WATER))
     }
 
     /// Gives up the socket, and the reader if it is lent.
@@ -89,6 +91,34 @@ impl Member {
         // The last of them drops the waker that the socket has kept, which may be the program's.
         let _ = foreign::dispose(self.loan.end());
         let _ = foreign::dispose(stream);
+    }
+}
+
+/// Something of a peer that its consumer has not finished with.
+pub(crate) struct InFlight(Arc<Member>);
+
+impl InFlight {
+    pub(crate) fn new(member: &Arc<Member>) -> Self {
+        member.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(member.clone())
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Arc<Member>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let last = self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.waits_for_consumer.load(Ordering::SeqCst) {
+            self.0.outbox.call_driver();
+        }
     }
 }
 

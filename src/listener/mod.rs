@@ -10,10 +10,12 @@ mod greeting;
 mod handle;
 mod handshakes;
 mod incoming;
+mod late_outbox;
 mod member;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod peer_decode;
+mod peer_fill;
 mod peer_task;
 mod peers;
 mod place;

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use super::member::Member;
 use super::peers::{Running, Seat};
 use super::read_on::PeerReader;
-use super::received::{Arrival, Received};
+use super::received::Arrival;
 use super::shared::{AsyncCallback, Callback, Handling};
 use crate::connection::{Connection, OnEnd};
 use crate::deadline::Deadline;
@@ -39,8 +39,10 @@ pub(crate) fn run(
     inbox: Sender<Arrival>,
 ) -> impl Future<Output = ()> + Send {
     let (running, leaving) = (Running::clone(&seat), member.clone());
+    let (slow, stalled) = (Deadline::new(&seat.config.runtime), Deadline::new(&seat.config.runtime));
+    let task = PeerTask { stream, member, slow, stalled, half_closed: false, seat };
     // The callback tells by itself if it panics when the task is dropped.
-    foreign::run(serve(seat, member, stream, inbox), drop).map(move |ended| match ended {
+    foreign::run(serve(task, inbox), drop).map(move |ended| match ended {
         Ok(Some(Ended { seat, reason, inbox: _inbox })) => seat.leave(&leaving, reason),
         Ok(None) => {}
         Err(panic) => running.failed(&leaving, PanicSource::Task, panic),
@@ -55,36 +57,34 @@ struct Ended {
 }
 
 /// Returns how the connection ended; `None` if it has another owner.
-async fn serve(
-    seat: Seat,
-    member: Arc<Member>,
-    stream: transport::Stream,
-    mut inbox: Sender<Arrival>,
-) -> Option<Ended> {
-    // Without a choice the listener is gone, and its tasks with it.
-    let delivery = seat.chosen().await?;
-    // Most connections are idle, and wait for a message. On the heap is what few do, or do once: the others make no room for it.
-    if let Handling::Connections = delivery {
-        hand_over(seat, member, stream, inbox).boxed().await;
-        return None;
+///
+/// Most connections are idle, and wait for a message: the size of this future is what they cost. On the heap is what few of them do,
+/// or do once. And it is no `async fn`, which has room twice for what it is given: where that comes, and where it is used.
+fn serve(mut task: PeerTask, mut inbox: Sender<Arrival>) -> impl Future<Output = Option<Ended>> + Send {
+    async move {
+        // Without a choice the listener is gone, and its tasks with it.
+        let delivery = task.seat.chosen().await?;
+        if let Handling::Connections = delivery {
+            hand_over(task, inbox).boxed().await;
+            return None;
+        }
+        let reader = Box::new(Reader::with(task.stream.clone(), Decoder::with(task.seat.plain_codec)));
+        let end = match delivery {
+            Handling::Callback(callback) => task.call(reader, callback.get()).await,
+            Handling::AsyncCallback(callback) => task.call_async(reader, callback.get()).boxed().await,
+            Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).boxed().await,
+            Handling::Inbox | Handling::Connections => task.fill(reader, &mut inbox).await,
+        };
+        // It may have waited for room when it ended.
+        inbox.leave();
+        let reason = task.finish(end).boxed().await;
+        Some(Ended { seat: task.close(), reason, inbox })
     }
-    let reader = Box::new(Reader::with(stream.clone(), Decoder::with(seat.plain_codec)));
-    let (slow, stalled) = (Deadline::new(&seat.config.runtime), Deadline::new(&seat.config.runtime));
-    let mut task = PeerTask { stream, member, slow, stalled, half_closed: false, seat };
-    let end = match delivery {
-        Handling::Callback(callback) => task.call(reader, callback.get()).await,
-        Handling::AsyncCallback(callback) => task.call_async(reader, callback.get()).boxed().await,
-        Handling::Decoded(decoding) => task.decode(reader, &mut inbox, &decoding).boxed().await,
-        Handling::Inbox | Handling::Connections => task.fill(reader, &mut inbox).await,
-    };
-    // It may have waited for room when it ended.
-    inbox.leave();
-    let reason = task.finish(end).boxed().await;
-    Some(Ended { seat: task.close(), reason, inbox })
 }
 
 /// Gives the connection to the program, which reads and writes it by itself.
-async fn hand_over(seat: Seat, member: Arc<Member>, stream: transport::Stream, mut inbox: Sender<Arrival>) {
+async fn hand_over(task: PeerTask, mut inbox: Sender<Arrival>) {
+    let PeerTask { seat, member, stream, .. } = task;
     let share = poll_fn(|cx| inbox.poll_reserve(ITEM, cx)).await;
     let (config, codec, peer) = (seat.config.clone(), seat.plain_codec, member.peer);
     seat.hand_over(&member).await;
@@ -131,57 +131,27 @@ pub(crate) enum Readable {
 }
 
 impl PeerTask {
-    /// Batches into the inbox, each with its share of the budget.
-    async fn fill(&mut self, mut reader: PeerReader, inbox: &mut Sender<Arrival>) -> Result<(), End> {
-        let mut in_a_row = 0;
-        while let Readable::Frames(share) = poll_fn(|cx| self.poll_readable(&mut reader, Some(inbox), cx)).await? {
-            let batch = reader.take();
-            self.seat.count(batch.messages, batch.bytes);
-            let memory = batch.memory + ITEM;
-            // Counted as in flight from here on: its replies are still to come.
-            let mut received = Received::new(&self.member, batch.frames);
-            let share = match share {
-                Some(mut share) if memory <= share.bytes() => {
-                    share.shrink(memory);
-                    share
-                }
-                // Nothing is held while a larger share is waited for, or two could wait for each other.
-                too_small => {
-                    drop(too_small);
-                    poll_fn(|cx| self.poll_share(inbox, memory, cx)).await?
-                }
-            };
-            // A consumer that is done with everything else reads on by itself, where there may be more at once, or where
-            // nobody else sends: its next wait is as likely to be for this peer as for any other.
-            let likely = self.seat.was_last(self.member.peer) || batch.memory == CHUNK;
-            let lends = likely && reader.fits_a_chunk() && share.is_all() && !self.seat.is_closing();
-            if !lends {
-                inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
-                in_a_row = rest(in_a_row).await;
-                continue;
-            }
-            received.lent = Some(self.member.loan.lend(reader, &self.seat.config.runtime));
-            inbox.send(Arrival::Batch(received), share).map_err(|_| End::Stopped)?;
-            reader = poll_fn(|cx| self.poll_taken_back(cx)).await?;
-            in_a_row = 0;
-        }
-        Ok(())
-    }
-
     /// The callback on each message where it lies.
     async fn call(&mut self, mut reader: PeerReader, callback: &Callback) -> Result<(), End> {
         let mut in_a_row = 0;
-        while let Readable::Frames(_) = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
-            let (peer, seat) = (self.member.peer, &self.seat);
-            let visit = |message: &[u8]| {
-                if let Err(error) = callback(peer, message) {
-                    seat.call_failed(peer, error);
-                }
-            };
-            let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
-            seat.count(messages, bytes);
+        loop {
+            if let Readable::CleanEnd = poll_fn(|cx| self.poll_readable(&mut reader, None, cx)).await? {
+                return Ok(());
+            }
+            self.visit(&mut reader, callback)?;
             in_a_row = rest(in_a_row).await;
         }
+    }
+
+    fn visit(&self, reader: &mut PeerReader, callback: &Callback) -> Result<(), End> {
+        let (peer, seat) = (self.member.peer, &self.seat);
+        let visit = |message: &[u8]| {
+            if let Err(error) = callback(peer, message) {
+                seat.call_failed(peer, error);
+            }
+        };
+        let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
+        seat.count(messages, bytes);
         Ok(())
     }
 
@@ -224,7 +194,7 @@ impl PeerTask {
             Some(Poll::Ready(share)) => Some(share),
             None => None,
         };
-        if !self.member.outbox.drives_room(HIGH_WATER) {
+        if self.member.outbox.made().is_some_and(|outbox| !outbox.drives_room(HIGH_WATER)) {
             // A peer that does not take its replies gets no more of them.
             self.slow.clear();
             return Poll::Pending;
@@ -280,7 +250,11 @@ impl PeerTask {
             return Poll::Ready(Ok(()));
         }
         // One limit for both: whoever takes all replies, and then not the end, has no more time.
-        let is_closed = match self.member.outbox.poll_drive(cx)? {
+        let driven = match self.member.outbox.made() {
+            Some(outbox) => outbox.poll_drive(cx)?,
+            None => Poll::Ready(()),
+        };
+        let is_closed = match driven {
             Poll::Ready(()) => {
                 self.member.outbox.close();
                 // A peer that is gone has no use for it.
@@ -319,7 +293,7 @@ impl PeerTask {
     }
 
     /// Waits for the reader that was lent, without neglecting the rest.
-    fn poll_taken_back(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerReader, Error>> {
+    pub(crate) fn poll_taken_back(&mut self, cx: &mut Context<'_>) -> Poll<Result<PeerReader, Error>> {
         self.poll_replies(cx)?;
         self.half_close_if_closing(cx)?;
         let loan = &self.member.loan;
@@ -343,8 +317,8 @@ impl PeerTask {
 
     /// Writes the replies that the socket did not take at once, as it allows. An error ends the peer.
     fn poll_replies(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        self.member.outbox.set_driver(cx.waker());
-        if !self.member.outbox.is_stalled() {
+        let outbox = self.member.outbox.set_driver(cx.waker());
+        if outbox.is_none_or(|outbox| !outbox.is_stalled()) {
             return Ok(());
         }
         match self.poll_drive(cx) {

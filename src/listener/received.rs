@@ -1,12 +1,11 @@
 //! What was received from a peer, on its way to whoever takes it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::decoding::{AnyValues, Decoding, Piece};
-use super::member::Member;
+use super::member::{InFlight, Member};
 use super::read_on::Lent;
 use crate::connection::Connection;
 use crate::error::BoxError;
@@ -23,7 +22,7 @@ pub(crate) enum Arrival {
 
 /// A batch, and whose it is.
 pub(crate) struct Received {
-    pub(crate) member: Arc<Member>,
+    pub(crate) member: InFlight,
     pub(crate) messages: Messages,
     /// With these, the reader was lent.
     pub(crate) lent: Option<Lent>,
@@ -37,9 +36,13 @@ pub(crate) struct Received {
 
 impl Received {
     pub(crate) fn new(member: &Arc<Member>, frames: Frames) -> Self {
-        member.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self::of(InFlight::new(member), frames)
+    }
+
+    /// The same, of what is counted as in flight already.
+    pub(crate) fn of(member: InFlight, frames: Frames) -> Self {
         Self {
-            member: member.clone(),
+            member,
             messages: Messages::new(frames),
             lent: None,
             values: None,
@@ -110,10 +113,6 @@ impl Drop for Received {
         // A program that panics has not finished with what it drops.
         if self.taken_by_drop && !std::thread::panicking() {
             self.settle();
-        }
-        let last = self.member.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.member.waits_for_consumer.load(Ordering::SeqCst) {
-            self.member.outbox.call_driver();
         }
     }
 }

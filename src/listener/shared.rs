@@ -213,7 +213,7 @@ impl Shared {
         if self.sessions.is_none() {
             return 0;
         }
-        self.members().iter().map(|member| member.outbox.untaken().0).sum()
+        self.members().iter().filter_map(|member| member.outbox.made()).map(|outbox| outbox.untaken().0).sum()
     }
 
     /// The peers, and their sockets, except those that the program has been given.
@@ -252,9 +252,10 @@ impl Shared {
 
     /// Accepts no more replies to a peer. Those that it will not get are counted, and nobody waits for them.
     pub(crate) async fn end_replies(&self, member: &Member) {
-        member.outbox.close();
-        member.outbox.lose().await;
-        self.undelivered(member, member.outbox.give_back(&Verdict::closed()));
+        if let Some(outbox) = member.outbox.close() {
+            outbox.lose().await;
+            self.undelivered(member, outbox.give_back(&Verdict::closed()));
+        }
     }
 
     /// Replies that come back, and that nobody takes back.

@@ -1,11 +1,16 @@
 //! Memory follows the bytes that were received, never the length that was announced.
 
+use std::io::Write;
+use std::time::Instant;
+
 use buffstreams::wire::Decoder;
-use buffstreams::{Error, Reader, WireFormat};
+use buffstreams::{Config, Error, Listener, Reader, WireFormat};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::poll_immediate;
 
-use crate::counting::allocations;
+use crate::counting::{self, allocations};
+use crate::net::{SOON, alone, next, raw, run};
 use crate::samples::{body, config, encode, read_clean};
 use crate::script::{Read, Source, drive};
 
@@ -162,4 +167,46 @@ fn a_large_message_costs_a_small_multiple_of_itself() {
     // Each buffer is at most twice the one before, so they add up to twice the last; where the last had room for all but
     // the header, there is one more.
     assert!(count.allocated <= 3 * len + 4 * CHUNK, "{count:?}");
+}
+
+/// What an accepted connection keeps while nothing comes, with all that the runtime and its reactor keep for it. It was sent no reply,
+/// as most are not. A byte more in each of them is seen.
+#[test]
+fn an_idle_connection_keeps_no_more_than_was_measured() {
+    const CONNECTIONS: usize = 200;
+    const MEASURED: isize = 1380;
+    alone("alloc::an_idle_connection_keeps_no_more_than_was_measured", "", || {
+        run(async {
+            let format = WireFormat::u32_be();
+            // The figure is that of the default runtime.
+            let config = Config::new().wire_format(format).max_message_size(CHUNK);
+            let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+            let addr = listener.local_addr().ip().unwrap();
+            // After its first message a task waits for the next, as all of them do.
+            let mut connect = async |first: Bytes| {
+                let mut peer = raw(addr);
+                peer.write_all(&encode(format, CHUNK, &[first])).unwrap();
+                (peer, next(&mut listener).await.unwrap())
+            };
+            // Threads, queues and buffers for all who may read at once are there from the first ones on.
+            let mut warm = Vec::new();
+            for _ in 0..16 {
+                warm.push(connect(body(CHUNK / 2)).await);
+            }
+            // All of these buffers were held at once.
+            let _warm: Vec<_> = warm.into_iter().map(|(peer, _)| peer).collect();
+            let mut peers = Vec::with_capacity(CONNECTIONS);
+            let before = counting::all().kept;
+            for _ in 0..CONNECTIONS {
+                peers.push(connect(body(5)).await.0);
+            }
+            let kept = || (counting::all().kept - before) / CONNECTIONS as isize;
+            // The last of them may be about to wait.
+            let began = Instant::now();
+            while kept() > MEASURED && began.elapsed() < SOON / 4 {
+                async_std::task::yield_now().await;
+            }
+            assert!(kept() <= MEASURED, "{} bytes", kept());
+        });
+    });
 }
