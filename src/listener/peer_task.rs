@@ -60,6 +60,7 @@ struct Ended {
 ///
 /// Most connections are idle, and wait for a message: the size of this future is what they cost. On the heap is what few of them do,
 /// or do once. And it is no `async fn`, which has room twice for what it is given: where that comes, and where it is used.
+#[allow(clippy::manual_async_fn)] // As said above.
 fn serve(mut task: PeerTask, mut inbox: Sender<Arrival>) -> impl Future<Output = Option<Ended>> + Send {
     async move {
         // Without a choice the listener is gone, and its tasks with it.
