@@ -170,7 +170,7 @@ fn a_large_message_costs_a_small_multiple_of_itself() {
 }
 
 /// What an accepted connection keeps while nothing comes, with all that the runtime and its reactor keep for it. It was sent no reply,
-/// as most are not. A byte more in each of them is seen.
+/// as most are not. It was 1,367 bytes when this was written.
 #[test]
 fn an_idle_connection_keeps_no_more_than_was_measured() {
     const CONNECTIONS: usize = 200;
