@@ -5,17 +5,17 @@ use super::{Codec, MAX_HEADER};
 /// Appends the header of a message of `len` bytes, which the caller has held against [`Codec::max`].
 #[inline(always)]
 pub(super) fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
-    if let Some((header, width)) = codec.usual_header(len) {
-        put_first(&header, width, out);
-    } else if let Some((header, width)) = codec.fixed_header(len) {
-        put_first(&header, width, out);
-    } else {
-        put_any_header(codec, len, out);
+    match codec.usual_header(len) {
+        Some((header, width)) => put_first(&header, width, out),
+        None => put_any_header(codec, len, out),
     }
 }
 
 #[inline(never)]
 fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
+    if let Some((header, width)) = codec.fixed_header(len) {
+        return put_first(&header, width, out);
+    }
     let mut header = [0; MAX_HEADER];
     let width = codec.write(len, &mut header);
     put_first(&header, width, out);
