@@ -199,7 +199,8 @@ fn tell(running: &Running, from: Endpoint, failed: Failed) {
 async fn greet(running: &Running, stream: Stream) -> Result<Greeted, Failed> {
     #[cfg(feature = "tls")]
     let stream = match &running.config.tls {
-        Some(tls) => transport::secure_accepted(stream, tls, running.codec).await.map_err(Failed::Tls)?,
+        // In a box: without TLS, nobody makes room for it.
+        Some(tls) => Box::pin(transport::secure_accepted(stream, tls, running.codec)).await.map_err(Failed::Tls)?,
         None => stream,
     };
     let Some(table) = &running.sessions else { return Ok(Greeted::Plain(stream)) };

@@ -170,11 +170,11 @@ fn a_large_message_costs_a_small_multiple_of_itself() {
 }
 
 /// What an accepted connection keeps while nothing comes, with all that the runtime and its reactor keep for it. It was sent no reply,
-/// as most are not. It was 1,367 bytes when this was written.
+/// as most are not. It was 1,367 bytes when this was written, and 1,401 where each task has a span.
 #[test]
 fn an_idle_connection_keeps_no_more_than_was_measured() {
     const CONNECTIONS: usize = 200;
-    const MEASURED: isize = 1380;
+    const MEASURED: isize = if cfg!(feature = "tracing") { 1415 } else { 1380 };
     alone("alloc::an_idle_connection_keeps_no_more_than_was_measured", "", || {
         run(async {
             let format = WireFormat::u32_be();
