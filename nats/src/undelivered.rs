@@ -44,25 +44,25 @@ impl Undelivered<'_> {
     /// What became of it. With [`Outcome::InDoubt`] the receiver may have taken it, and with [`Outcome::Refused`] it has not, and
     /// never will. With all others it was not sent.
     pub fn outcome(&self) -> Outcome {
-        use buffstreams::Error as E;
-        let Error::Write(error) = self.error else { return Outcome::NotSent };
-        match error {
-            E::Refused { .. } => Outcome::Refused,
-            E::InDoubt { .. } => Outcome::InDoubt,
-            E::NotSent { source, .. } if matches!(**source, E::Timeout { what: Limit::MessageTtl, .. }) => {
-                Outcome::Expired
-            }
-            _ => Outcome::NotSent,
-        }
+        outcome(self.error)
+    }
+}
+
+fn outcome(error: &Error) -> Outcome {
+    use buffstreams::Error as E;
+    let Error::Write(error) = error else { return Outcome::NotSent };
+    match error {
+        E::Refused { .. } => Outcome::Refused,
+        E::InDoubt { .. } => Outcome::InDoubt,
+        E::NotSent { source, .. } if matches!(**source, E::Timeout { what: Limit::MessageTtl, .. }) => Outcome::Expired,
+        _ => Outcome::NotSent,
     }
 }
 
 /// Whether another address may have a message that came back with this error: it was not sent, and not for its age.
 pub(crate) fn may_move(error: &Error) -> bool {
     use buffstreams::Error as E;
-    match error {
-        Error::Dial(_) | Error::Write(E::NotOpen { .. } | E::Closed { .. }) => true,
-        Error::Write(E::NotSent { source, .. }) => !matches!(**source, E::Timeout { what: Limit::MessageTtl, .. }),
-        _ => false,
-    }
+    let is_for_address =
+        matches!(error, Error::Dial(_) | Error::Write(E::NotOpen { .. } | E::Closed { .. } | E::NotSent { .. }));
+    is_for_address && outcome(error) == Outcome::NotSent
 }

@@ -44,7 +44,10 @@ impl Writer {
             // It is dialed in the background, and until it is up it gives everything back.
             Some(Health::Down { next_attempt: Some(_), .. }) => true,
             // Nothing but a message dials it: left alone for good, it would never come back.
-            _ => self.gave_back_at(address).is_some_and(|at| at.elapsed() < ALONE),
+            _ => {
+                let gave_back = self.gave_back.lock().unwrap_or_else(PoisonError::into_inner);
+                gave_back.get(address).is_some_and(|at| at.elapsed() < ALONE)
+            }
         }
     }
 
@@ -52,10 +55,6 @@ impl Writer {
     pub(crate) fn gave_back(&self, address: &Address) {
         let mut gave_back = self.gave_back.lock().unwrap_or_else(PoisonError::into_inner);
         gave_back.insert(address.clone(), Instant::now());
-    }
-
-    fn gave_back_at(&self, address: &Address) -> Option<Instant> {
-        self.gave_back.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
     }
 
     /// Waits until the kernel has taken the message. Messages are written in the order of the first polls.

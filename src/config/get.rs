@@ -46,7 +46,8 @@ impl Config {
         self.message_ttl
     }
 
-    /// See [`linger`](Self::linger). Where it was not set, it is the 5 ms of a manager's sinks.
+    /// See [`linger`](Self::linger). Where it was not set, it is the 5 ms of a manager's sinks and of connections in a
+    /// session.
     pub fn get_linger(&self) -> Option<Duration> {
         self.linger.with_task()
     }

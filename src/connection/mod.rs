@@ -52,8 +52,7 @@ use socket::{Origin, Shared};
 /// `feed` many and `flush` once: small messages then share a system call. Nothing is sent before a flush, or before 60 KiB are
 /// pending, unless [`Config::linger`] is set, or the connection is in a session: then what was fed is sent at the latest when it has
 /// lingered so long, by a task, as a flush would, and if that fails, the next call tells so as it tells of a break that it met
-/// itself. A peer that takes nothing for `write_timeout`
-/// is given up with [`Error::Timeout`].
+/// itself. A peer that takes nothing for `write_timeout` is given up with [`Error::Timeout`].
 ///
 /// # When it breaks
 ///

@@ -122,7 +122,7 @@ impl Route {
         let mut order: Vec<usize> = self.in_turn(turn).collect();
         if let Rule::ByKey(_) = self.rule {
             let key = self.key(message);
-            order.sort_by_key(|at| Reverse(mix(key ^ self.hashes[*at])));
+            order.sort_by_key(|at| Reverse(self.rank(key, *at)));
         }
         order.into_iter().map(|at| self.addresses[at].clone()).collect()
     }
@@ -153,9 +153,14 @@ impl Route {
     /// Of those that may have a message of this key, the first, as an index.
     pub(crate) fn pick(&self, key: u64, turn: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.rule {
-            Rule::ByKey(_) => (0..self.hashes.len()).filter(|at| may(*at)).max_by_key(|at| mix(key ^ self.hashes[*at])),
+            Rule::ByKey(_) => (0..self.hashes.len()).filter(|at| may(*at)).max_by_key(|at| self.rank(key, *at)),
             Rule::Failover | Rule::RoundRobin | Rule::Broadcast => self.in_turn(turn).find(|at| may(*at)),
         }
+    }
+
+    /// Whoever ranks highest has the key.
+    fn rank(&self, key: u64, at: usize) -> u64 {
+        mix(key ^ self.hashes[at])
     }
 
     /// All of them, as indices, beginning with whose turn it is.

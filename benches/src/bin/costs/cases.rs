@@ -96,7 +96,8 @@ fn in_session() -> Config {
 /// What is acknowledged is acknowledged once in a millisecond at most, and a message under callgrind takes fifty times as long as
 /// otherwise: there are more acknowledgements for a message, and how many is a matter of luck. One more instruction for each
 /// message is not seen here; a copy is, or a buffer for each. Of long messages, the figure that is recorded is the most there can be:
-/// each is acknowledged by itself, as on a machine where it takes a millisecond under callgrind. A request and its reply are not counted at all: there it is all luck.
+/// each is acknowledged by itself, as on a machine where it takes a millisecond under callgrind. A request and its reply are not
+/// counted at all: there it is all luck.
 const fn by_time(name: &'static str, messages: u64, run: fn(u64) -> Result<(), Error>) -> Case {
     Case { name, messages, counts: 5, growth: 0.25, slack: 1.0, run }
 }
