@@ -340,7 +340,9 @@ impl Config {
     /// How long a listener keeps a peer that sends nothing between two frames. Default: no limit.
     ///
     /// Bounds peers that connect and stay silent; off, because many programs are right to be silent for hours. A host
-    /// that vanished is found by `keepalive`.
+    /// that vanished is found by `keepalive`. A message that has come when the time is over is taken, and the time starts
+    /// again. One that is still on its way may be lost with the connection, as with any that is closed while the other end
+    /// sends.
     #[must_use]
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = limit.into();

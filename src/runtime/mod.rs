@@ -118,6 +118,9 @@ pub trait Socket: fmt::Debug + Send + Sync + 'static {
     /// has been received.
     fn is_closed_by_peer(&self) -> bool;
 
+    /// Whether there is something to read, or the end, of which the runtime may not have heard yet. It takes nothing.
+    fn has_unread(&self) -> bool;
+
     /// This end.
     fn local(&self) -> io::Result<Endpoint>;
 

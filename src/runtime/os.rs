@@ -355,6 +355,11 @@ impl<S: Source> Socket for Stream<S> {
         }
     }
 
+    fn has_unread(&self) -> bool {
+        let peeked = self.source.socket().peek(&mut [std::mem::MaybeUninit::uninit(); 1]);
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn local(&self) -> io::Result<Endpoint> {
         self.source.socket().local_addr().map(|address| endpoint_of(&address))
     }

@@ -237,6 +237,11 @@ impl Cable {
         self.is_reset(side) || self.is_at_end(side, now)
     }
 
+    /// Whether a read would bring something, if only the end.
+    pub(super) fn has_unread(&self, side: Side, now: Duration) -> bool {
+        self.is_closed_by_peer(side, now) || !self.readable(side, now).is_empty()
+    }
+
     pub(super) fn is_reset(&self, side: Side) -> bool {
         self.ends[side as usize].reset
     }

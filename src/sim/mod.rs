@@ -443,6 +443,11 @@ impl Socket for SimSocket {
         self.visit(|cable, side| cable.is_closed_by_peer(side, now))
     }
 
+    fn has_unread(&self) -> bool {
+        let now = self.world.elapsed();
+        self.visit(|cable, side| cable.has_unread(side, now))
+    }
+
     fn local(&self) -> io::Result<Endpoint> {
         Ok(self.local.clone())
     }

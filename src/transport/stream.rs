@@ -70,6 +70,11 @@ impl Stream {
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.0.is_closed_by_peer()
     }
+
+    /// Whether there is something to read, or the end, of which the runtime may not have heard yet. It takes nothing.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.0.has_unread()
+    }
 }
 
 impl AsyncRead for Stream {

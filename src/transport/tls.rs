@@ -358,6 +358,10 @@ impl Socket for TlsSocket {
         self.raw.is_closed_by_peer()
     }
 
+    fn has_unread(&self) -> bool {
+        self.raw.has_unread()
+    }
+
     fn local(&self) -> io::Result<Endpoint> {
         self.raw.local()
     }
@@ -446,6 +450,10 @@ mod tests {
 
         fn is_closed_by_peer(&self) -> bool {
             false
+        }
+
+        fn has_unread(&self) -> bool {
+            !self.other.lock().is_empty()
         }
 
         fn local(&self) -> io::Result<Endpoint> {

@@ -56,6 +56,10 @@ impl Socket for Unread {
         self.socket.is_closed_by_peer()
     }
 
+    fn has_unread(&self) -> bool {
+        self.socket.has_unread()
+    }
+
     fn local(&self) -> io::Result<Endpoint> {
         self.socket.local()
     }

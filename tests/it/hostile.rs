@@ -12,7 +12,7 @@ use futures::{SinkExt, StreamExt};
 
 use crate::net::{
     ProcessorTime, SOON, alone, config, connected, data, defaults, disconnected, event, frame, next, put, raw, refused,
-    resident, rest, run, start, unread, until,
+    resident, rest, run, start, unread, until, within,
 };
 
 /// Sends a good message, the header, and good messages behind it; returns the error that the header was rejected with.
@@ -239,6 +239,55 @@ fn a_peer_that_is_silent_between_two_frames_is_ended_at_idle_timeout() {
         }
         assert!(begun.elapsed() >= limit);
         assert_eq!((rest(&mut silent), rest(&mut spoke)), (vec![], vec![]));
+    });
+}
+
+/// A program that keeps the thread of its runtime, while a peer's time runs out and its next message comes. The message was there
+/// before anybody looked, so it is taken, and the peer is not ended.
+#[cfg(feature = "tokio")]
+fn messages_come_while_the_thread_is_kept(
+    serve: impl FnOnce(Listener, futures::channel::mpsc::UnboundedSender<Bytes>) -> futures::future::BoxFuture<'static, ()>,
+) {
+    let limit = Duration::from_millis(50);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = config().runtime(buffstreams::Tokio::current()).idle_timeout(limit);
+        let listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+        let mut peer = raw(listener.local_addr().ip().unwrap());
+        let (sender, mut received) = futures::channel::mpsc::unbounded();
+        tokio::spawn(serve(listener, sender));
+        for n in 0..10_u8 {
+            put(&mut peer, &[n]);
+            // Where the peer was ended, nothing comes.
+            assert_eq!(within(SOON, received.next()).await.as_deref(), Some(&[n][..]));
+            // Both timers fire in one turn of the runtime, and this task is called first.
+            let mut timer = std::pin::pin!(tokio::time::sleep(limit / 2));
+            assert!(futures::poll!(timer.as_mut()).is_pending());
+            std::thread::sleep(limit + limit / 10);
+            timer.await;
+        }
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn what_has_come_when_idle_timeout_is_over_is_taken_by_a_listener() {
+    messages_come_while_the_thread_is_kept(|listener, sender| {
+        Box::pin(async move {
+            let callback = move |_, message: &[u8]| Ok(sender.unbounded_send(Bytes::copy_from_slice(message))?);
+            listener.serve(callback).await.unwrap();
+        })
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn what_has_come_when_idle_timeout_is_over_is_taken_by_a_connection() {
+    messages_come_while_the_thread_is_kept(|listener, sender| {
+        Box::pin(async move {
+            let connection = listener.connections().next().await.unwrap();
+            connection.map(Result::unwrap).for_each(|message| async { sender.unbounded_send(message).unwrap() }).await;
+        })
     });
 }
 
