@@ -5,5 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export BUFFSTREAMS_NATS_MESSAGES=${1:-1000000}
-cargo test --locked --release --test it -- --nocapture --test-threads=1 \
+cargo test --locked --release --test nats -- --nocapture --test-threads=1 \
     cluster::without_sessions cluster::with_sessions_every

@@ -56,7 +56,7 @@ pub use undelivered::{OnFailure, Undelivered};
 /// What the integration tests run their servers by.
 #[cfg(test)]
 #[allow(dead_code, unreachable_pub, clippy::print_stdout)]
-#[path = "../tests/it/server.rs"]
+#[path = "../tests/nats/server.rs"]
 mod server;
 
 /// The programs of the README are compiled.

@@ -221,7 +221,13 @@ fn the_sink_of_a_manager_takes_messages_in_place_for_each_address() {
             assert_eq!(unsent(error), Some(4));
             manager.shutdown(SOON).await;
         };
-        let ((), wire, wire_second) = futures::join!(sending, far.rest(), far_second.rest());
+        let receiving = async {
+            let wires = futures::join!(far.rest(), far_second.rest());
+            // The manager waits for these ends to close.
+            drop((far, far_second));
+            wires
+        };
+        let ((), (wire, wire_second)) = futures::join!(sending, receiving);
         assert_eq!(numbers(&wire), (0..=accepted).collect::<Vec<_>>());
         assert_eq!(numbers(&wire_second), [7]);
     });

@@ -19,7 +19,6 @@ mod drops;
 mod events;
 mod fault_lab;
 mod fault_lab_acked;
-mod features;
 mod go_faults;
 mod go_faults_sending;
 mod guess;
