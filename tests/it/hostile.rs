@@ -12,7 +12,7 @@ use futures::{SinkExt, StreamExt};
 
 use crate::net::{
     ProcessorTime, SOON, alone, config, connected, data, defaults, disconnected, event, frame, next, put, raw, refused,
-    resident, rest, run, start, unread, until, within,
+    resident, rest, run, start, unread, until,
 };
 
 /// Sends a good message, the header, and good messages behind it; returns the error that the header was rejected with.
@@ -259,7 +259,7 @@ fn messages_come_while_the_thread_is_kept(
         for n in 0..10_u8 {
             put(&mut peer, &[n]);
             // Where the peer was ended, nothing comes.
-            assert_eq!(within(SOON, received.next()).await.as_deref(), Some(&[n][..]));
+            assert_eq!(crate::net::within(SOON, received.next()).await.as_deref(), Some(&[n][..]));
             // Both timers fire in one turn of the runtime, and this task is called first.
             let mut timer = std::pin::pin!(tokio::time::sleep(limit / 2));
             assert!(futures::poll!(timer.as_mut()).is_pending());
