@@ -9,7 +9,7 @@ use buffstreams::{Address, Bytes, Listener, Manager};
 use buffstreams_nats::{Egress, Error, OnFailure, async_nats};
 use futures::StreamExt;
 
-use crate::server::{Port, Server, config, consumer, listen, soon, stream, until};
+use crate::server::{Port, Server, config, consumer, impatient, listen, soon, stream, until};
 
 async fn publish(jetstream: &jetstream::Context, messages: impl IntoIterator<Item = String>) {
     for message in messages {
@@ -172,13 +172,7 @@ async fn a_receiver_that_takes_nothing_holds_up_what_is_in_the_room_and_no_more(
     let Some(server) = Server::start() else { return };
     let jetstream = server.jetstream().await;
     let orders = stream(&jetstream, "orders", 1).await;
-    let durable = pull::Config {
-        durable_name: Some("durable".to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(1),
-        ..Default::default()
-    };
-    let mut pulled = orders.create_consumer(durable).await.unwrap();
+    let mut pulled = impatient(&orders, Duration::from_secs(1)).await;
     publish(&jetstream, (0..200).map(|_| "x".repeat(LEN))).await;
 
     let config = config().max_message_size(LEN).inbox_bytes(LEN);

@@ -158,10 +158,15 @@ pub(crate) async fn stream(jetstream: &jetstream::Context, name: &str, replicas:
 
 /// A durable pull consumer, of what there will be in the stream.
 pub(crate) async fn consumer(stream: &stream::Stream) -> PullConsumer {
+    impatient(stream, Duration::from_secs(3600)).await
+}
+
+/// The same, to which a message is sent again that it has not acknowledged in that time.
+pub(crate) async fn impatient(stream: &stream::Stream, ack_wait: Duration) -> PullConsumer {
     let config = pull::Config {
         durable_name: Some("durable".to_owned()),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(3600),
+        ack_wait,
         ..Default::default()
     };
     stream.create_consumer(config).await.unwrap()

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, message::PublishMessage};
 use buffstreams::{Backoff, Bytes, Config, Deliveries, Health, Listener, Manager, Outcome, Session};
 use buffstreams_nats::{ADDRESS, Egress, Error, ID, Ingress, OUTCOME, OnFailure, REASON, async_nats};
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use crate::server::{Port, Server, config, consumer, everything, soon, stream, until};
+use crate::server::{Port, Server, config, consumer, everything, impatient, soon, stream, until};
 
 fn acked() -> Config {
     config().session(Session::new())
@@ -252,13 +252,7 @@ async fn every_message_is_taken_when_a_receiver_and_an_egress_die() {
     let Some(server) = Server::start() else { return };
     let jetstream = server.jetstream().await;
     let orders = stream(&jetstream, "orders", 1).await;
-    let durable = pull::Config {
-        durable_name: Some("durable".to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(1),
-        ..Default::default()
-    };
-    let pulled = orders.create_consumer(durable).await.unwrap();
+    let pulled = impatient(&orders, Duration::from_secs(1)).await;
     for number in 0..MESSAGES {
         jetstream.publish("orders", number.to_string().into()).await.unwrap().await.unwrap();
     }
