@@ -81,6 +81,24 @@ impl Deadline {
         }
     }
 
+    /// As [`poll`](Self::poll), for a peer from which something is to be read. Where only silence counts, and `has_unread` finds
+    /// something at the end, it starts over: that came while the thread was busy, and would be lost with the socket.
+    pub(crate) fn poll_peer(
+        &mut self,
+        what: Limit,
+        config: &Config,
+        progress: u64,
+        has_unread: impl FnOnce() -> bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Error> {
+        let error = ready!(self.poll(what, config, progress, cx));
+        // A frame has its time as a whole.
+        if what != Limit::FrameTimeout && has_unread() {
+            return self.poll(what, config, progress, cx);
+        }
+        Poll::Ready(error)
+    }
+
     /// As [`poll`](Self::poll), for a limit that has no name.
     pub(crate) fn poll_for(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_over(None, limit, 0, cx)

@@ -87,12 +87,8 @@ impl Plain {
             self.slow.clear();
             return Poll::Pending;
         };
-        let mut error = ready!(self.slow.poll(limit, &self.shared.config, 0, cx));
-        // Who has sent something was not silent: it came while the thread was busy, and would be lost with the socket.
-        if limit == Limit::IdleTimeout && self.shared.socket().stream.has_unread() {
-            error = ready!(self.slow.poll(limit, &self.shared.config, 0, cx));
-        }
-        Poll::Ready(error)
+        let has_unread = || self.shared.socket().stream.has_unread();
+        self.slow.poll_peer(limit, &self.shared.config, 0, has_unread, cx)
     }
 
     fn end(&mut self, reason: Reason) {

@@ -225,14 +225,10 @@ impl PeerTask {
 
     fn poll_patience(&mut self, reader: &Reader<transport::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
         let limit = self.patience(reader);
-        // A frame has its time as a whole; of whoever is in the middle of one while this end closes, only silence counts.
+        // Of whoever is in the middle of a frame while this end closes, only silence counts.
         let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
-        let config = &self.seat.config;
-        let mut error = ready!(self.slow.poll(limit, config, progress, cx));
-        // Who has sent something was not silent: it came while the thread was busy, and would be lost with the socket.
-        if limit != Limit::FrameTimeout && self.stream.has_unread() {
-            error = ready!(self.slow.poll(limit, config, progress, cx));
-        }
+        let has_unread = || self.stream.has_unread();
+        let error = ready!(self.slow.poll_peer(limit, &self.seat.config, progress, has_unread, cx));
         if limit == Limit::CloseTimeout && reader.is_mid_frame() {
             self.seat.cut(limit);
         }

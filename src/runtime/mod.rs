@@ -118,7 +118,8 @@ pub trait Socket: fmt::Debug + Send + Sync + 'static {
     /// has been received.
     fn is_closed_by_peer(&self) -> bool;
 
-    /// Whether there is something to read, or the end, of which the runtime may not have heard yet. It takes nothing.
+    /// After a read that waits: whether there is something by now, or the end, of which the runtime may not have heard yet. It
+    /// takes nothing of what has been received, nor, where the system can tell without it, the error of a reset.
     fn has_unread(&self) -> bool;
 
     /// This end.

@@ -308,6 +308,20 @@ fn send(socket: &Os, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
     socket.send_vectored(bufs)
 }
 
+/// Whether it is ready for one of these at this moment. A reset, and an end of both directions, are told without being asked for.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_ready(socket: &Os, flags: PollFlags) -> bool {
+    poll(&mut [PollFd::new(socket, flags)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// What a read of a byte would come to at this moment; `None` if it would wait.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn peek(socket: &Os) -> Option<io::Result<usize>> {
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    let peeked = socket.peek(&mut [std::mem::MaybeUninit::uninit(); 1]);
+    Some(peeked).filter(|peeked| !peeked.as_ref().is_err_and(|error| matches!(error.kind(), WouldBlock | Interrupted)))
+}
+
 impl<S: Source> Socket for Stream<S> {
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.source.poll_read(&self.reading, cx, buf)
@@ -341,23 +355,23 @@ impl<S: Source> Socket for Stream<S> {
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn is_closed_by_peer(&self) -> bool {
-        // A reset, and an end of both directions, are told without being asked for.
-        let mut end = [PollFd::new(self.source.socket(), PollFlags::RDHUP)];
-        poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+        is_ready(self.source.socket(), PollFlags::RDHUP)
     }
 
     /// As far as the next byte tells: data that was not read yet hides it.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn is_closed_by_peer(&self) -> bool {
-        match self.source.socket().peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
-            Ok(n) => n == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock && error.kind() != io::ErrorKind::Interrupted,
-        }
+        peek(self.source.socket()).is_some_and(|peeked| !matches!(peeked, Ok(1..)))
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn has_unread(&self) -> bool {
-        let peeked = self.source.socket().peek(&mut [std::mem::MaybeUninit::uninit(); 1]);
-        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        is_ready(self.source.socket(), PollFlags::IN)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn has_unread(&self) -> bool {
+        peek(self.source.socket()).is_some()
     }
 
     fn local(&self) -> io::Result<Endpoint> {

@@ -71,7 +71,8 @@ impl Stream {
         self.0.is_closed_by_peer()
     }
 
-    /// Whether there is something to read, or the end, of which the runtime may not have heard yet. It takes nothing.
+    /// After a read that waits: whether there is something by now, or the end, of which the runtime may not have heard yet. It
+    /// takes nothing of what has been received, nor, where the system can tell without it, the error of a reset.
     pub(crate) fn has_unread(&self) -> bool {
         self.0.has_unread()
     }
