@@ -29,6 +29,8 @@ pub(crate) struct Lingering {
     _task: Option<Task>,
     /// It was closed: nothing more is accepted.
     closed: bool,
+    /// A close begins, which has all its time.
+    begins_close: bool,
     shared: Arc<Shared>,
 }
 
@@ -50,6 +52,8 @@ struct State {
     look: Option<Instant>,
     /// The task is in the middle of a write.
     writes: bool,
+    /// The program has dropped its end.
+    is_dropped: bool,
     parties: [Party; 2],
 }
 
@@ -70,13 +74,14 @@ enum Who {
 impl Lingering {
     pub(super) fn new(shared: Arc<Shared>, linger: Duration) -> Self {
         let (runtime, behind) = (shared.config.runtime.clone(), Output::new(shared.codec));
-        let state = State { behind, since: None, look: None, writes: false, parties: Default::default() };
+        let state =
+            State { behind, since: None, look: None, writes: false, is_dropped: false, parties: Default::default() };
         let half = Lock::new(Some(Plain::new(shared.clone())));
         let desk = Arc::new(Desk { half, state: Lock::new(state), linger, runtime });
         let writing = desk.clone().write_due();
         // The runtime may log that it starts a task.
         let task = foreign::call(|| desk.runtime.spawn(writing));
-        Self { desk, _task: task.ok(), closed: false, shared }
+        Self { desk, _task: task.ok(), closed: false, begins_close: false, shared }
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -97,10 +102,7 @@ impl Lingering {
 
     /// A close has all its time again.
     pub(super) fn clear_closing(&mut self) {
-        if let Some(half) = &mut *self.desk.half.lock() {
-            half.closing().clear();
-        }
-        self.desk.leave(Who::Program, false);
+        self.begins_close = true;
     }
 
     pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
@@ -171,7 +173,13 @@ impl Lingering {
     }
 
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let closed = Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_close_unpin(cx));
+        let begins = &mut self.begins_close;
+        let closed = Desk::poll(&self.desk, Who::Program, cx, |half, cx| {
+            if mem::take(begins) {
+                half.closing().clear();
+            }
+            half.poll_close_unpin(cx)
+        });
         self.closed |= matches!(closed, Poll::Ready(Ok(())));
         closed
     }
@@ -179,9 +187,10 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        // The socket closes with it, and not when the task is dropped.
-        let half = self.desk.half.lock().take();
-        drop(half);
+        // The socket closes with it, and not when the task is dropped. Who is using it drops it: that may be code of the program,
+        // which is not waited for.
+        self.desk.state.lock().is_dropped = true;
+        self.desk.clear();
     }
 }
 
@@ -228,6 +237,10 @@ impl Desk {
     /// The half is free: who has come for it meanwhile is called.
     fn leave(&self, who: Who, is_done: bool) {
         let mut state = self.state.lock();
+        if state.is_dropped {
+            drop(state);
+            return self.clear();
+        }
         let [mine, other] = match who {
             Who::Program => [Who::Program, Who::Task],
             Who::Task => [Who::Task, Who::Program],
@@ -240,6 +253,12 @@ impl Desk {
         drop(state);
         let _ = foreign::dispose(done);
         let _ = called.map(foreign::wake);
+    }
+
+    /// Drops the half, unless somebody is using it.
+    fn clear(&self) {
+        let half = self.half.try_lock().and_then(|mut half| half.take());
+        drop(half);
     }
 
     fn wait(&self, who: Who, waker: &Waker) {
@@ -351,13 +370,14 @@ impl Wake for Desk {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
     use std::thread;
 
     use async_std::task;
     use futures::StreamExt;
 
     use super::*;
-    use crate::{AsyncStd, Config, Connection, Listener, WireFormat};
+    use crate::{AsyncStd, Backoff, Config, Connection, Listener, WireFormat};
 
     const LINGER: Duration = Duration::from_millis(5);
     /// Longer than anything here takes, where it does not wait for ever.
@@ -416,6 +436,38 @@ mod tests {
             fmt::Write::write_fmt(&mut Paper, format_args!("{write:?}")).unwrap();
             let came = async_std::future::timeout(LONG, listener.next()).await;
             assert_eq!(came.expect("nobody called the task").unwrap().1, "first");
+        });
+    }
+
+    /// The delays are code of the program, which may take its time.
+    #[test]
+    fn a_drop_does_not_wait_until_the_program_has_said_when_to_dial_again() {
+        let ((asks, asked), (answers, answered)) = (channel(), channel::<()>());
+        let answered = Lock::new(answered);
+        let backoff = Backoff::from_fn(move || {
+            let _ = asks.send(());
+            let _ = answered.lock().recv_timeout(LONG);
+            std::iter::repeat(LONG)
+        });
+        task::block_on(async {
+            let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+            let mut connection = Connection::dial(listener.local_addr(), config().reconnect(backoff)).await.unwrap();
+            drop(listener);
+            let began = Instant::now();
+            // Until it has found that nobody listens.
+            while asked.recv_timeout(LINGER).is_err() {
+                assert!(began.elapsed() < LONG, "nobody has asked");
+                connection.try_feed(b"lost").unwrap();
+            }
+            let (done, is_done) = channel();
+            let dropping = thread::spawn(move || {
+                drop(connection);
+                let _ = done.send(());
+            });
+            let dropped = is_done.recv_timeout(LONG / 5);
+            let _ = answers.send(());
+            dropping.join().unwrap();
+            dropped.expect("it waits for code of the program");
         });
     }
 }
