@@ -1,4 +1,4 @@
-//! The same streams and sinks, polled by tokio's tasks. Only the sockets are async-std's: its reactor wakes whoever polls.
+//! The same streams and sinks, polled by tokio's tasks. Only the sockets are async-std's: its reactor wakes the tasks that poll.
 #![allow(clippy::print_stdout)] // To print is what it is for.
 
 use buffstreams::{BoxError, Bytes, Config, Connection, Listener};

@@ -1,4 +1,4 @@
-//! Closes its listener on Ctrl-C, and on the SIGTERM of whoever supervises it, and receives what its peers had sent.
+//! Closes its listener on Ctrl-C, and on the SIGTERM of a supervisor, and receives what its peers had sent.
 //!
 //! With an address to listen on it waits for that. Without one it plays all the parts: a peer sends, then the process interrupts
 //! itself.

@@ -51,7 +51,7 @@ pub(crate) mod activated {
         let take = |descriptor| {
             // A number is all that the protocol gives, and to make a descriptor of a number is unsafe.
             #[allow(unsafe_code)]
-            // SAFETY: whoever started this process opened it for it, and nothing else here has it.
+            // SAFETY: the supervisor that started this process opened it for it, and nothing else here has it.
             let given = unsafe { OwnedFd::from_raw_fd(descriptor) };
             // A copy is not handed down to the processes that this one starts.
             Ok(given.try_clone()?)

@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Whoever waits is called at the time of the timer, and comes somewhat later.
+    /// The one who waits is called at the time of the timer, and comes somewhat later.
     #[test]
     fn where_all_are_busy_a_wait_is_a_wait() {
         Sim::default().run(async {

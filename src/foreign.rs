@@ -100,7 +100,7 @@ pub(crate) fn dispose<T>(value: T) -> Result<(), Panic> {
     call(|| drop(value))
 }
 
-/// A task that ends quietly whatever panics in it, when it runs or when it is dropped. Whoever should be told of that has to
+/// A task that ends quietly whatever panics in it, when it runs or when it is dropped. To be told of that, one has to
 /// catch it before this does.
 pub(crate) fn contain<F: Future<Output = ()>>(future: F) -> impl Future<Output = ()> {
     run(future, drop).map(drop)
@@ -141,7 +141,7 @@ impl<F: Future, T: Fn(Panic)> Future for Contained<F, T> {
     }
 }
 
-/// Something of the program that several hold. Whoever is the last drops it, and a panic of that is told.
+/// Something of the program that several hold. The last of them drops it, and a panic of that is told.
 pub(crate) struct Told<T: ?Sized> {
     /// It is there until the drop.
     value: Option<Box<T>>,

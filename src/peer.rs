@@ -174,7 +174,7 @@ pub(crate) enum Target<'a> {
     Addr(SocketAddr),
     Unix(&'a Path),
     Name(&'a str, u16),
-    /// No host: that is for whoever uses it to say.
+    /// No host: whether that is an error is for its use to say.
     Port(u16),
 }
 

@@ -247,12 +247,12 @@ impl<K: Ord + Copy> Waiters<K> {
         self.waiting.remove(&place.take()?).flatten()
     }
 
-    /// Whether nobody has waited longer than whoever has this place, or none yet.
+    /// Whether nobody has waited longer than the one who has this place, or none yet.
     pub(crate) fn is_first(&self, place: Option<Key<K>>) -> bool {
         self.waiting.keys().next().is_none_or(|first| place == Some(*first))
     }
 
-    /// Takes the waker of whoever has waited longest, to be woken without the lock; they keep their place.
+    /// Takes the waker of the one who has waited longest, to be woken without the lock; they keep their place.
     #[must_use]
     #[inline]
     pub(crate) fn take_first(&mut self) -> Option<Waker> {

@@ -60,7 +60,7 @@ fn create(path: &Path) -> Result<File, Failure> {
 }
 
 impl Printer {
-    /// Prints a message of whoever `from` is.
+    /// Prints a message of the peer `from`.
     pub(crate) fn print(&mut self, from: &dyn std::fmt::Display, message: &[u8]) -> Result<(), Failure> {
         let out = &mut self.out;
         let printed = match (self.style, &self.proto) {

@@ -4,7 +4,7 @@
 //! cargo run --release -p buffstreams-nats --example egress -- 127.0.0.1:5032 nats://127.0.0.1:4222 orders
 //! ```
 //!
-//! On Ctrl-C, and on the SIGTERM of whoever supervises it, it pulls no more, and ends when all that it has is written.
+//! On Ctrl-C, and on the SIGTERM of a supervisor, it pulls no more, and ends when all that it has is written.
 #![allow(clippy::print_stdout)] // It is a program.
 
 use std::env::args;

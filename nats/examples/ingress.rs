@@ -4,7 +4,7 @@
 //! cargo run --release -p buffstreams-nats --example ingress -- :5031 nats://127.0.0.1:4222 orders
 //! ```
 //!
-//! On Ctrl-C, and on the SIGTERM of whoever supervises it, it accepts nobody any more, takes what its peers still send, and ends
+//! On Ctrl-C, and on the SIGTERM of a supervisor, it accepts nobody any more, takes what its peers still send, and ends
 //! when all of that is stored.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 

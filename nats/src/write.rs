@@ -78,7 +78,7 @@ impl Writer {
         Ok(write.await?)
     }
 
-    /// Dials, for whoever came then, unless that has failed since.
+    /// Dials, for those who came then, unless that has failed since.
     async fn dial(&self, address: &Address, gate: &mut Gate, came: Instant) -> Result<(), Error> {
         if let Some((at, error)) = &gate.failed
             && *at >= came

@@ -4,7 +4,7 @@ use crate::link::Link;
 use crate::queue::Outbox;
 use crate::transport;
 
-/// The session of a connection, whoever has made it.
+/// The session of a connection, at either end.
 pub(crate) trait Line: Send + Sync + 'static {
     fn outbox(&self) -> &Outbox<transport::Stream>;
     /// The connection that it has now, if it has one.

@@ -36,7 +36,7 @@ pub(crate) struct Lingering {
 
 /// What the program and the task share.
 struct Desk {
-    /// With whoever uses it; `None` when the program has dropped it.
+    /// Locked by the one who uses it; `None` when the program has dropped it.
     half: Lock<Option<Plain>>,
     state: Lock<State>,
     linger: Duration,
@@ -204,7 +204,7 @@ impl fmt::Debug for Lingering {
 
 impl Desk {
     /// Uses the half, with all that was fed; where the other party has it, this one is called when that has finished. The half
-    /// knows one waker, which calls whoever waits.
+    /// knows one waker, which calls those who wait.
     fn poll<T>(
         desk: &Arc<Self>,
         who: Who,
@@ -353,7 +353,7 @@ impl Desk {
     }
 }
 
-/// Calls whoever waits for the half to go on.
+/// Calls those who wait for the half to go on.
 impl Wake for Desk {
     fn wake(self: Arc<Self>) {
         let mut state = self.state.lock();

@@ -83,7 +83,7 @@ impl Plain {
         } else if !self.shared.is_dialed() {
             Limit::IdleTimeout
         } else {
-            // Whoever dialed may wait for a reply as long as they like.
+            // The end that dialed may wait for a reply as long as it likes.
             self.slow.clear();
             return Poll::Pending;
         };

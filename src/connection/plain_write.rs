@@ -174,7 +174,7 @@ impl Plain {
             return Ok(());
         }
         if open.last != Last::Unfinished {
-            // The socket is not asked: what it has to say, it says once, and whoever reads may wait for that.
+            // The socket is not asked: what it has to say, it says once, and the reader may wait for that.
             self.lose(Reason::Closed, Some(Error::Write(io::ErrorKind::BrokenPipe.into())));
             return Ok(());
         }

@@ -455,7 +455,7 @@ impl Drop for Write {
     fn drop(&mut self) {
         self.shared.line.outbox().leave(&mut self.place);
         let outbox = self.shared.line.outbox();
-        // Whoever reads on may: this direction ends when what was accepted is sent.
+        // The reader may go on: this direction ends when what was accepted is sent.
         let _ = outbox.part(&self.shelf, self.shared.config.queue_bytes);
         outbox.close();
         outbox.call_driver();

@@ -78,7 +78,7 @@ impl Shared {
     pub(crate) fn address(&self) -> Address {
         match &self.origin {
             Origin::Dialed { address } => address.clone(),
-            // Whoever dials a Unix socket has no address: then it has a name, as a peer.
+            // The end that dials a Unix socket has no address: then it has a name, as a peer.
             Origin::Accepted { peer, .. } => match peer.addr() {
                 Some(addr) => addr.into(),
                 None => peer.to_string().into(),

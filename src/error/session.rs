@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(dropped.to_string(), text);
     }
 
-    /// Whoever sends again what was not sent must not send twice what was.
+    /// A program that sends again what was not sent must not send twice what was.
     #[test]
     fn what_was_sent_is_not_taken_for_unsent() {
         let message = || Some(bytes::Bytes::from_static(b"secret").into());

@@ -1,4 +1,4 @@
-//! Messages that were received together, for whoever takes them where they lie.
+//! Messages that were received together, to be taken where they lie.
 
 use std::fmt;
 use std::iter::FusedIterator;

@@ -1,4 +1,4 @@
-//! A connection that is being made. Whoever ends all that it is for reaches it: the task that waits for it may not run for a
+//! A connection that is being made. The one who ends all that it is for reaches it: the task that waits for it may not run for a
 //! while.
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! What opens a connection again that broke: how often and when it is dialed, and the attempt that is under way.
 //!
 //! The books of the attempts, [`Retries`], last as long as the connection; [`Down`] is there from a break until it is open
-//! again. What is held meanwhile, and who is told, is the business of whoever drives it.
+//! again. What is held meanwhile, and who is told, is the business of its driver.
 
 mod attached;
 mod attempts;

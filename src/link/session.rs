@@ -101,7 +101,7 @@ impl Dialed {
     pub(crate) fn over(&self, broke: Instant, now: Instant) -> Option<Loss> {
         let known = self.known.as_ref()?;
         if next_epoch(known.epoch).is_none() {
-            // Whoever comes next could not be told from those before.
+            // The next could not be told from those before.
             return Some(Loss::Fenced);
         }
         self.expires(broke).filter(|at| *at <= now).map(|_| Loss::Expired)

@@ -1,4 +1,4 @@
-//! The socket of a link, where whoever ends it reaches it: its task may not run for a while.
+//! The socket of a link, where the one who ends it reaches it: its task may not run for a while.
 
 use std::mem;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl LinkSocket {
         self.replace(State::Down);
     }
 
-    /// There is no connection any more, and whoever has it ends it.
+    /// There is no connection any more: the one who has it ends it.
     pub(crate) fn release(&self) {
         let mut state = self.0.lock();
         let released = match &*state {

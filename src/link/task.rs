@@ -99,7 +99,7 @@ pub(super) struct LinkTask {
     pub(super) opens: bool,
     /// It is dialed in the background, and what is accepted comes back at once with this.
     pub(super) given_up: Option<Verdict>,
-    /// What is on its way to whoever takes it back. Others of this address wait until these are taken; the connection does
+    /// What is on its way to the one who takes it back. Others of this address wait until these are taken; the connection does
     /// not, or who takes them could not wait for it.
     pub(super) burying: Option<BoxFuture<'static, ()>>,
     pub(super) waiting: VecDeque<(Vec<Bytes>, Verdict)>,
@@ -340,7 +340,7 @@ impl LinkTask {
         Poll::Ready(())
     }
 
-    /// Whether nothing is on its way to whoever takes the letters, `limit` from now at the latest.
+    /// Whether nothing is on its way to the taker of the letters, `limit` from now at the latest.
     pub(super) async fn is_free(&mut self, limit: Duration) -> bool {
         let runtime = self.runtime().clone();
         runtime.within(Some(limit), poll_fn(|cx| self.poll_buried(cx))).await.is_some()

@@ -52,7 +52,7 @@ impl Batch {
         &mut self.received
     }
 
-    /// The messages that are left of it, for whoever settles each of them. Those before are taken.
+    /// The messages that are left of it, for a program that settles each of them. Those before are taken.
     pub(crate) fn take_apart(&mut self) -> (Frames, Option<Unsettled>) {
         let frames = self.received.messages.frames().take_rest();
         let mut unsettled = self.received.unsettled.take();

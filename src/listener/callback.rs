@@ -17,7 +17,7 @@ use crate::peer::Peer;
 use crate::runtime::Task;
 use crate::session::Settled;
 
-/// How much longer than `drain_timeout` whoever closes waits for tasks to end in order, before they are taken for stuck.
+/// How much longer than `drain_timeout` a close waits for tasks to end in order, before they are taken for stuck.
 const GRACE: Duration = Duration::from_millis(250);
 
 impl Listener {
@@ -82,7 +82,7 @@ impl Listener {
     {
         let (closer, running) = (self.closer(), self.shared().clone());
         let serving = foreign::run(run(self, |hook| of_callback(callback, hook)), drop);
-        // The result is for whoever closes.
+        // The result is for the one who closes.
         let runtime = running.config.runtime.clone();
         let task = runtime.spawn(serving.map(move |ended| {
             if let Err(panic) = ended {

@@ -1,4 +1,4 @@
-//! What turns messages into values for whoever receives them, in the tasks of the peers.
+//! What turns messages into values for the program, in the tasks of the peers.
 
 use std::any::Any;
 use std::collections::VecDeque;

@@ -172,7 +172,7 @@ fn next<'a>(
         (None, _) if running.handshakes.have_ended() => return Next::Over,
         (None, _) => gave_way(running, unfinished.most),
     };
-    // Whoever hears of it finds room.
+    // A program that hears of it finds room.
     drop(place);
     tell(running, from, error);
     Next::Over
@@ -301,7 +301,7 @@ fn welcome(running: &Running, mut guest: Guest, hello: Hello, inbox: Sender<Arri
     let Some(table) = running.sessions.clone() else { return Next::Over };
     let identity = guest.stream.identity();
     let key = Key { identity: Principal::of(identity.as_deref()), id: hello.id };
-    // Before the table is asked: somebody may have to go for whoever is new.
+    // Before the table is asked: somebody may have to go for a new peer.
     let fits = table.terms.can_send_to(hello.terms) && hello.terms.can_send_to(table.terms);
     let mut judged = if fits { table.judge(&key, &hello) } else { Judged::Refused(Status::Limits) };
     loop {

@@ -225,7 +225,7 @@ impl PeerTask {
 
     fn poll_patience(&mut self, reader: &Reader<transport::Stream>, cx: &mut Context<'_>) -> Poll<Error> {
         let limit = self.patience(reader);
-        // Of whoever is in the middle of a frame while this end closes, only silence counts.
+        // Of a peer in the middle of a frame while this end closes, only silence counts.
         let progress = if self.seat.is_closing() { reader.received() as u64 } else { 0 };
         let has_unread = || self.stream.has_unread();
         let error = ready!(self.slow.poll_peer(limit, &self.seat.config, progress, has_unread, cx));
@@ -251,7 +251,7 @@ impl PeerTask {
         if self.half_closed {
             return Poll::Ready(Ok(()));
         }
-        // One limit for both: whoever takes all replies, and then not the end, has no more time.
+        // One limit for both: a peer that takes all replies, and then not the end, has no more time.
         let driven = match self.member.outbox.made() {
             Some(outbox) => outbox.poll_drive(cx)?,
             None => Poll::Ready(()),

@@ -83,7 +83,7 @@ impl Seat {
             let was_stopped = stopped && matches!(entry.owner, Owner::Task(None));
             let reason = if was_stopped { Reason::Stopped } else { reason };
             entry.let_go();
-            // Whoever hears of it finds room.
+            // A program that hears of it finds room.
             drop(place);
             running.reporter.report(Event::Disconnected { peer: member.peer, reason });
         }
@@ -263,7 +263,7 @@ impl Running {
             let ours = members.connected.extract_if(|_, entry| matches!(entry.owner, Owner::Task(Some(_))));
             (ours.collect(), coming)
         };
-        // The sockets come first, by whoever is here: what follows calls code of the program, and the tasks may have no thread
+        // The sockets come first, on this thread: what follows calls code of the program, and the tasks may have no thread
         // to run on.
         self.stop_accepting();
         self.handshakes.end();

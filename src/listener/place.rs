@@ -9,7 +9,7 @@ pub(crate) struct Places {
     taken: Arc<AtomicUsize>,
 }
 
-/// One of them: whoever has the socket has it, and drops it later.
+/// One of them. It goes with the socket, and is dropped later than that.
 pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Places {

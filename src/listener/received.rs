@@ -1,4 +1,4 @@
-//! What was received from a peer, on its way to whoever takes it.
+//! What was received from a peer, on its way to the program.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Received {
         received
     }
 
-    /// From now on, whoever drops it has taken all of it.
+    /// From now on, to drop it is to take all of it.
     pub(crate) fn take_by_drop(&mut self) {
         self.taken_by_drop = true;
     }

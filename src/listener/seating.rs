@@ -43,7 +43,7 @@ pub(crate) struct Offer {
     pub(crate) taken: Taken,
 }
 
-/// Tells whoever has offered a connection, when it is dropped, that the session's task has it, or that it is gone.
+/// Tells the one who has offered a connection, when it is dropped, that the session's task has it, or that it is gone.
 #[derive(Default)]
 pub(crate) struct Taken(pub(crate) Signal<()>);
 

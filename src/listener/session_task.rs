@@ -182,7 +182,7 @@ impl SessionTask {
             drop(attached);
             self.running.detach(&member);
             member.outbox.lose().await;
-            // Whoever comes finds room.
+            // The next peer finds room.
             drop(place);
         }
         match end {
@@ -359,7 +359,7 @@ impl SessionTask {
         if closes && !mem::replace(&mut self.goes_away, true) {
             outbox.say_goaway(BUSY.as_millis() as u32);
         }
-        // Whoever can still be answered by the program is not told yet that nothing comes.
+        // A peer that the program can still answer is not told yet that nothing comes.
         let may_reply = self.delivery.may_be_handed_over() || self.running.replies.load(Ordering::Acquire);
         if (closes && !may_reply) || (!self.delivery.may_be_handed_over() && outbox.is_receiving_settled()) {
             outbox.close();

@@ -12,7 +12,7 @@ use crate::runtime::Handle;
 use crate::session::{ErrorCode, Evicted, Hello, Key, Positions, Session, Sessions, Status, Terms, Verdict, Welcome};
 use crate::sync::Lock;
 
-/// After how long whoever is not let in, or not yet, may come again.
+/// After how long a peer that is not let in, or not yet, may come again.
 pub(crate) const BUSY: Duration = Duration::from_millis(250);
 
 /// All sessions of a listener.

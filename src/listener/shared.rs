@@ -204,7 +204,7 @@ impl Shared {
         if !members.stopped {
             return members.connected.len();
         }
-        // Whoever was just coming has no socket any more.
+        // A peer that was just coming has no socket any more.
         members.connected.values().filter(|entry| matches!(entry.owner, Owner::Program)).count()
     }
 
@@ -324,7 +324,7 @@ impl Shared {
     /// Stops accepting, after what the system holds already, and waits until every peer's task has written its replies
     /// and ended that direction. What the peers send until they close is still received.
     pub(crate) async fn close(&self) -> Result<(), Error> {
-        // Peers that nobody has asked for are received as well, for whoever reads the listener to its end.
+        // Peers that nobody has asked for are received as well, for a program that reads the listener to its end.
         self.choose(Handling::Inbox);
         self.closing.give(());
         if let Some(sessions) = &self.sessions {
@@ -344,13 +344,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Stops accepting at once: whoever would accept may have no thread to run on.
+    /// Stops accepting at once: the task that would accept may have no thread to run on.
     pub(crate) fn stop_accepting(&self) {
         let shutter = self.shutter.lock().take();
         drop(shutter);
     }
 
-    /// The close has taken `drain_timeout`: no more comes from whoever has not closed. What has arrived is received all the
+    /// The close has taken `drain_timeout`: no more comes from peers that have not closed. What has arrived is received all the
     /// same.
     pub(crate) fn give_up(&self) {
         self.handshakes.end();

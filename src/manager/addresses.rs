@@ -86,7 +86,7 @@ impl Addresses {
         Self { common: Arc::new(common), state: Lock::default() }
     }
 
-    /// Takes the address for whoever opens it.
+    /// Takes the address, to open it.
     pub(crate) fn reserve(self: &Arc<Self>, address: &Address) -> Result<Reserved<'_>, Error> {
         let mut state = self.state.lock();
         if state.shut_down {
@@ -109,12 +109,12 @@ impl Addresses {
         }
     }
 
-    /// Takes the address, if it is open, for whoever closes it.
+    /// Takes the address, if it is open, to close it.
     pub(crate) fn close(self: &Arc<Self>, address: &Address) -> Option<Closing> {
         self.state.lock().links.get_mut(address)?.close(self)
     }
 
-    /// Takes all addresses that are open, for whoever closes them, and opens no more.
+    /// Takes all addresses that are open, to close them, and opens no more.
     pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
         let mut state = self.state.lock();
         state.shut_down = true;
@@ -147,7 +147,7 @@ impl Addresses {
             state.retired + LinkStats { accepted: messages, dead_lettered: messages, ..LinkStats::default() };
     }
 
-    /// Takes this link, if it is open, for whoever closes it.
+    /// Takes this link, if it is open, to close it.
     fn close_link(self: &Arc<Self>, link: &Arc<Link>) -> Option<Closing> {
         let mut state = self.state.lock();
         let slot =
@@ -295,7 +295,7 @@ impl Drop for Reserved<'_> {
 
 /// Runs the task of a link. A panic that ends it is a defect of this crate: then the address is closed in order.
 async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, addresses: Weak<Addresses>) {
-    // Dropped before its end, it has been taken by whoever closes the address.
+    // Dropped before its end, it has been taken to close the address.
     let Err(panic) = foreign::run(running, drop).await else { return };
     let Some(addresses) = addresses.upgrade() else { return };
     addresses.common.panicked(&link.address, PanicSource::Task, panic);
@@ -308,7 +308,7 @@ async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, addresses: We
             }
             closing.end(Some(why)).await;
         }
-        // Whoever closes it already has it come back now, and forgets it.
+        // The close that goes on already has it come back now, and forgets it.
         None => give_back(&addresses, &link, Some(why)).await,
     }
 }
@@ -360,7 +360,7 @@ impl Drop for Closing {
 /// Ends a link, and makes dead letters of what it holds.
 async fn give_back(addresses: &Addresses, link: &Link, why: Option<Error>) {
     for (messages, verdict) in link.end(why.map(Arc::new)).await {
-        // A close does not wait for whoever takes the dead letters: they may be the one who closes.
+        // A close does not wait for the taker of dead letters, who may be the one who closes.
         let _ = addresses.common.clone().bury(link.address.clone(), messages, verdict).now_or_never();
     }
 }

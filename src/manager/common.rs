@@ -53,7 +53,7 @@ impl Owner for Owned {
             News::Down(error) => ManagerEvent::Down { address, error },
             News::Up => ManagerEvent::Up { address },
             News::Resumed { replayed } => ManagerEvent::Resumed { address, replayed: replayed as usize },
-            // Whoever has closed the address knows.
+            // The one who has closed the address knows.
             News::SessionLost { in_doubt, why } => ManagerEvent::SessionLost { address, in_doubt, why },
         };
         self.common.reporter.report(event);
@@ -93,7 +93,7 @@ fn label(outcome: Outcome) -> &'static str {
     }
 }
 
-/// What became of a message, as the error of whoever sent it to `address` and has a copy of it.
+/// What became of a message, as the error of the producer that sent it to `address` and has a copy of it.
 pub(crate) fn untaken(verdict: Verdict, address: Address, message: Option<Unsent>) -> Error {
     match verdict.outcome {
         Outcome::Refused => Error::Refused { message },

@@ -67,7 +67,7 @@ impl Drop for Way {
     }
 }
 
-/// Messages on their way to whoever takes the dead letters.
+/// Messages on their way to the one who takes the dead letters.
 struct Burial {
     letters: Arc<DeadLetterBox>,
     address: Address,
@@ -90,7 +90,7 @@ impl InTurn {
 }
 
 impl DeadLetterBox {
-    /// It holds as much on its way to whoever takes it as the queue of an address holds.
+    /// Of what is not taken yet, it holds as much as the queue of an address does.
     pub(crate) fn new(config: &Config, reporter: Arc<Reporter<ManagerEvent>>) -> Self {
         let (lost, on_their_way) = (AtomicU64::new(0), AtomicUsize::new(0));
         let (bytes, runtime) = (config.queue_bytes, config.runtime.clone());
@@ -114,7 +114,7 @@ impl DeadLetterBox {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Hands the messages to whoever has asked for dead letters, as fast as those are taken; without anybody, when they
+    /// Hands the messages to the one who has asked for dead letters, as fast as those are taken; without anybody, when they
     /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
     /// the background.
     pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
@@ -144,7 +144,7 @@ impl DeadLetterBox {
         InTurn(Some(burial)).send().await;
     }
 
-    /// No more letters come but those on their way: then the stream of whoever takes them ends.
+    /// No more letters come but those on their way: then the stream of them ends.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.look();
@@ -165,7 +165,7 @@ impl DeadLetterBox {
         }
     }
 
-    /// Waits until all letters so far are taken, and whoever takes them asks for the next; or nobody takes them.
+    /// Waits until all letters so far are taken, and their taker asks for the next; or nobody takes them.
     pub(crate) async fn taken(&self) {
         if let Some(queue) = self.taker() {
             queue.taken(|| self.on_their_way.load(Ordering::SeqCst) == 0).await;
@@ -295,7 +295,7 @@ impl Burial {
 }
 
 impl Drop for Burial {
-    /// Whoever should have gone on with it has ended: the runtime, or a logger that panicked when that was to start the task.
+    /// The task that should have gone on with it has ended: the runtime, or a logger that panicked when that was to start the task.
     fn drop(&mut self) {
         self.lose_all();
     }

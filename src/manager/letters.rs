@@ -1,4 +1,4 @@
-//! A dead letter, and those that wait for whoever takes them.
+//! A dead letter, and those that wait to be taken.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -92,7 +92,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all letters are taken, and whoever takes them asks for the next, or takes none any more. `none_comes` says whether
+    /// Waits until all letters are taken, and their taker asks for the next, or takes none any more. `none_comes` says whether
     /// more are on their way.
     pub(super) async fn taken(&self, none_comes: impl Fn() -> bool) {
         let mut place = None;

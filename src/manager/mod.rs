@@ -304,7 +304,7 @@ impl Manager {
 
     /// As [`shutdown`](Self::shutdown), for addresses of which some are the spares of others: first it closes these, one after
     /// the other in this order, and then all that are left. Before it goes on to the next, what came back of the one before has
-    /// gone where it goes: a [`RouteSink`] has given it to another address, and whoever takes the dead letters has taken
+    /// gone where it goes: a [`RouteSink`] has given it to another address, and the task that takes the dead letters has taken
     /// them all and asks for the next one. So a task that sends each letter to a spare, and waits for that before it takes the
     /// next, loses none; its sink is a [`weak_sink`](Self::weak_sink), and its stream of letters ends after the last address is closed.
     ///
@@ -330,7 +330,7 @@ impl Manager {
             let settling = async {
                 join_all(self.addresses.routers().iter().map(|router| router.settled())).await;
                 common.dead_letters.taken().await;
-                // Whoever took them may have given them to a route.
+                // The program may have given them to a route.
                 join_all(self.addresses.routers().iter().map(|router| router.settled())).await;
             };
             runtime.within(Some(share.saturating_sub(passed())), settling).await;

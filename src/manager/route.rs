@@ -158,7 +158,7 @@ impl Route {
         }
     }
 
-    /// Whoever ranks highest has the key.
+    /// The address that ranks highest has the key.
     fn rank(&self, key: u64, at: usize) -> u64 {
         mix(key ^ self.hashes[at])
     }

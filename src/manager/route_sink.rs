@@ -38,7 +38,7 @@ use crate::wire::{Codec, Output};
 /// given before, and in front of what comes through here later. There is no order between two addresses.
 ///
 /// What is held is bounded: here, in the queue of each address, and `queue_bytes` of dead letters that are not taken; when
-/// there are so many, the sink waits. So whoever takes the letters should not wait for the route that they come from.
+/// there are so many, the sink waits. So the task that takes the letters should not wait for the route that they come from.
 ///
 /// Dropping a future loses nothing that was accepted, and neither does dropping the sink: the rest goes on in the background, as
 /// long as the manager.

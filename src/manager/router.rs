@@ -189,7 +189,7 @@ impl Router {
     /// Gives new messages to addresses, as long as they have room. Whether there was any.
     fn place_new(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        // What waits to be taken by whoever takes the letters is bounded by that.
+        // What waits to be taken as dead letters is bounded by that.
         while self.letter_bytes < self.common.config.queue_bytes {
             let Some(mut front) = self.front.take().or_else(|| self.next(cx)) else { break };
             let placed = match self.route.is_broadcast() {

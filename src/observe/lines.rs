@@ -13,7 +13,7 @@ pub(crate) trait Report: Clone + fmt::Debug {
     fn missed(events: u64) -> Self;
     /// Something panicked that belongs to no peer or address.
     fn panicked(source: PanicSource, panic: Panic) -> Self;
-    /// How much it matters to whoever reads the log.
+    /// How much it matters to those who read the log.
     fn level(&self) -> Level;
     /// What is logged of it: nothing that may hold a message, or a part of one.
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;

@@ -1,4 +1,4 @@
-//! What happened, as text for whoever reads it.
+//! What happened, as text for people to read.
 
 use std::fmt;
 

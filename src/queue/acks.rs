@@ -1,4 +1,4 @@
-//! A queue in an acknowledged session, as its task sees it, and whoever settles what came.
+//! A queue in an acknowledged session, as its task sees it, and the program that settles what came.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -86,8 +86,8 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     // ---- what comes
 
-    /// So many frames came, of so many bytes in all. The position of the first; `None` where the connection is gone, as whoever
-    /// writes may find before the task: they do not count, and come again.
+    /// So many frames came, of so many bytes in all. The position of the first; `None` where the connection is gone, as a
+    /// producer may find before the task: they do not count, and come again.
     pub(crate) fn received(&self, frames: usize, bytes: usize) -> Result<Option<u64>, Violation> {
         let first = self.with_session(|session| match session.end().is_up() {
             true => session.frames(frames as u64, bytes as u64).map(Some),

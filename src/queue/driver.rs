@@ -56,7 +56,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         }
     }
 
-    /// Writes until nothing is pending. An error is that of the transport, which is gone then, whoever met it.
+    /// Writes until nothing is pending. An error is that of the transport, which is gone then, also where a producer met it.
     pub(crate) fn poll_drive(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
         for _ in 0..BATCHES_IN_A_ROW {

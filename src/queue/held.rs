@@ -1,7 +1,7 @@
 //! What the queue of a peer holds: messages, the transport or what it left behind, the books, and who waits.
 //!
-//! Changes of one moment, under the lock of the outbox. Nothing in here writes, and nothing in here wakes: whoever is to be
-//! woken is put aside until the lock is released.
+//! Changes of one moment, under the lock of the outbox. Nothing in here writes, and nothing in here wakes: the wakers of
+//! those who are to be woken are put aside until the lock is released.
 
 use std::mem;
 use std::sync::Arc;

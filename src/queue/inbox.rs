@@ -61,7 +61,7 @@ impl<T> Sender<T> {
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
     }
 
-    /// Does not wait any more. Whoever stays in the line, and does not come when it is their turn, holds up all who are behind.
+    /// Does not wait any more. One who stays in the line, and does not come when it is their turn, holds up all who are behind.
     pub(crate) fn leave(&mut self) {
         self.budget.lock().leave(&mut self.place);
     }
@@ -112,7 +112,7 @@ impl<T> Receiver<T> {
         self.items.is_empty()
     }
 
-    /// How much of the budget is in use, for whoever asks from elsewhere.
+    /// How much of the budget is in use, to be asked from elsewhere.
     #[cfg(feature = "metrics")]
     pub(crate) fn usage(&self) -> Usage {
         Usage(self.budget.clone())

@@ -114,7 +114,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         }
     }
 
-    /// There may be more room than there was: lets in whoever waits for it, in turn.
+    /// There may be more room than there was: lets in those who wait for it, in turn.
     pub(crate) fn let_in(&mut self) {
         while !self.is_closed()
             && self.has_room(HIGH_WATER)

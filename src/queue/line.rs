@@ -1,6 +1,6 @@
 //! The line in front of a full queue: what its producers hand over waits there, in the order in which they came.
 //!
-//! The messages themselves wait, not only their producers: whoever makes room lets the first of them in. So it needs nobody
+//! The messages themselves wait, not only their producers: the one who makes room lets the first of them in. So it needs nobody
 //! to come back for a turn, and a producer that does not (its future lives, and is not polled) keeps no other waiting.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The bounded queue of one peer's outgoing messages: many producers, one transport.
 //!
-//! Whoever waits for room or for a flush takes the transport out of the queue, writes what everybody has put in, and
+//! A producer that waits for room or for a flush takes the transport out of the queue, writes what everybody has put in, and
 //! puts it back: no task stands between a producer and a socket that takes what it is given. When the socket does not,
 //! the queue is *stalled*, and its driver, the task that owns the peer, goes on as the socket allows. Only the driver
 //! opens a new transport where the old one broke.
@@ -177,7 +177,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let mut state = self.lock();
         let given_back = state.books.unclaim(ticket);
         if !state.books.is_over(ticket) {
-            // Whoever is writing now may not be the one to go on.
+            // The producer that is writing now may not be the one to go on.
             state.leave_to_driver();
         }
         given_back

@@ -258,7 +258,7 @@ impl Session {
     }
 
     /// Whether this direction may be able to go on only when an ACK comes: the next frame may be longer than the room that is left,
-    /// and whoever writes may have found so only now.
+    /// and the writer may have found so only now.
     pub(crate) fn waits_for_acks(&self) -> bool {
         self.end.sender.waits_for_acks()
     }
@@ -376,7 +376,7 @@ impl Session {
         let acked = self.end.sender.acked();
         let mut settlement = Settlement::default();
         if acked > self.batch.first {
-            // They are acknowledged before whoever writes them has come back: what is left of the batch begins behind them.
+            // They are acknowledged before the writer has come back: what is left of the batch begins behind them.
             let first = self.batch.first.max(before);
             let passed = self.replay.bytes_of((acked - before) as usize);
             self.batch.front += passed - self.replay.bytes_of((first - before) as usize);

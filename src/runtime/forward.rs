@@ -1,4 +1,4 @@
-//! Wakers between a runtime's reactor and whoever waits.
+//! Wakers between a runtime's reactor and the task that waits.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -6,7 +6,7 @@ use std::task::{Wake, Waker};
 use crate::foreign;
 use crate::sync::Lock;
 
-/// The waker that a reactor has of a timer, or of one direction of a socket: always the same, for whoever waits there.
+/// The waker that a reactor has of a timer, or of one direction of a socket: always the same, whichever task waits there.
 ///
 /// A reactor keeps one waker, and drops or wakes under its lock the one that another takes the place of. A waker of the
 /// program may be the last owner of its task there, and with it of sockets, whose end takes the same lock. It may also panic,

@@ -51,7 +51,7 @@ pub(crate) mod sealed {
 
     /// What a runtime does.
     pub trait Runtime: fmt::Debug + Send + Sync + 'static {
-        /// Runs it to its end. Whoever wants to stop or to join it has a [`Task`].
+        /// Runs it to its end. To stop it or to join it there is a [`Task`].
         fn spawn(&self, task: BoxFuture<'static, ()>);
 
         /// What time it is.
@@ -232,7 +232,7 @@ impl Handle {
 
     pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let mut resolving = self.with(|runtime| runtime.resolve(host.to_owned(), port));
-        // The task of it wakes whoever waits, and where the waker of the program panics there, that ends the process.
+        // The task of it wakes the one that waits, and where the waker of the program panics there, that ends the process.
         let waiting = Arc::new(Forward::default());
         poll_fn(|cx| {
             waiting.set(cx.waker());

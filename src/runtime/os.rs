@@ -80,7 +80,7 @@ pub(super) async fn connect<R: Reactor>(
     socket.set_nonblocking(true)?;
     match socket.connect(&address) {
         Ok(()) => {}
-        // The queue of a Unix socket is full: nothing goes on there, and whoever dials is to try again.
+        // The queue of a Unix socket is full: nothing goes on there, and the dial is to be tried again.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock && to.path().is_some() => return Err(error),
         Err(error) if is_in_progress(&error) => {}
         Err(error) => return Err(error),
@@ -100,7 +100,7 @@ pub(super) async fn connect<R: Reactor>(
         })
     })
     .await?;
-    // Or whoever writes first would wake it, perhaps under a lock.
+    // Or the first write would wake it, perhaps under a lock.
     if let Some(dialing) = socket.writing.get() {
         dialing.forget();
     }

@@ -68,7 +68,7 @@ impl SocketFile {
         Ok(file)
     }
 
-    /// Removes it, unless another has its place. Whoever does so while the socket still answers removes nobody else's.
+    /// Removes it, unless another has its place. It is called while the socket still answers, and nobody can take the place.
     pub(super) fn remove(&self) {
         let own = self.0.lock().take();
         if let Some(Own { path, number: own }) = own

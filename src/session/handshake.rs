@@ -13,7 +13,7 @@ pub(crate) const HANDSHAKE: usize = 88;
 /// The shortest promise of a sign of life, in ms: shorter ones would be all that an end does.
 pub(crate) const MIN_HEARTBEAT: u32 = 100;
 
-/// The name of a session: 16 random bytes, and never all 0. Whoever knows it can take the session over.
+/// The name of a session: 16 random bytes, and never all 0. A peer that knows it can take the session over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId([u8; 16]);
 
@@ -84,7 +84,7 @@ impl Positions {
     }
 }
 
-/// The first 88 bytes of whoever dials.
+/// The first 88 bytes of the end that dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     /// The dialer has had a WELCOME of this session.
@@ -187,7 +187,7 @@ impl Status {
     }
 }
 
-/// The first 88 bytes of whoever listens.
+/// The first 88 bytes of the end that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Welcome {
     pub(crate) status: Status,

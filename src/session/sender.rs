@@ -1,5 +1,5 @@
 //! The sending end of one direction: what was sent, what is acknowledged, and what may go now. It knows positions and bytes, not
-//! messages: whoever holds those asks it.
+//! messages: the owner of those asks it.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(crate) struct Sender {
     sent: u64,
     /// The next one to hand to this connection: up to `sent` it is a repetition.
     cursor: u64,
-    /// One past the last that this connection is being given: it may be acknowledged before whoever gives it has come back.
+    /// One past the last that this connection is being given: it may be acknowledged before the writer has come back.
     offered: u64,
     /// Bytes of frames that were handed over, or are being, and not acknowledged, of all connections.
     in_flight: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Sender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
     Down,
-    /// There is a connection, and whoever holds the messages has not counted yet what is in flight.
+    /// There is a connection, and the owner of the messages has not counted yet what is in flight.
     Rewinding,
     Up,
 }
@@ -184,7 +184,7 @@ impl Sender {
         self.cursor
     }
 
-    /// The peer has taken all below. How many more than before that is: whoever holds them lets go, and tells how many
+    /// The peer has taken all below. How many more than before that is: their owner lets go of them, and tells how many
     /// [bytes](Self::freed) that were.
     #[inline]
     pub(crate) fn ack(&mut self, taken: u64) -> Result<u64, Violation> {

@@ -13,7 +13,7 @@ pub(crate) struct Key<I> {
 }
 
 /// The table. `I` is what the transport has verified of a peer: a digest of names, the number of a user, or nothing. `T` is a
-/// session: it comes back to whoever has to end it, and is never dropped here.
+/// session: it comes back to the caller, who has to end it, and is never dropped here.
 #[derive(Debug)]
 pub(crate) struct Sessions<I, T> {
     sessions: HashMap<Key<I>, Entry<T>>,

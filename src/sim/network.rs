@@ -162,7 +162,7 @@ impl Backlog {
         Poll::Pending
     }
 
-    /// Whoever was not accepted is to be reset, and whoever waits is to be woken.
+    /// Those that were not accepted are to be reset, and those that wait are to be woken.
     pub(super) fn end(&mut self) -> (Vec<Arc<Lock<Cable>>>, Vec<Waker>) {
         self.ended = true;
         let refused = self.queue.drain(..).map(|(cable, _)| cable).collect();

@@ -310,7 +310,7 @@ impl Tls {
         Ok(Session::new(tls.into()))
     }
 
-    /// A session with whoever was dialed under this name, if the settings have no other.
+    /// A session with the end that was dialed under this name, if the settings have no other.
     pub(crate) fn dial(&self, host: &str) -> Result<Session, ConfigError> {
         let config = self.client_config()?;
         let name = self.0.lock().settings.client.as_ref().and_then(|client| client.name.clone());

@@ -26,7 +26,7 @@ pub(crate) use stream::Stream;
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// The address of a socket that was taken over, in an error: it may have none.
 const TAKEN_OVER: &str = "a socket that was given";
-/// How long a folder may be locked by somebody else. Whoever listens there locks it for much less.
+/// How long a folder may be locked by somebody else. A listener locks it for much less.
 const LOCKED: Duration = Duration::from_secs(5);
 
 /// A listening socket. It ends listening when it is dropped.
@@ -54,7 +54,7 @@ impl Drop for Acceptor {
 
 impl Acceptor {
     /// Listens on the first address of the name that the system has. It is an error if that is taken: to listen on another
-    /// one instead would look like success to whoever binds, and like a listener that is missing to whoever dials.
+    /// one instead would look like success to the end that binds, and like a missing listener to the end that dials.
     pub(crate) async fn bind(address: &Address, config: &Config) -> Result<(Self, Endpoint), Error> {
         let runtime = runtime_to_listen(config)?;
         let failed = |source| Error::Bind { address: address.clone(), source };

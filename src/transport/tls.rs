@@ -20,8 +20,8 @@ use crate::wire::{Codec, Start};
 const RECORDS: usize = 4;
 /// What a record may have over what is in it, in bytes: less than this in each version of TLS.
 const OVERHEAD: usize = 64;
-/// How much of the wire one read asks for at the least, however little the program has room for: whoever waits for the end of a
-/// long frame has next to none.
+/// How much of the wire one read asks for at the least, however little the program has room for: a reader that waits for the end
+/// of a long frame has next to none.
 const FEW: usize = 4096;
 /// How often one poll reads what is nothing for the program before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
@@ -396,7 +396,7 @@ mod tests {
         room: AtomicUsize,
         /// Who waits to write.
         waiting: Lock<Option<Waker>>,
-        /// Whoever waits is called at once, before they have gone to wait.
+        /// The one who waits is called at once, before they have gone to wait.
         calls_at_once: AtomicBool,
         half_closed: AtomicBool,
         /// What a read brings when there is nothing more; it waits where this says nothing.

@@ -172,7 +172,7 @@ pub(crate) enum Rest {
     Nothing,
     /// The start of a frame of `want` bytes, header included; of its header's bytes where that is not whole.
     Partial { want: usize },
-    /// No header: what is wrong with it is told by whoever looks at it again.
+    /// No header: what is wrong with it is told when it is looked at again.
     Invalid,
 }
 
