@@ -95,6 +95,10 @@ fn one_way(results: &[GroupResult], out: &mut Vec<Target>) {
     let batches = small.best_of(BATCHES, RATE);
     let name = named("16 bytes, batches and try_feed, of manual", batches);
     out.push(Target::least(name, against(batches, small.system("manual"), RATE), 0.8));
+    for (case, size, must) in [(&middle, 110, 1.4), (&small, 16, 1.5)] {
+        let of_stream = case.ratio("buffstreams-batches", "buffstreams", RATE);
+        out.push(Target::least(format!("{size} bytes, batches and try_feed, of the stream"), of_stream, must));
+    }
 
     let decoded = Case::of(results, Scenario::GoBench, |_| true);
     let (ours, peer) = (decoded.best_of_ours(RATE), decoded.best_of_tokio_util(RATE));
