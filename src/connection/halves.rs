@@ -195,7 +195,7 @@ impl WriteHalf {
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         match &mut self.0 {
             Write::Plain(write) => write.closing().clear(),
-            Write::Lingering(write) => write.clear_closing(),
+            Write::Lingering(write) => write.begin_close(),
             Write::Session(write) => write.closing().clear(),
         }
         poll_fn(|cx| self.poll_close_unpin(cx))

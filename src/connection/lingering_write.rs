@@ -29,7 +29,7 @@ pub(crate) struct Lingering {
     _task: Option<Task>,
     /// It was closed: nothing more is accepted.
     closed: bool,
-    /// A close begins, which has all its time.
+    /// A close has begun, and the half has not been told that it has all its time.
     begins_close: bool,
     shared: Arc<Shared>,
 }
@@ -100,8 +100,8 @@ impl Lingering {
         unsent
     }
 
-    /// A close has all its time again.
-    pub(super) fn clear_closing(&mut self) {
+    /// A close begins, and has all its time.
+    pub(super) fn begin_close(&mut self) {
         self.begins_close = true;
     }
 
@@ -187,8 +187,8 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        // The socket closes with it, and not when the task is dropped. Who is using it drops it: that may be code of the program,
-        // which is not waited for.
+        // The socket closes with the half, and not when the task is dropped. If the task has the half, it may be waiting for code
+        // of the program: then it is the task that drops it, when it leaves.
         self.desk.state.lock().is_dropped = true;
         self.desk.clear();
     }
@@ -234,7 +234,7 @@ impl Desk {
         Some(seen)
     }
 
-    /// The half is free: who has come for it meanwhile is called.
+    /// The half is free: who has come for it meanwhile is called, or it is dropped, where the program has dropped its end.
     fn leave(&self, who: Who, is_done: bool) {
         let mut state = self.state.lock();
         if state.is_dropped {

@@ -68,7 +68,7 @@ impl SocketFile {
         Ok(file)
     }
 
-    /// Removes it, unless another has its place. It is called while the socket still answers, and nobody can take the place.
+    /// Removes it, unless another has its place. While the socket still answers, nobody can take that between the two.
     pub(super) fn remove(&self) {
         let own = self.0.lock().take();
         if let Some(Own { path, number: own }) = own

@@ -78,7 +78,7 @@ fn against(ours: Option<&Outcome>, theirs: Option<&Outcome>, figure: &str) -> Op
     ratio(ours?, theirs?, figure)
 }
 
-/// Against tokio-util and a program by hand, one way.
+/// Against tokio-util, a program by hand, and the stream of messages, one way.
 fn one_way(results: &[GroupResult], out: &mut Vec<Target>) {
     const RATE: &str = "messages/s";
     let throughput = |size| Case::of(results, Scenario::Throughput, move |trial| trial.size == size);
