@@ -428,7 +428,13 @@ impl Write {
     }
 
     /// As [`start_send`](Self::start_send), of a copy, unless it has to wait.
+    #[inline]
     pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        if self.copy(message) { Ok(true) } else { self.try_feed_first(message) }
+    }
+
+    #[inline(never)]
+    fn try_feed_first(&mut self, message: &[u8]) -> Result<bool, Error> {
         if self.must_wait() {
             return Ok(false);
         }

@@ -10,7 +10,8 @@ use async_std::net::ToSocketAddrs;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::os::{self, AsyncIo};
+use super::async_io::{AsyncIo, AsyncIoTimer};
+use super::os;
 use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
@@ -36,7 +37,7 @@ impl sealed::Runtime for AsyncStd {
     }
 
     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
-        Box::pin(super::AsyncIoTimer::at(at))
+        Box::pin(AsyncIoTimer::at(at))
     }
 
     fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {

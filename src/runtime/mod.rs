@@ -2,6 +2,8 @@
 //!
 //! A runtime is a value, which the configuration holds. Each has a file of its own, the only one that names its crate.
 
+#[cfg(any(feature = "async-std", feature = "smol"))]
+mod async_io;
 #[cfg(feature = "async-std")]
 mod async_std;
 #[cfg(any(feature = "async-std", feature = "smol", all(feature = "tokio", unix)))]
@@ -313,33 +315,6 @@ pub(crate) async fn yield_now() {
 fn random(into: &mut [u8]) {
     // The system has always some, but where it is broken.
     getrandom::fill(into).expect("the system has random numbers");
-}
-
-/// The timer of the reactor that async-std and smol share.
-#[cfg(any(feature = "async-std", feature = "smol"))]
-struct AsyncIoTimer(async_io::Timer);
-
-#[cfg(any(feature = "async-std", feature = "smol"))]
-impl AsyncIoTimer {
-    fn at(at: Instant) -> Self {
-        Self(async_io::Timer::at(at))
-    }
-}
-
-#[cfg(any(feature = "async-std", feature = "smol"))]
-impl Future for AsyncIoTimer {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx).map(drop)
-    }
-}
-
-#[cfg(any(feature = "async-std", feature = "smol"))]
-impl Timer for AsyncIoTimer {
-    fn reset(mut self: Pin<&mut Self>, at: Instant) {
-        self.0.set_at(at);
-    }
 }
 
 #[cfg(all(feature = "async-std", not(test)))]

@@ -13,7 +13,8 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
-use super::os::{self, AsyncIo};
+use super::async_io::{AsyncIo, AsyncIoTimer};
+use super::os;
 use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
@@ -67,7 +68,7 @@ impl sealed::Runtime for Smol {
     }
 
     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
-        Box::pin(super::AsyncIoTimer::at(at))
+        Box::pin(AsyncIoTimer::at(at))
     }
 
     fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {

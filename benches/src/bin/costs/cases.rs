@@ -59,9 +59,11 @@ pub(crate) const CASES: &[Case] = &[
     in_memory("Reader, 110 B", 40_000, |n| read(USUAL, n)),
     in_memory("Reader, 64 KiB", 1_000, |n| read(LARGE, n)),
     over_sockets("Connection to Listener, 110 B", |n| connection_to_listener(Config::new(), n)),
+    over_sockets("try_feed to Batches, 110 B", |n| try_feed_to_batches(Config::new(), n)),
     over_sockets("Connection to callback, 110 B", connection_to_callback),
     over_sockets("ManagerSink to Listener, 110 B", manager_sink_to_listener),
     by_time("session, Connection to Listener, 110 B", 200 * ROUND, |n| connection_to_listener(in_session(), n)),
+    by_time("session, try_feed to Batches, 110 B", 200 * ROUND, |n| try_feed_to_batches(in_session(), n)),
     by_time("session, Connection to Deliveries, 110 B", 200 * ROUND, connection_to_deliveries),
     one_by_one("Connection to Listener, 60 kB", 1_000, |n| one_at_a_time(Config::new(), SEGMENT, n)),
     by_time("session, Connection to Listener, 60 kB", 1_000, |n| one_at_a_time(in_session(), SEGMENT, n)),
@@ -194,7 +196,31 @@ fn connection_to_listener(config: Config, messages: u64) -> Result<(), Error> {
     })
 }
 
-/// As above, and each message is acknowledged by itself.
+/// As above, and no message has a `Bytes` of its own.
+fn try_feed_to_batches(config: Config, messages: u64) -> Result<(), Error> {
+    block_on(async {
+        let mut batches = Listener::bind("127.0.0.1:0", config.clone()).await?.batches();
+        let mut connection = Connection::dial(batches.local_addr(), config).await?;
+        let message = message(USUAL);
+        for _ in 0..messages / ROUND {
+            for _ in 0..ROUND {
+                while !connection.try_feed(&message)? {
+                    connection.ready().await?;
+                }
+            }
+            connection.flush().await?;
+            let mut taken = 0;
+            while taken < ROUND
+                && let Some((_peer, batch)) = batches.next().await
+            {
+                taken += batch.iter().map(black_box).count() as u64;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// As `connection_to_listener`, and each message is acknowledged by itself.
 fn connection_to_deliveries(messages: u64) -> Result<(), Error> {
     block_on(async {
         let mut listener = Listener::bind("127.0.0.1:0", in_session()).await?.deliveries();
