@@ -38,27 +38,6 @@ enum Write {
     Session(Box<session::Write>),
 }
 
-/// Those that are not plain, apart from the way of most messages, which is a branch then, and not a table of jumps.
-impl Write {
-    #[inline(never)]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        match self {
-            Self::Plain(write) => write.poll_ready_unpin(cx),
-            Self::Lingering(write) => write.poll_ready(cx),
-            Self::Session(write) => write.poll_ready(cx),
-        }
-    }
-
-    #[inline(never)]
-    fn start_send(&mut self, message: Bytes) -> Result<(), Error> {
-        match self {
-            Self::Plain(write) => write.start_send_unpin(message),
-            Self::Lingering(write) => write.start_send(message),
-            Self::Session(write) => write.start_send(message),
-        }
-    }
-}
-
 impl ReadHalf {
     pub(super) fn plain(shared: Arc<Shared>) -> Self {
         Self(Read::Plain(Box::new(plain_read::Plain::new(shared))))
@@ -294,7 +273,8 @@ impl Sink<Bytes> for WriteHalf {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).poll_ready(cx),
-            other => other.poll_ready(cx),
+            Write::Session(write) => write.poll_ready(cx),
+            Write::Lingering(write) => write.poll_ready(cx),
         }
     }
 
@@ -302,7 +282,8 @@ impl Sink<Bytes> for WriteHalf {
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         match &mut self.get_mut().0 {
             Write::Plain(write) => Pin::new(&mut **write).start_send(message),
-            other => other.start_send(message),
+            Write::Session(write) => write.start_send(message),
+            Write::Lingering(write) => write.start_send(message),
         }
     }
 

@@ -7,7 +7,7 @@ use std::mem;
 use bytes::Bytes;
 
 use super::decoder::{Decoder, Rest};
-use super::header::put_header;
+use super::header::{put_header, put_short_header};
 use super::piece::{Piece, header_len};
 use super::{Codec, MAX_HEADER, WireFormat};
 use crate::error::{ConfigError, Error};
@@ -147,7 +147,10 @@ impl Output {
     pub(crate) fn push_short(&mut self, message: &[u8]) -> bool {
         let is_short = message.len() < CHAIN_FROM && message.len() <= self.codec.max();
         if is_short {
-            self.copy(message);
+            self.seal_if_long();
+            let before = self.tail.len();
+            put_short_header(self.codec, message.len(), &mut self.tail);
+            self.copy_behind(before, message);
         }
         is_short
     }
@@ -183,6 +186,12 @@ impl Output {
         self.seal_if_long();
         let before = self.tail.len();
         put_header(self.codec, message.len(), &mut self.tail);
+        self.copy_behind(before, message);
+    }
+
+    /// The message of a header, before which the tail had so many bytes.
+    #[inline(always)]
+    fn copy_behind(&mut self, before: usize, message: &[u8]) {
         self.tail.extend_from_slice(message);
         self.tail_messages += 1;
         self.len += self.tail.len() - before;

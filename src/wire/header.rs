@@ -11,6 +11,15 @@ pub(super) fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// The same, of a message that may as well be one of a session: neither takes a call.
+#[inline(always)]
+pub(super) fn put_short_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
+    match codec.usual_header(len).or_else(|| codec.fixed_header(len)) {
+        Some((header, width)) => put_first(&header, width, out),
+        None => put_any_header(codec, len, out),
+    }
+}
+
 #[inline(never)]
 fn put_any_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     if let Some((header, width)) = codec.fixed_header(len) {
