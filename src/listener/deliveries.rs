@@ -56,8 +56,8 @@ struct Current {
 #[must_use = "a delivery that is dropped is in doubt"]
 pub struct Delivery {
     message: Bytes,
-    // Dropped before the batch, which is its place in the inbox.
-    unsettled: Option<Unsettled>,
+    /// Its position in the session, until it is settled.
+    position: Option<u64>,
     batch: Arc<Batch>,
 }
 
@@ -101,32 +101,46 @@ impl Deliveries {
     }
 }
 
+impl Deliveries {
+    /// Waits for the next batch; `false` when none comes any more.
+    #[inline(never)]
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.current = None;
+        self.current = ready!(self.incoming.poll_next_batch(cx)).map(Current::new);
+        Poll::Ready(self.current.is_some())
+    }
+}
+
 impl Current {
     fn new(mut batch: Batch) -> Self {
         let (frames, unsettled) = batch.take_apart();
         Self { frames, unsettled, batch: Arc::new(batch) }
     }
 
+    #[inline]
     fn next(&mut self) -> Option<Delivery> {
-        let message = self.frames.next()?;
-        let unsettled = self.unsettled.as_mut().map(|all| all.split_to(1, (HEADER + message.len()) as u64));
-        Some(Delivery { message, unsettled, batch: self.batch.clone() })
+        let len = self.frames.find()?;
+        let message = self.frames.cut(len);
+        let position = self.unsettled.as_mut().map(|rest| rest.pass(frame_len(&message)));
+        Some(Delivery { message, position, batch: self.batch.clone() })
     }
 }
 
 impl Stream for Deliveries {
     type Item = Delivery;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         let this = self.get_mut();
         loop {
-            if let Some(delivery) = this.current.as_mut().and_then(Current::next) {
+            // The way of most messages, which is short enough to become part of the consumer.
+            if let Some(current) = &mut this.current
+                && let Some(delivery) = current.next()
+            {
                 return Poll::Ready(Some(delivery));
             }
-            this.current = None;
-            match ready!(this.incoming.poll_next_batch(cx)) {
-                Some(batch) => this.current = Some(Current::new(batch)),
-                None => return Poll::Ready(None),
+            if !ready!(this.poll_batch(cx)) {
+                return Poll::Ready(None);
             }
         }
     }
@@ -161,7 +175,7 @@ impl Delivery {
     /// What it is called: see [`DeliveryId`]. `None` of a peer without a session. It is computed when it is asked for.
     pub fn id(&self) -> Option<DeliveryId> {
         let seating = self.batch.member().session.as_ref()?;
-        let position = self.unsettled.as_ref()?.first();
+        let position = self.position?;
         let mut digest = Sha256::new();
         digest.update(b"buffstreams delivery 1");
         digest.update(seating.key.id.secret());
@@ -173,6 +187,7 @@ impl Delivery {
     }
 
     /// The program has taken it. Its sender forgets it.
+    #[inline]
     pub fn ack(mut self) {
         self.settle(Settled::Taken);
     }
@@ -182,14 +197,21 @@ impl Delivery {
         self.settle(Settled::Refused);
     }
 
+    #[inline]
     fn settle(&mut self, how: Settled) {
-        if let Some(unsettled) = self.unsettled.take() {
-            unsettled.settle(&self.batch.member().outbox, how);
+        if let Some(position) = self.position.take() {
+            self.batch.member().outbox.settle(position, 1, frame_len(&self.message), how);
         }
     }
 }
 
+/// How many bytes its frame has in a session.
+fn frame_len(message: &Bytes) -> u64 {
+    (HEADER + message.len()) as u64
+}
+
 impl Drop for Delivery {
+    #[inline]
     fn drop(&mut self) {
         self.settle(Settled::Dropped);
     }

@@ -14,7 +14,6 @@ use super::session::{Obeyed, Session};
 use super::verdict::{Outcome, Untaken, Verdict};
 use crate::error::{Error, Loss};
 use crate::session::{Control, End, ErrorCode, Positions, Settled, Side, Terms, Violation, Why};
-use crate::sync::Lock;
 use crate::wire::Codec;
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
@@ -22,7 +21,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn in_session(codec: Codec, rules: Arc<Rules<W>>, side: Side, window: u32) -> Self {
         let mut held = Held::down(codec, rules.clone());
         held.session = Some(Box::new(Session::new(side, window, codec, rules.clock())));
-        Self { state: Lock::new(held), rules }
+        Self::with(held, rules)
     }
 
     /// Looks at the session, or changes it.
@@ -97,7 +96,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     }
 
     /// The program has settled what came. It tells the other end, where that is due.
+    #[inline]
     pub(crate) fn settle(&self, first: u64, count: u64, bytes: u64, how: Settled) {
+        if how != Settled::Taken || !self.settling.put(first, count, bytes) {
+            self.settle_now(first, count, bytes, how);
+        }
+    }
+
+    fn settle_now(&self, first: u64, count: u64, bytes: u64, how: Settled) {
         let mut state = self.lock();
         let Some(session) = &mut state.session else { return };
         match session.settle_received(first, count, bytes, how, || self.rules.clock()) {
@@ -120,6 +126,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         if state.session.as_ref().is_some_and(|session| session.end().receiver.is_settled()) {
             // It was the last: the task may have been waiting for that to end this direction, or the session.
             state.call_driver();
+        }
+        if let Some((next, room)) = state.session.as_ref().and_then(|session| session.puts_together()) {
+            self.settling.begin(next, room);
         }
     }
 

@@ -16,6 +16,7 @@ mod place;
 mod returns;
 mod rules;
 mod session;
+mod settling;
 mod shelf;
 mod totals;
 mod transport;

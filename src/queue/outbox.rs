@@ -30,6 +30,7 @@ use super::held::{Held, Load, Then, Transport};
 use super::line::Offer;
 use super::place::{Place, Stage, Wait};
 use super::rules::Rules;
+use super::settling::Settling;
 use super::shelf::Shelf;
 use super::totals::Totals;
 use super::verdict::Verdict;
@@ -41,6 +42,8 @@ use crate::wire::{Codec, Output};
 /// The queue of one peer.
 pub(crate) struct Outbox<W> {
     pub(super) state: Lock<Held<W>>,
+    /// In a session, what it is still to be told.
+    pub(super) settling: Settling,
     pub(crate) rules: Arc<Rules<W>>,
 }
 
@@ -70,12 +73,16 @@ pub(crate) type State<'a, W> = Guard<'a, Held<W>>;
 
 impl<W: AsyncWrite + Unpin> Outbox<W> {
     pub(crate) fn new(io: W, codec: Codec, rules: Arc<Rules<W>>) -> Self {
-        Self { state: Lock::new(Held::new(io, codec, rules.clone())), rules }
+        Self::with(Held::new(io, codec, rules.clone()), rules)
     }
 
     /// That of a transport that is still to come.
     pub(crate) fn down(codec: Codec, rules: Arc<Rules<W>>) -> Self {
-        Self { state: Lock::new(Held::down(codec, rules.clone())), rules }
+        Self::with(Held::down(codec, rules.clone()), rules)
+    }
+
+    pub(super) fn with(held: Held<W>, rules: Arc<Rules<W>>) -> Self {
+        Self { state: Lock::new(held), settling: Settling::new(), rules }
     }
 
     // ---- producers
@@ -401,13 +408,17 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         poll_fn(move |cx| poll(&mut attendance.place, cx))
     }
 
-    /// To look, and to change nothing.
+    /// To look, and to change nothing. A session may not know yet what the program has taken last.
     pub(crate) fn peek(&self) -> MutexGuard<'_, Held<W>> {
         self.state.lock()
     }
 
     pub(crate) fn lock(&self) -> State<'_, W> {
-        self.state.hold(self.rules.panicked.as_ref())
+        let mut state = self.state.hold(self.rules.panicked.as_ref());
+        if let Some(session) = &mut state.session {
+            session.settle_run(&self.settling.take());
+        }
+        state
     }
 }
 

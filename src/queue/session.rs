@@ -8,12 +8,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::settling::{Run, TOLD_EVERY};
 use crate::session::{Control, End, ErrorCode, Positions, Settled, Side, Terms, Violation, Why};
 use crate::wire::{Codec, Output, Replay};
-
-/// How many bytes are settled before it is asked again whether an ACK is due that the task of this end waits for: it costs more to
-/// ask what time it is than to settle a short message.
-const CLOCK_EVERY: u64 = 4096;
 
 /// One end of a session, and the frames that it holds.
 pub(crate) struct Session {
@@ -319,7 +316,7 @@ impl Session {
         let due = self.end.receiver.due()?;
         self.settled += bytes;
         if due > 0 {
-            if self.ack_awaited && self.settled < CLOCK_EVERY {
+            if self.ack_awaited && self.settled < TOLD_EVERY {
                 return None;
             }
             self.settled = 0;
@@ -328,6 +325,21 @@ impl Session {
             }
         }
         Some(true)
+    }
+
+    /// The program has taken these, of which nobody has told so far: the task waits for the ACK already.
+    #[inline]
+    pub(super) fn settle_run(&mut self, run: &Run) {
+        if self.end.receiver.settle(run.first, run.count, run.bytes, Settled::Taken) {
+            self.settled += run.bytes;
+        }
+    }
+
+    /// The messages from which on what the program takes may be put together before it is told here, and how many bytes those may
+    /// have: while the task waits for an ACK to be due, as it is told then, and nobody waits for the last message.
+    pub(super) fn puts_together(&self) -> Option<(u64, u64)> {
+        let (next, bytes) = self.end.receiver.in_order()?;
+        self.ack_awaited.then_some((next, bytes.min(TOLD_EVERY)))
     }
 
     /// As the task, which waits for that: when an ACK is due.

@@ -66,9 +66,15 @@ impl Unsettled {
         self.exceptions.get_or_insert_default().known.push((index, how));
     }
 
-    /// The position of the first.
-    pub(crate) fn first(&self) -> u64 {
-        self.first
+    /// Takes out the first, whose frame has so many bytes, and returns its position. Nothing is known of any of them.
+    #[inline]
+    pub(crate) fn pass(&mut self, bytes: u64) -> u64 {
+        debug_assert!(self.exceptions.as_ref().is_none_or(|exceptions| exceptions.known.is_empty()));
+        let first = self.first;
+        self.first += 1;
+        self.messages -= 1;
+        self.bytes -= bytes;
+        first
     }
 
     /// Takes out the first of them: so many, and the bytes of their frames. What is known of them goes along.

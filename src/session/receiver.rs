@@ -226,6 +226,13 @@ impl Receiver {
         Some(self.last_ack.filter(|_| !much).map_or(0, |last| last.saturating_add(ACK_EVERY)))
     }
 
+    /// Where the next that is settled in order begins, and how many bytes may be settled from there before an ACK is due at once.
+    /// `None` where others were settled before, or all are known.
+    pub(crate) fn in_order(&self) -> Option<(u64, u64)> {
+        let room = u64::from(self.window / 4).saturating_sub(self.untold);
+        (self.up && self.end.is_none() && self.gaps.is_empty()).then_some((self.taken, room))
+    }
+
     /// What to write now, whether or not it is due: refusals, then the ACK that passes them, until there is no more.
     #[inline]
     pub(crate) fn next(&mut self, now: u64) -> Option<Control> {
