@@ -143,16 +143,19 @@ fn sessions(results: &[GroupResult], out: &mut Vec<Target>) {
     let throughput = |size| Case::of(results, Scenario::Throughput, move |trial| trial.size == size);
     let many = Case::of(results, Scenario::Connections, |trial| trial.connections == 1000);
     let pings = Case::of(results, Scenario::PingPong, |trial| trial.neighbours > 0);
-    let of_plain = |case: &Case<'_>, system| case.ratio(system, "buffstreams", RATE);
-    let middle = throughput(110);
-    out.push(Target::least("session, 110 bytes, of plain", of_plain(&middle, "buffstreams-session"), 0.9));
-    let large = of_plain(&throughput(65_536), "buffstreams-session");
-    out.push(Target::least("session, 64 KiB, of plain", large, 0.97));
-    out.push(Target::least("session, 1000 connections, of plain", of_plain(&many, "buffstreams-session"), 0.85));
-    let deliveries = of_plain(&middle, "buffstreams-session-deliveries");
+    let (middle, large) = (throughput(110), throughput(65_536));
+    for (session, plain, on) in
+        [("buffstreams-session", "buffstreams", ""), ("buffstreams-session-tokio", "buffstreams-tokio", ", tokio")]
+    {
+        let of_plain = |case: &Case<'_>| case.ratio(session, plain, RATE);
+        out.push(Target::least(format!("session, 110 bytes{on}, of plain"), of_plain(&middle), 0.9));
+        out.push(Target::least(format!("session, 64 KiB{on}, of plain"), of_plain(&large), 0.97));
+        out.push(Target::least(format!("session, 1000 connections{on}, of plain"), of_plain(&many), 0.85));
+        let ping = pings.ratio(session, plain, "p50");
+        out.push(Target::most(format!("session, ping-pong beside neighbours{on}, p50, of plain"), ping, 1.1, ""));
+    }
+    let deliveries = middle.ratio("buffstreams-session-deliveries", "buffstreams", RATE);
     out.push(Target::least("session, deliveries, 110 bytes, of plain", deliveries, 0.6));
-    let ping = pings.ratio("buffstreams-session", "buffstreams", "p50");
-    out.push(Target::most("session, ping-pong beside neighbours, p50, of plain", ping, 1.1, ""));
     let resume = Case::of(results, Scenario::Resume, |_| true).system("buffstreams-session");
     let resume = resume.and_then(|outcome| summary(outcome, "resume"));
     out.push(Target::most("session, 1 MiB in flight resumed after", resume, 10_000.0, " us"));
