@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Limit};
 use crate::foreign::{self, PanicHook};
-use crate::framed::{self, HIGH_WATER, Messages};
+use crate::framed::{HIGH_WATER, Messages};
 use crate::link::{First, Link, News, Owner};
 use crate::observe::in_link_span;
 use crate::peer::{Address, Peer};
@@ -126,9 +126,7 @@ impl Owner for Dialer {
         std::future::ready(()).boxed()
     }
 
-    fn receive(&self, batch: framed::Batch, first: u64) {
-        let framed::Batch { frames, messages, bytes, .. } = batch;
-        let unsettled = Unsettled::new(first, messages as u64, bytes as u64);
+    fn receive(&self, frames: Frames, unsettled: Unsettled) {
         self.inlet.push(Batch { frames, unsettled });
     }
 

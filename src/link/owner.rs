@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 
 use crate::error::{Error, Loss};
 use crate::foreign::PanicHook;
-use crate::framed;
-use crate::queue::Verdict;
+use crate::queue::{Unsettled, Verdict};
+use crate::wire::Frames;
 
 /// Who a link is for: it is told what becomes of the connection, and takes back what was not sent.
 pub(crate) trait Owner: Send + Sync + 'static {
@@ -19,8 +19,8 @@ pub(crate) trait Owner: Send + Sync + 'static {
     }
     /// Takes back messages of which no producer has a copy. Ready when they are taken; the next are given then.
     fn take_back(&self, messages: Vec<Bytes>, verdict: Verdict) -> BoxFuture<'static, ()>;
-    /// In a session: frames came, the first of this position.
-    fn receive(&self, frames: framed::Batch, first: u64);
+    /// In a session: frames came.
+    fn receive(&self, frames: Frames, unsettled: Unsettled);
     /// Is told of what panics.
     fn panic_hook(&self) -> PanicHook;
 }

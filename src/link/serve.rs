@@ -59,7 +59,7 @@ impl LinkTask {
                 Came::Frames => {
                     let batch = attached.take();
                     match link.outbox.received(batch.messages, batch.bytes) {
-                        Ok(Some(first)) => self.owner.receive(batch, first),
+                        Ok(Some(unsettled)) => self.owner.receive(batch.frames, unsettled),
                         // The next poll tells why.
                         Ok(None) => {}
                         Err(violation) => break self.violated(violation, cx),

@@ -16,7 +16,7 @@ use super::shared::Handling;
 use crate::endpoint::Endpoint;
 use crate::observe::{Event, Events};
 use crate::peer::Peer;
-use crate::queue::Unsettled;
+use crate::queue::{Ordinal, Unsettled};
 use crate::session::{HEADER, Settled};
 use crate::wire::Frames;
 
@@ -56,8 +56,8 @@ struct Current {
 #[must_use = "a delivery that is dropped is in doubt"]
 pub struct Delivery {
     message: Bytes,
-    /// Its position in the session, until it is settled.
-    position: Option<u64>,
+    /// Its session and its position there. `None` without a session, and when it is settled.
+    place: Option<(Ordinal, u64)>,
     batch: Arc<Batch>,
 }
 
@@ -99,9 +99,7 @@ impl Deliveries {
     pub fn closer(&self) -> Closer {
         self.incoming.closer()
     }
-}
 
-impl Deliveries {
     /// Waits for the next batch; `false` when none comes any more.
     #[inline(never)]
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
@@ -121,8 +119,8 @@ impl Current {
     fn next(&mut self) -> Option<Delivery> {
         let len = self.frames.find()?;
         let message = self.frames.cut(len);
-        let position = self.unsettled.as_mut().map(|rest| rest.pass(frame_len(&message)));
-        Some(Delivery { message, position, batch: self.batch.clone() })
+        let place = self.unsettled.as_mut().map(|rest| rest.pass(frame_len(&message)));
+        Some(Delivery { message, place, batch: self.batch.clone() })
     }
 }
 
@@ -175,7 +173,7 @@ impl Delivery {
     /// What it is called: see [`DeliveryId`]. `None` of a peer without a session. It is computed when it is asked for.
     pub fn id(&self) -> Option<DeliveryId> {
         let seating = self.batch.member().session.as_ref()?;
-        let position = self.position?;
+        let (_, position) = self.place?;
         let mut digest = Sha256::new();
         digest.update(b"buffstreams delivery 1");
         digest.update(seating.key.id.secret());
@@ -199,8 +197,8 @@ impl Delivery {
 
     #[inline]
     fn settle(&mut self, how: Settled) {
-        if let Some(position) = self.position.take() {
-            self.batch.member().outbox.settle(position, 1, frame_len(&self.message), how);
+        if let Some((session, position)) = self.place.take() {
+            self.batch.member().outbox.settle(session, position, 1, frame_len(&self.message), how);
         }
     }
 }

@@ -108,10 +108,9 @@ impl SessionDelivery {
         self.inbox.leave();
     }
 
-    /// Takes what was received, the first of it at this position. It is delivered by the next [`poll`](Self::poll).
-    pub(super) fn put(&mut self, batch: framed::Batch, first: u64) {
-        let framed::Batch { frames, messages, bytes, memory } = batch;
-        let unsettled = Unsettled::new(first, messages as u64, bytes as u64);
+    /// Takes what was received. It is delivered by the next [`poll`](Self::poll).
+    pub(super) fn put(&mut self, batch: framed::Batch, unsettled: Unsettled) {
+        let framed::Batch { frames, memory, .. } = batch;
         self.stash.push_back(Stashed { frames, memory, unsettled });
     }
 

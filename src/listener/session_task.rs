@@ -308,14 +308,14 @@ impl SessionTask {
             match came {
                 Came::Frames => {
                     let batch = attached.take();
-                    let first = match member.outbox.received(batch.messages, batch.bytes) {
-                        Ok(Some(first)) => first,
+                    let unsettled = match member.outbox.received(batch.messages, batch.bytes) {
+                        Ok(Some(unsettled)) => unsettled,
                         // The next poll tells why.
                         Ok(None) => continue,
                         Err(violation) => return Poll::Ready(End::Broke(Break::Violation(violation))),
                     };
                     self.running.count(batch.messages, batch.bytes);
-                    self.delivery.put(batch, first);
+                    self.delivery.put(batch, unsettled);
                     if let Poll::Ready(Err(undelivered)) = self.delivery.poll(cx) {
                         return Poll::Ready(undelivered.into());
                     }

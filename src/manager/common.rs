@@ -10,11 +10,11 @@ use super::dead_letters::DeadLetterBox;
 use crate::config::Config;
 use crate::error::{Error, Unsent};
 use crate::foreign::{Panic, PanicHook, PanicSource};
-use crate::framed;
 use crate::link::{News, Owner};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
-use crate::queue::{Outcome, Verdict};
+use crate::queue::{Outcome, Unsettled, Verdict};
+use crate::wire::Frames;
 
 /// What the links of one manager have in common.
 pub(crate) struct Common {
@@ -69,7 +69,7 @@ impl Owner for Owned {
         self.common.dead_letters.clone().bury_in_turn(self.address.clone(), messages, verdict).boxed()
     }
 
-    fn receive(&self, _: framed::Batch, _: u64) {
+    fn receive(&self, _: Frames, _: Unsettled) {
         // It takes no messages, and says so: the other end may send none.
     }
 

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use futures::io::AsyncWrite;
 
 use super::held::{Held, Then, Transport};
+use super::ordinal::Ordinal;
 use super::outbox::{Outbox, Step};
 use super::rules::Rules;
 use super::session::{Obeyed, Session};
+use super::unsettled::Unsettled;
 use super::verdict::{Outcome, Untaken, Verdict};
 use crate::error::{Error, Loss};
 use crate::session::{Control, End, ErrorCode, Positions, Settled, Side, Terms, Violation, Why};
@@ -85,27 +87,32 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
 
     // ---- what comes
 
-    /// So many frames came, of so many bytes in all. The position of the first; `None` where the connection is gone, as a
-    /// producer may find before the task: they do not count, and come again.
-    pub(crate) fn received(&self, frames: usize, bytes: usize) -> Result<Option<u64>, Violation> {
-        let first = self.with_session(|session| match session.end().is_up() {
-            true => session.frames(frames as u64, bytes as u64).map(Some),
-            false => Ok(None),
+    /// So many frames came, of so many bytes in all. `None` where the connection is gone, as a producer may find before the task:
+    /// they do not count, and come again.
+    pub(crate) fn received(&self, frames: usize, bytes: usize) -> Result<Option<Unsettled>, Violation> {
+        let (frames, bytes) = (frames as u64, bytes as u64);
+        let came = self.with_session(|session| {
+            if !session.end().is_up() {
+                return Ok(None);
+            }
+            let first = session.frames(frames, bytes)?;
+            Ok(Some(Unsettled::new(session.ordinal(), first, frames, bytes)))
         });
-        first.unwrap_or(Err(Violation::Position))
+        came.unwrap_or(Err(Violation::Position))
     }
 
-    /// The program has settled what came. It tells the other end, where that is due.
+    /// The program has settled what came in this session. It tells the other end, where that is due. Of a session in whose place is
+    /// another, nobody waits for that.
     #[inline]
-    pub(crate) fn settle(&self, first: u64, count: u64, bytes: u64, how: Settled) {
-        if how != Settled::Taken || !self.settling.put(first, count, bytes) {
-            self.settle_now(first, count, bytes, how);
+    pub(crate) fn settle(&self, session: Ordinal, first: u64, count: u64, bytes: u64, how: Settled) {
+        if how != Settled::Taken || !self.settling.put(session, first, count, bytes) {
+            self.settle_now(session, first, count, bytes, how);
         }
     }
 
-    fn settle_now(&self, first: u64, count: u64, bytes: u64, how: Settled) {
+    fn settle_now(&self, ordinal: Ordinal, first: u64, count: u64, bytes: u64, how: Settled) {
         let mut state = self.lock();
-        let Some(session) = &mut state.session else { return };
+        let Some(session) = state.session.as_mut().filter(|session| session.ordinal() == ordinal) else { return };
         match session.settle_received(first, count, bytes, how, || self.rules.clock()) {
             None => {}
             Some(false) => state.call_driver(),
@@ -127,8 +134,8 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
             // It was the last: the task may have been waiting for that to end this direction, or the session.
             state.call_driver();
         }
-        if let Some((next, room)) = state.session.as_ref().and_then(|session| session.puts_together()) {
-            self.settling.begin(next, room);
+        if let Some(run) = state.session.as_ref().and_then(|session| session.puts_together()) {
+            self.settling.begin(run);
         }
     }
 

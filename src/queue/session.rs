@@ -8,12 +8,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::ordinal::Ordinal;
 use super::settling::{Run, TOLD_EVERY};
 use crate::session::{Control, End, ErrorCode, Positions, Settled, Side, Terms, Violation, Why};
 use crate::wire::{Codec, Output, Replay};
 
 /// One end of a session, and the frames that it holds.
 pub(crate) struct Session {
+    ordinal: Ordinal,
     side: Side,
     window: u32,
     end: End,
@@ -87,6 +89,7 @@ impl Session {
     /// A new one, without a connection. `window` is what it accepts, in bytes.
     pub(crate) fn new(side: Side, window: u32, codec: Codec, now: Instant) -> Self {
         Self {
+            ordinal: Ordinal::FIRST,
             side,
             window,
             end: End::new(side, window),
@@ -104,7 +107,11 @@ impl Session {
 
     /// A new one of the same side and window.
     pub(crate) fn another(&self, codec: Codec, now: Instant) -> Self {
-        Self { untaken: self.untaken, ..Self::new(self.side, self.window, codec, now) }
+        Self { ordinal: self.ordinal.next(), untaken: self.untaken, ..Self::new(self.side, self.window, codec, now) }
+    }
+
+    pub(super) fn ordinal(&self) -> Ordinal {
+        self.ordinal
     }
 
     /// Counts what was not taken.
@@ -156,6 +163,8 @@ impl Session {
         let before = self.end.sender.acked();
         self.end.resume(theirs, terms)?;
         let settlement = self.settle(before);
+        // The task asks when it has the connection.
+        self.ack_awaited = false;
         let sender = &mut self.end.sender;
         let again = (sender.cursor() - sender.acked()) as usize;
         let in_flight = self.replay.bytes_of(again);
@@ -327,7 +336,7 @@ impl Session {
         Some(true)
     }
 
-    /// The program has taken these, of which nobody has told so far: the task waits for the ACK already.
+    /// The program has taken these, of which nobody has told so far.
     #[inline]
     pub(super) fn settle_run(&mut self, run: &Run) {
         if self.end.receiver.settle(run.first, run.count, run.bytes, Settled::Taken) {
@@ -335,11 +344,11 @@ impl Session {
         }
     }
 
-    /// The messages from which on what the program takes may be put together before it is told here, and how many bytes those may
-    /// have: while the task waits for an ACK to be due, as it is told then, and nobody waits for the last message.
-    pub(super) fn puts_together(&self) -> Option<(u64, u64)> {
+    /// What the program takes next may be put together before it is told here, while the task waits for an ACK to be due: it is told
+    /// then.
+    pub(super) fn puts_together(&self) -> Option<Run> {
         let (next, bytes) = self.end.receiver.in_order()?;
-        self.ack_awaited.then_some((next, bytes.min(TOLD_EVERY)))
+        self.ack_awaited.then_some(Run::new(self.ordinal, next, bytes.min(TOLD_EVERY)))
     }
 
     /// As the task, which waits for that: when an ACK is due.

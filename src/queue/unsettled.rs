@@ -2,12 +2,15 @@
 
 use futures::io::AsyncWrite;
 
+use super::ordinal::Ordinal;
 use super::outbox::Outbox;
 use crate::session::Settled;
 use crate::wire::Frames;
 
 /// Messages that were received one behind the other, until all of them are settled together.
 pub(crate) struct Unsettled {
+    /// The session that they came in: another may have taken its place.
+    session: Ordinal,
     first: u64,
     messages: u64,
     /// Those of their frames.
@@ -25,20 +28,20 @@ struct Exceptions {
 }
 
 impl Unsettled {
-    /// So many messages, from this position on, and the bytes of their frames.
-    pub(crate) fn new(first: u64, messages: u64, bytes: u64) -> Self {
-        Self { first, messages, bytes, exceptions: None }
+    /// So many messages of this session, from this position on, and the bytes of their frames.
+    pub(super) fn new(session: Ordinal, first: u64, messages: u64, bytes: u64) -> Self {
+        Self { session, first, messages, bytes, exceptions: None }
     }
 
     /// Settles all of them: in this way, where nothing else is known.
     pub(crate) fn settle<W: AsyncWrite + Unpin>(self, outbox: &Outbox<W>, how: Settled) {
         let Some(exceptions) = self.exceptions else {
-            return outbox.settle(self.first, self.messages, self.bytes, how);
+            return outbox.settle(self.session, self.first, self.messages, self.bytes, how);
         };
         let mut bytes = self.bytes;
         let mut run = |first: u64, end: u64, how| {
             if first < end {
-                outbox.settle(self.first + first, end - first, std::mem::take(&mut bytes), how);
+                outbox.settle(self.session, self.first + first, end - first, std::mem::take(&mut bytes), how);
             }
         };
         let mut at = 0;
@@ -66,20 +69,21 @@ impl Unsettled {
         self.exceptions.get_or_insert_default().known.push((index, how));
     }
 
-    /// Takes out the first, whose frame has so many bytes, and returns its position. Nothing is known of any of them.
+    /// Takes out the first, whose frame has so many bytes, and returns its session and its position. Nothing is known of any of
+    /// them.
     #[inline]
-    pub(crate) fn pass(&mut self, bytes: u64) -> u64 {
+    pub(crate) fn pass(&mut self, bytes: u64) -> (Ordinal, u64) {
         debug_assert!(self.exceptions.as_ref().is_none_or(|exceptions| exceptions.known.is_empty()));
         let first = self.first;
         self.first += 1;
         self.messages -= 1;
         self.bytes -= bytes;
-        first
+        (self.session, first)
     }
 
     /// Takes out the first of them: so many, and the bytes of their frames. What is known of them goes along.
     pub(crate) fn split_to(&mut self, messages: u64, bytes: u64) -> Self {
-        let mut first = Self::new(self.first, messages, bytes);
+        let mut first = Self::new(self.session, self.first, messages, bytes);
         self.first += messages;
         self.messages -= messages;
         self.bytes -= bytes;

@@ -50,8 +50,8 @@ impl Source for Async<Os> {
                 Direction::Read | Direction::Accept => self.poll_readable(cx),
                 Direction::Write => self.poll_writable(cx),
             };
-            // What it tells at once is mostly what woke this task before, and was done since: it tells each once. If it is new, it
-            // is told again, as the socket is ready when the reactor is asked to watch it.
+            // An event that the reactor tells of at once is mostly the one that woke this task before, and was dealt with. If it is a
+            // new one, it comes again: the socket is ready when the reactor is asked to watch it.
             ready!(poll_ready())?;
             ready!(poll_ready())?;
         }

@@ -226,8 +226,8 @@ impl Receiver {
         Some(self.last_ack.filter(|_| !much).map_or(0, |last| last.saturating_add(ACK_EVERY)))
     }
 
-    /// Where the next that is settled in order begins, and how many bytes may be settled from there before an ACK is due at once.
-    /// `None` where others were settled before, or all are known.
+    /// The position of the next that is not settled, and how many bytes may be settled from there on before a quarter of the window
+    /// is. `None` without a connection, where some behind it are settled already, and where the last is known.
     pub(crate) fn in_order(&self) -> Option<(u64, u64)> {
         let room = u64::from(self.window / 4).saturating_sub(self.untold);
         (self.up && self.end.is_none() && self.gaps.is_empty()).then_some((self.taken, room))

@@ -11,7 +11,7 @@ pub(super) fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// The same, of a message that may as well be one of a session: neither takes a call.
+/// The same, where a message is as likely one of a session: the usual header takes no call, nor does that of a session.
 #[inline(always)]
 pub(super) fn put_short_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     match codec.usual_header(len).or_else(|| codec.fixed_header(len)) {

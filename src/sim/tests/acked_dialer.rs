@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use futures::SinkExt;
 use futures::future::join;
+use futures::{SinkExt, StreamExt};
 
 use super::cuts::named;
 use super::host::{Host, INCARNATION, SECOND, TTL, Told, config, message, resumed, welcome};
@@ -12,7 +12,7 @@ use crate::error::HandshakeErrorKind::{self, Denied, Limits, NotASession, Versio
 use crate::session::ErrorCode::{self, Evicted, Gone, Malformed, Position, Slow};
 use crate::session::{Control, Hello, Positions, Status, Terms, Welcome};
 use crate::sim::testing::{self, Sim};
-use crate::{Backoff, Connection, Loss, Outcome};
+use crate::{Backoff, Connection, Error, Loss, Outcome};
 
 /// What a byte of an answer is instead.
 type Change = Option<(usize, u8)>;
@@ -402,5 +402,42 @@ fn who_drops_a_connection_says_so_whatever_has_come() {
         drop(connection.unwrap());
         testing::sleep(2 * SECOND).await;
         raw.ends_deaf().await;
+    });
+}
+
+/// The positions of each session begin anew: what the program takes of one must not be told in the one that is in its place.
+#[test]
+fn what_came_in_a_session_that_is_lost_is_not_taken_in_the_next() {
+    let frames = |messages: std::ops::Range<u8>| -> Vec<u8> {
+        messages.flat_map(|n| [&(message(n).len() as u32).to_be_bytes()[..], &message(n)].concat()).collect()
+    };
+    Sim::default().run(async {
+        let host = Host::new().await;
+        let ((mut raw, _), connection) = join(host.begin(), Connection::dial(host.addr, config())).await;
+        let mut connection = connection.unwrap();
+        raw.write(&frames(0..3)).await;
+        for n in 0..3 {
+            // It does not ask for a fourth, so the third is not taken, nor are those that came with it.
+            assert_eq!(connection.next().await.unwrap().unwrap(), message(n));
+        }
+        drop(raw);
+        let (mut raw, hello) = host.accept().await;
+        raw.welcome(welcome(&hello, Status::Unknown)).await;
+        raw.ends().await;
+        let ((mut raw, _), sent) = join(host.begin(), connection.send(message(9))).await;
+        sent.unwrap();
+        raw.gets(9).await;
+        raw.say(Control::Ack(1)).await;
+        raw.write(&frames(10..15)).await;
+        testing::sleep(SECOND).await;
+        // What came before is not what is told now.
+        let lost = connection.next().await.unwrap().unwrap_err();
+        assert!(matches!(lost, Error::SessionLost { in_doubt: 0, why: Loss::Expired }), "{lost:?}");
+        testing::sleep(SECOND).await;
+        for n in 10..15 {
+            assert_eq!(connection.next().await.unwrap().unwrap(), message(n));
+        }
+        assert!(testing::within(Some(SECOND), connection.next()).await.is_none(), "that was all");
+        raw.hears(Control::Ack(5)).await;
     });
 }

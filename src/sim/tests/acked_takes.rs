@@ -484,7 +484,7 @@ fn what_is_acknowledged_one_by_one_is_told_in_time() {
             };
             assert!(testing::within(Some(SECOND), is_told).await.is_some(), "{:?}", manager.stats().total);
         };
-        // The first is told at once, and an ACK for those behind it is waited for then.
+        // The first is told at once. From the second on an ACK is waited for, and those behind it are put together.
         deliveries.next().await.unwrap().ack();
         acked(1).await;
         let mut kept = Vec::new();

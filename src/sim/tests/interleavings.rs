@@ -151,6 +151,37 @@ fn whoever_acknowledges_while_another_thread_writes_is_heard() {
     });
 }
 
+/// Fails where `Outbox::lock` leaves what was put together where it is, and where it is put together though no ACK is waited for.
+#[test]
+fn what_is_acknowledged_one_by_one_is_told_by_whichever_thread_comes_next() {
+    const MESSAGES: u32 = 8;
+    explore(Sim::default(), || async {
+        let config = || Config::new().session(Session::new());
+        let mut deliveries = Listener::bind("127.0.0.1:0", config()).await.unwrap().deliveries();
+        let address = Address::from(deliveries.local_addr());
+        let send = beside(async move {
+            let mut connection = Connection::dial(&address, config()).await.unwrap();
+            for n in 0..MESSAGES {
+                connection.feed(message(n)).await.unwrap();
+                if n % 3 == 0 {
+                    connection.flush().await.unwrap();
+                }
+            }
+            connection.barrier().await.unwrap();
+        });
+        let take = beside(async move {
+            for n in 0..MESSAGES {
+                let delivery = deliveries.next().await.unwrap();
+                assert_eq!(number(delivery.message()), n);
+                delivery.ack();
+            }
+            deliveries
+        });
+        let (deliveries, ()) = soon(join(take, send)).await;
+        assert_eq!(deliveries.stats().untaken, 0);
+    });
+}
+
 /// Fails where `Outbox::settle` does nothing while there is no connection, and where a refusal is not said again on the next.
 #[test]
 fn what_is_settled_while_the_connection_is_replaced_is_told_once() {
