@@ -4,6 +4,7 @@ mod acked;
 mod acked_dialer;
 mod acked_ends;
 mod acked_hostile;
+mod acked_one_by_one;
 mod acked_over;
 mod acked_pressure;
 mod acked_raw;
