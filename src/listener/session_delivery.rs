@@ -18,7 +18,7 @@ use crate::error::BoxError;
 use crate::foreign::{self, PanicSource};
 use crate::framed::{self, CHUNK};
 use crate::queue::{ITEM, Sender, Share, Unsettled, Verdict};
-use crate::session::{HEADER, Settled};
+use crate::session::{Settled, frame_len};
 use crate::sync::Given;
 use crate::wire::Frames;
 
@@ -301,7 +301,7 @@ impl Stashed {
     /// The next message.
     fn next(&mut self) -> Option<(Bytes, Unsettled)> {
         let message = self.frames.next()?;
-        let unsettled = self.unsettled.split_to(1, (message.len() + HEADER) as u64);
+        let unsettled = self.unsettled.split_to(1, frame_len(message.len()));
         Some((message, unsettled))
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::session::{Obeyed, Session};
-use crate::session::{ErrorCode, Frame, HEADER, MAX_MESSAGE, Positions, Settled, Side, Terms};
+use crate::session::{ErrorCode, Frame, MAX_MESSAGE, Positions, Settled, Side, Terms, frame_len};
 use crate::wire::{Codec, Output, WireFormat};
 
 const MAX: u32 = 64;
@@ -30,7 +30,7 @@ pub(crate) fn run(input: &[u8]) {
             Frame::Data(len) => {
                 let Some(behind) = rest.get(len as usize..) else { break };
                 rest = behind;
-                let bytes = u64::from(len) + HEADER as u64;
+                let bytes = frame_len(len as usize);
                 let Ok(first) = session.frames(1, bytes) else { break };
                 assert_eq!(first, received);
                 received += 1;

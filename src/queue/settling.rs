@@ -5,7 +5,7 @@ use crate::sync::BriefLock;
 
 /// How many bytes are taken before the session is told, and it is asked again whether an ACK is due: both cost more than to take a
 /// short message.
-pub(crate) const TOLD_EVERY: u64 = 4096;
+pub(super) const TOLD_EVERY: u64 = 4096;
 
 /// Messages that were taken one behind the other. To lock the queue is to tell them to its session, so nothing that depends on the
 /// session can miss them. Where both are locked, the queue is locked first.

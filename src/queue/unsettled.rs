@@ -69,24 +69,31 @@ impl Unsettled {
         self.exceptions.get_or_insert_default().known.push((index, how));
     }
 
-    /// Takes out the first, whose frame has so many bytes, and returns its session and its position. Nothing is known of any of
-    /// them.
+    /// The session that they came in.
+    pub(crate) fn session(&self) -> Ordinal {
+        self.session
+    }
+
+    /// Takes out the first, whose frame has so many bytes, and returns its position. Nothing is known of any of them.
     #[inline]
-    pub(crate) fn pass(&mut self, bytes: u64) -> (Ordinal, u64) {
+    pub(crate) fn pass(&mut self, bytes: u64) -> u64 {
         debug_assert!(self.exceptions.as_ref().is_none_or(|exceptions| exceptions.known.is_empty()));
         let first = self.first;
-        self.first += 1;
-        self.messages -= 1;
+        self.advance(1, bytes);
+        first
+    }
+
+    #[inline]
+    fn advance(&mut self, messages: u64, bytes: u64) {
+        self.first += messages;
+        self.messages -= messages;
         self.bytes -= bytes;
-        (self.session, first)
     }
 
     /// Takes out the first of them: so many, and the bytes of their frames. What is known of them goes along.
     pub(crate) fn split_to(&mut self, messages: u64, bytes: u64) -> Self {
         let mut first = Self::new(self.session, self.first, messages, bytes);
-        self.first += messages;
-        self.messages -= messages;
-        self.bytes -= bytes;
+        self.advance(messages, bytes);
         if let Some(exceptions) = &mut self.exceptions
             && !exceptions.known.is_empty()
         {

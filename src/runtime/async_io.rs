@@ -11,7 +11,7 @@ use async_io::{Async, Timer};
 use socket2::Socket as Os;
 
 use super::forward::Forward;
-use super::os::{Direction, Reactor, Source};
+use super::os::{Direction, Reactor, Source, attempt};
 
 /// It starts by itself, and there is one for the process.
 #[derive(Clone, Copy, Debug)]
@@ -39,9 +39,8 @@ impl Source for Async<Os> {
         mut io: impl FnMut(&Os) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            match io(self.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+            if let Poll::Ready(result) = attempt(self.get_ref(), &mut io) {
+                return Poll::Ready(result);
             }
             forward.set(cx.waker());
             let waker = Waker::from(forward.clone());

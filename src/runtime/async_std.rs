@@ -11,8 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::async_io::{AsyncIo, AsyncIoTimer};
-use super::os;
-use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, os, sealed};
 use crate::endpoint::Endpoint;
 
 /// The runtime async-std, whose threads start by themselves: the default, where the feature `async-std` is on.

@@ -60,6 +60,15 @@ pub(super) trait Source: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// Does it where that is possible at once. Nobody is woken later.
+#[inline]
+pub(super) fn attempt<T>(socket: &Os, io: impl FnOnce(&Os) -> io::Result<T>) -> Poll<io::Result<T>> {
+    match io(socket) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
 /// What is waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Direction {
@@ -247,17 +256,12 @@ impl<S: Source> Stream<S> {
         &self,
         direction: Direction,
         cx: &mut Context<'_>,
-        mut io: impl FnMut(&Os) -> io::Result<T>,
+        io: impl FnMut(&Os) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let forward = match direction {
             Direction::Read | Direction::Accept => &self.reading,
             // One waker is kept for each direction. One that wakes nobody must not take the place of another's.
-            Direction::Write if cx.waker().will_wake(Waker::noop()) => {
-                return match io(self.source.socket()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-                    result => Poll::Ready(result),
-                };
-            }
+            Direction::Write if cx.waker().will_wake(Waker::noop()) => return attempt(self.source.socket(), io),
             Direction::Write => self.writing.get_or_init(Arc::default),
         };
         self.source.poll_io(direction, forward, cx, io)

@@ -14,8 +14,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
 use super::async_io::{AsyncIo, AsyncIoTimer};
-use super::os;
-use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
+use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, os, sealed};
 use crate::endpoint::Endpoint;
 
 /// The runtime smol: an executor that belongs to this value, with one thread by default.

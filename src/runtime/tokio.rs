@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use super::forward::Forward;
-use super::os::{self, Direction, Reactor, Source};
+use super::os::{self, Direction, Reactor, Source, attempt};
 use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
 
@@ -105,11 +105,10 @@ impl Source for AsyncFd<Os> {
     ) -> Poll<io::Result<T>> {
         // A socket is called ready to write when a third of its buffer is free; a peer that is slow gets less, and is not
         // stalled. And a close accepts what the system holds, which the reactor may not have had the time to find out.
-        if !matches!(direction, Direction::Read) {
-            match io(self.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
+        if !matches!(direction, Direction::Read)
+            && let Poll::Ready(result) = attempt(self.get_ref(), &mut io)
+        {
+            return Poll::Ready(result);
         }
         loop {
             let mut ready = ready!(poll_ready(self, direction, forward, cx))?;

@@ -26,7 +26,7 @@ pub(crate) use end::{End, next_epoch};
 pub(crate) use gaps::Settled;
 pub(crate) use handshake::{Answer, HANDSHAKE, Hello, Positions, SessionId, Status, Terms, VERSION, Welcome};
 pub(crate) use table::{Evicted, Key, Sessions, Verdict};
-pub(crate) use wire::{Control, ErrorCode, Frame, HEADER, Side, Violation, Why};
+pub(crate) use wire::{Control, ErrorCode, Frame, Side, Violation, Why, frame_len};
 
 /// What the fuzzer reaches of this: see `fuzz/`.
 #[cfg(fuzzing)]

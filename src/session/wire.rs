@@ -9,6 +9,12 @@ pub(crate) use crate::error::SessionErrorCode as ErrorCode;
 pub(crate) const MAX_MESSAGE: u32 = (1 << 31) - 1;
 /// The header of a frame, in bytes.
 pub(crate) const HEADER: usize = 4;
+
+/// How many bytes the frame of a message of `len` bytes has.
+pub(crate) const fn frame_len(len: usize) -> u64 {
+    (HEADER + len) as u64
+}
+
 /// The longest control, header included.
 const MAX_CONTROL: usize = HEADER + 17;
 /// Which end says it. They differ in little: one dials and resumes, the other keeps the table.

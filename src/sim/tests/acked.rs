@@ -6,6 +6,7 @@ use futures::future::join;
 use futures::{SinkExt, StreamExt};
 
 use super::cuts::named;
+use super::number;
 use crate::sim::testing::{self, Cut, Fault, Side, Sim};
 use crate::{Address, Backoff, Bytes, Config, Connection, Listener, Session};
 
@@ -25,10 +26,6 @@ fn message(n: u32) -> Bytes {
     let mut bytes = n.to_be_bytes().to_vec();
     bytes.resize(4 + (n % 50) as usize, 7);
     bytes.into()
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 /// What came of one session.

@@ -7,7 +7,7 @@ use futures::future::join;
 use futures::{SinkExt, StreamExt};
 
 use super::cuts::named;
-use super::host::{Host, INCARNATION, SECOND, TTL, Told, config, message, resumed, welcome};
+use super::host::{Host, INCARNATION, SECOND, TTL, Told, config, frame, message, resumed, welcome};
 use crate::error::HandshakeErrorKind::{self, Denied, Limits, NotASession, Version, Violation};
 use crate::session::ErrorCode::{self, Evicted, Gone, Malformed, Position, Slow};
 use crate::session::{Control, Hello, Positions, Status, Terms, Welcome};
@@ -408,9 +408,7 @@ fn who_drops_a_connection_says_so_whatever_has_come() {
 /// The positions of each session begin anew: what the program takes of one must not be told in the one that is in its place.
 #[test]
 fn what_came_in_a_session_that_is_lost_is_not_taken_in_the_next() {
-    let frames = |messages: std::ops::Range<u8>| -> Vec<u8> {
-        messages.flat_map(|n| [&(message(n).len() as u32).to_be_bytes()[..], &message(n)].concat()).collect()
-    };
+    let frames = |messages: std::ops::Range<u8>| messages.flat_map(|n| frame(&message(n))).collect::<Vec<u8>>();
     Sim::default().run(async {
         let host = Host::new().await;
         let ((mut raw, _), connection) = join(host.begin(), Connection::dial(host.addr, config())).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join;
 use futures::{FutureExt, SinkExt, StreamExt};
 
+use super::number;
 use crate::observe::{Events, ManagerEvent};
 use crate::sim::testing::{self, Cut, Fault, Side, Sim};
 use crate::{
@@ -38,10 +39,6 @@ fn message(n: u32) -> Bytes {
     let mut bytes = n.to_be_bytes().to_vec();
     bytes.resize(LEN, 7);
     bytes.into()
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 /// How many messages a connection was given whole.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 
+use super::number;
 use crate::sim::testing::{self, Sim};
 use crate::{Address, Bytes, Config, Listener, Manager, Outcome, Session};
 
@@ -15,10 +16,6 @@ fn config() -> Config {
 
 fn message(n: u32) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 /// What is acknowledged one by one is put together before the session is told: whoever asks finds it told.

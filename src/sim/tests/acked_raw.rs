@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, SinkExt, StreamExt};
 
+use super::host::frame;
 use crate::error::HandshakeErrorKind;
 use crate::observe::{Event, Events, Reason};
 use crate::session::{Answer, Control, ErrorCode, HANDSHAKE, Hello, Positions, SessionId, Status, Terms, Welcome};
@@ -57,7 +58,7 @@ impl Raw {
     }
 
     pub(super) async fn send(&mut self, message: &[u8]) {
-        self.write(&[&(message.len() as u32).to_be_bytes(), message].concat()).await;
+        self.write(&frame(message)).await;
     }
 
     pub(super) async fn read(&mut self, len: usize) -> Vec<u8> {

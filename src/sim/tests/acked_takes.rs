@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join;
 use futures::{FutureExt, SinkExt, StreamExt};
 
+use super::number;
 use crate::error::BoxError;
 use crate::observe::{Event, Events, Reason};
 use crate::session::ErrorCode;
@@ -25,10 +26,6 @@ fn message(n: u32, len: usize) -> Bytes {
     let mut bytes = n.to_be_bytes().to_vec();
     bytes.resize(len, 7);
     bytes.into()
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 async fn event(events: &mut Events<Event>) -> Event {

@@ -80,6 +80,11 @@ pub(super) fn resumed(hello: &Hello, received: u64, taken: u64) -> Welcome {
     Welcome { positions, ..welcome(hello, Status::Resumed) }
 }
 
+/// A message as it is sent in a session.
+pub(super) fn frame(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_be_bytes(), message].concat()
+}
+
 /// A connection, as bytes.
 pub(super) struct Raw(Stream);
 
@@ -98,7 +103,7 @@ impl Raw {
     }
 
     pub(super) async fn send(&mut self, message: &[u8]) {
-        self.write(&[&(message.len() as u32).to_be_bytes(), message].concat()).await;
+        self.write(&frame(message)).await;
     }
 
     async fn read(&mut self, len: usize) -> Vec<u8> {

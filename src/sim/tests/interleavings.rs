@@ -10,6 +10,7 @@ use futures::future::{join, join_all, join3};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, SinkExt, StreamExt};
 
 use super::acked_raw::{Raw, hello, listen, session};
+use super::number;
 use crate::queue::{self, ITEM};
 use crate::session::{Positions, Status};
 use crate::sim::scheduled::explore;
@@ -21,10 +22,6 @@ const SOON: Duration = Duration::from_secs(5);
 
 fn message(n: u32) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

@@ -44,3 +44,8 @@ mod turns;
 mod waits;
 mod wakers;
 mod wakeups;
+
+/// The number that a message begins with.
+fn number(message: &[u8]) -> u32 {
+    u32::from_be_bytes(message[..4].try_into().unwrap())
+}

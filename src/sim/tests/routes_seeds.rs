@@ -11,6 +11,7 @@ use futures::future::join;
 use futures::{SinkExt, StreamExt};
 
 use super::cuts::named;
+use super::number;
 use crate::sim::testing::{self, Cut, Fault, Side, Sim};
 use crate::{
     Address, Backoff, Bytes, Config, DeadLetter, DeadLetters, Listener, Manager, Outcome, Route, RouteSink, Session,
@@ -62,10 +63,6 @@ impl Draw {
             testing::sleep(MILLI * self.0.u32(..most)).await;
         }
     }
-}
-
-fn number(message: &[u8]) -> u32 {
-    u32::from_be_bytes(message[..4].try_into().unwrap())
 }
 
 /// What an address received, and by which connection.
