@@ -188,6 +188,17 @@ impl WriteHalf {
     /// [lingered](crate::Config::linger).
     #[inline]
     pub fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
+        // So little that it becomes part of the caller.
+        let copied = match &mut self.0 {
+            Write::Plain(write) => write.copy(message),
+            Write::Session(write) => write.copy(message),
+            Write::Lingering(_) => false,
+        };
+        if copied { Ok(true) } else { self.try_feed_first(message) }
+    }
+
+    #[inline(never)]
+    fn try_feed_first(&mut self, message: &[u8]) -> Result<bool, Error> {
         match &mut self.0 {
             Write::Plain(write) => write.try_feed(message),
             Write::Lingering(write) => write.try_feed(message),

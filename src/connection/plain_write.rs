@@ -93,7 +93,13 @@ impl Plain {
         &mut self.closing
     }
 
-    #[inline]
+    /// Copies a short message behind others, as most are; `false` where it is not so simple.
+    #[inline(always)]
+    pub(super) fn copy(&mut self, message: &[u8]) -> bool {
+        let WriteState::Open(open) = &mut self.state else { return false };
+        open.writer.copy(message)
+    }
+
     pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
         match &mut self.state {
             WriteState::Open(open) if open.writer.has_room() => {

@@ -330,7 +330,7 @@ impl Write {
     /// Copies a short message behind others, as most are; `false` where it is not so simple. The others are handed over with it, or
     /// are unsent with it, so there is no need to ask whether the queue is closed.
     #[inline(always)]
-    fn copy(&mut self, message: &[u8]) -> bool {
+    pub(super) fn copy(&mut self, message: &[u8]) -> bool {
         // Behind a whole hand-over it is asked.
         let copied = if self.full { None } else { self.shelf.copy(message) };
         copied.inspect(|bytes| self.full = *bytes >= HIGH_WATER).is_some()
@@ -425,14 +425,8 @@ impl Write {
         closed
     }
 
-    /// As [`start_send`](Self::start_send), of a copy, unless it has to wait.
-    #[inline]
+    /// What is not a mere [`copy`](Self::copy), unless it has to wait.
     pub(super) fn try_feed(&mut self, message: &[u8]) -> Result<bool, Error> {
-        if self.copy(message) { Ok(true) } else { self.try_feed_first(message) }
-    }
-
-    #[inline(never)]
-    fn try_feed_first(&mut self, message: &[u8]) -> Result<bool, Error> {
         if self.must_wait() {
             return Ok(false);
         }

@@ -161,6 +161,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.output.len() < HIGH_WATER && self.io().is_some()
     }
 
+    /// Copies a short message behind the others, where that is all there is to do.
+    #[inline(always)]
+    pub(crate) fn copy(&mut self, message: &[u8]) -> bool {
+        self.has_room() && self.output.push_short(message)
+    }
+
     /// Waits until less than the high-water mark is pending.
     #[inline]
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

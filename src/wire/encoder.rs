@@ -142,17 +142,18 @@ impl Output {
         Ok(())
     }
 
-    /// Accepts a copy of a message that is short, and not over the limit. Whether it is.
+    /// Accepts a copy of a short message where nothing but the copy is to be done, as of most; else it changes nothing.
     #[inline(always)]
     pub(crate) fn push_short(&mut self, message: &[u8]) -> bool {
-        let is_short = message.len() < CHAIN_FROM && message.len() <= self.codec.max();
-        if is_short {
-            self.seal_if_long();
-            let before = self.tail.len();
-            put_short_header(self.codec, message.len(), &mut self.tail);
+        if message.len() >= CHAIN_FROM || message.len() > self.codec.max() || self.tail.len() >= SEAL_FROM {
+            return false;
+        }
+        let before = self.tail.len();
+        let is_put = put_short_header(self.codec, message.len(), &mut self.tail);
+        if is_put {
             self.copy_behind(before, message);
         }
-        is_short
+        is_put
     }
 
     /// As [`push`](Self::push), and where the message was copied, it is left to its owner to drop.

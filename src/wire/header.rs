@@ -11,13 +11,11 @@ pub(super) fn put_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// The same, where a message is as likely one of a session: the usual header takes no call, nor does that of a session.
+/// The same where that takes no call: the usual header, and that of a session. Whether it is one of these.
 #[inline(always)]
-pub(super) fn put_short_header(codec: Codec, len: usize, out: &mut Vec<u8>) {
-    match codec.usual_header(len).or_else(|| codec.fixed_header(len)) {
-        Some((header, width)) => put_first(&header, width, out),
-        None => put_any_header(codec, len, out),
-    }
+pub(super) fn put_short_header(codec: Codec, len: usize, out: &mut Vec<u8>) -> bool {
+    let header = codec.usual_header(len).or_else(|| codec.fixed_header(len));
+    header.inspect(|(header, width)| put_first(header, *width, out)).is_some()
 }
 
 #[inline(never)]
