@@ -10,6 +10,8 @@ const MARKS: u32 = 64;
 pub(crate) struct Ages {
     ttl: Duration,
     marks: VecDeque<Mark>,
+    /// Up to this one they are with a transport, which may bring them back.
+    begun: u64,
 }
 
 /// The messages up to `last` that come after the mark before, accepted from `begun` to `newest`.
@@ -21,7 +23,7 @@ struct Mark {
 
 impl Ages {
     pub(crate) fn new(ttl: Duration) -> Self {
-        Self { ttl, marks: VecDeque::new() }
+        Self { ttl, marks: VecDeque::new(), begun: 0 }
     }
 
     /// All up to `last` have been accepted by now, and all up to `over` are of no interest any more.
@@ -50,17 +52,21 @@ impl Ages {
         }
     }
 
-    /// How many messages behind `over` are too old.
-    pub(crate) fn expired(&mut self, over: u64, now: Instant) -> u64 {
+    /// The last that is too old of the messages behind `begun`. Those before are with a transport, and those up to `over` will not
+    /// come back.
+    pub(crate) fn last_expired(&mut self, over: u64, begun: u64, now: Instant) -> Option<u64> {
         self.forget(over);
+        self.begun = begun;
         let is_old = |mark: &&Mark| now.saturating_duration_since(mark.newest) >= self.ttl;
-        self.marks.iter().take_while(is_old).last().map_or(0, |mark| mark.last - over)
+        let last = self.marks.iter().take_while(is_old).last()?.last;
+        (last > begun).then_some(last)
     }
 
-    /// When the next message may be too old, if the oldest that is not marked here was accepted at `unmarked`, or comes later.
+    /// When the next message that no transport has may be too old, if the oldest that is not marked here was accepted at `unmarked`,
+    /// or comes later.
     pub(crate) fn next_expiry(&self, unmarked: Instant) -> Option<Instant> {
-        let newest = self.marks.front().map_or(unmarked, |mark| mark.newest);
-        newest.checked_add(self.ttl)
+        let next = self.marks.iter().find(|mark| mark.last > self.begun);
+        next.map_or(unmarked, |mark| mark.newest).checked_add(self.ttl)
     }
 
     /// Whether messages are as exactly told apart if they are marked together after this time.

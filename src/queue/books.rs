@@ -3,7 +3,7 @@
 //! Messages are numbered from 1 as they are accepted, and leave in that order. Numbers only; the bytes are in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::ages::Ages;
 use super::returns::{Returned, Returns, Trail};
 use super::verdict::Verdict;
 use crate::error::Error;
-use crate::sync::Later;
+use crate::sync::{Later, Lock};
 
 /// The books of one queue.
 pub(crate) struct Books {
@@ -44,7 +44,7 @@ pub(crate) struct Fate(Arc<Told>);
 
 #[derive(Default)]
 struct Told {
-    why: OnceLock<Arc<Error>>,
+    why: Lock<Option<Arc<Error>>>,
     /// Where they go, if the producer takes them back itself.
     home: Option<(Arc<Returns>, Trail)>,
 }
@@ -52,7 +52,7 @@ struct Told {
 impl Fate {
     /// That of messages which come back to their producer, with this trail.
     pub(crate) fn of(returns: Arc<Returns>, trail: Trail) -> Self {
-        Self(Arc::new(Told { why: OnceLock::new(), home: Some((returns, trail)) }))
+        Self(Arc::new(Told { why: Lock::default(), home: Some((returns, trail)) }))
     }
 
     /// The trail of messages that come back to their producer.
@@ -67,22 +67,19 @@ impl Fate {
         returns.put(Returned { message, verdict: verdict.clone(), trail: trail.clone() })
     }
 
-    /// Why, if any were; when all of the producer's messages are over.
-    pub(crate) fn take(&mut self) -> Option<Arc<Error>> {
-        let why = self.0.why.get()?.clone();
-        // Those that come now go the same way, and have another fate.
-        *self = Self(Arc::new(Told { why: OnceLock::new(), home: self.0.home.clone() }));
-        Some(why)
+    /// Why, if any were since this was asked last.
+    pub(crate) fn take(&self) -> Option<Arc<Error>> {
+        self.0.why.lock().take()
     }
 
     /// Whether none were, so far.
     pub(crate) fn is_clear(&self) -> bool {
-        self.0.why.get().is_none()
+        self.0.why.lock().is_none()
     }
 
     fn tell(&self, why: &Arc<Error>) {
         // The first reason stays.
-        let _ = self.0.why.set(why.clone());
+        self.0.why.lock().get_or_insert_with(|| why.clone());
     }
 }
 
@@ -194,9 +191,9 @@ impl Books {
         self.batch = self.accepted;
     }
 
-    /// The transport is given all but the last of them, which are so many.
-    pub(crate) fn begin_batch_before(&mut self, pending: u64) {
-        self.batch = self.accepted - pending;
+    /// Of those that are not over, the transport was given so many until now, or so many of them whole, where it broke.
+    pub(crate) fn begin_batch_up_to(&mut self, given: u64) {
+        self.batch = self.past_gone(self.number(given));
     }
 
     /// The transport has taken the batch, and it is over.
@@ -229,6 +226,23 @@ impl Books {
             number += last + 1 - first;
         }
         number
+    }
+
+    /// The last of those that were given back directly behind this one, or this one.
+    fn past_gone(&self, number: u64) -> u64 {
+        let next = self.gone.iter().find(|(_, last)| *last > number);
+        next.filter(|(first, _)| *first <= number + 1).map_or(number, |(_, last)| *last)
+    }
+
+    /// From the first to the last of these, all were given back: now, or those in between before.
+    fn enter_gone(&mut self, mut first: u64, mut last: u64) {
+        let begin = self.gone.partition_point(|(_, end)| end + 1 < first);
+        let end = self.gone.partition_point(|(begin, _)| *begin <= last + 1);
+        for (begin, end) in self.gone.drain(begin..end) {
+            first = first.min(begin);
+            last = last.max(end);
+        }
+        self.gone.insert(begin, (first, last));
     }
 
     /// Those that were given back before are over when those before them are.
@@ -278,7 +292,18 @@ impl Books {
     /// How many of the oldest messages are too old, of `held` that are not written whole.
     pub(crate) fn expired(&mut self, held: u64, now: Instant) -> u64 {
         let written = self.accepted - held;
-        self.ages.as_mut().map_or(0, |ages| ages.expired(written, now))
+        let last = self.ages.as_mut().and_then(|ages| ages.last_expired(written, written, now));
+        last.map_or(0, |last| last - written)
+    }
+
+    /// The same in a session, of those that the transport was not given. Of those that are not over it was given so many whole, and
+    /// so many in all: what it is given in part comes back where it breaks.
+    pub(crate) fn expired_in_session(&mut self, whole: u64, given: u64, now: Instant) -> u64 {
+        let (whole, given) = (self.number(whole), self.past_gone(self.number(given)));
+        let last = self.ages.as_mut().and_then(|ages| ages.last_expired(whole, given, now));
+        let Some(last) = last else { return 0 };
+        let gone = self.gone.iter().map(|(begin, end)| (end.min(&last) + 1).saturating_sub(*begin.max(&(given + 1))));
+        last - given - gone.sum::<u64>()
     }
 
     /// When the next message may be too old, if the oldest that is not here yet was accepted at `elsewhere`, or comes later;
@@ -335,10 +360,7 @@ impl Books {
             self.written = last;
         }
         self.batch = last;
-        match self.gone.back_mut() {
-            Some((_, end)) if *end + 1 == first => *end = last,
-            _ => self.gone.push_back((first, last)),
-        }
+        self.enter_gone(first, last);
         back
     }
 
@@ -432,5 +454,64 @@ mod tests {
         books.give_back(1, vec![()], &Verdict::closed());
         assert!(books.why_since(0).is_err());
         assert!(books.why_since(books.given_back()).is_ok());
+    }
+    /// Kept here because it takes a transport that stalls and breaks, and messages that grow too old before and behind that.
+    #[test]
+    fn what_a_transport_brings_back_is_in_front_of_what_had_come_back() {
+        let began = Instant::now();
+        let verdict = Verdict::expired(TTL, 0);
+        let mut books = Books::new(Some(TTL));
+        books.accept(5, None, Some(began));
+        books.begin_batch_up_to(5);
+        books.batch_sent();
+        books.acked(5);
+        // Five are being written, and of the five behind them three have grown too old.
+        books.accept(5, None, Some(began));
+        books.accept(3, None, Some(began + MARK));
+        let newest = books.accept(2, None, Some(began + 2 * MARK));
+        books.begin_batch_up_to(5);
+        assert_eq!(books.expired_in_session(0, 5, began + TTL), 0, "they are with the transport");
+        assert_eq!(books.next_expiry(began), Some(began + MARK + TTL));
+        assert_eq!(books.expired_in_session(0, 5, began + MARK + TTL), 3);
+        books.give_back_behind(5, vec![(); 3], &verdict);
+        assert_eq!(books.expired_in_session(0, 5, began + MARK + TTL), 0);
+        assert_eq!(books.next_expiry(began), Some(began + 2 * MARK + TTL));
+        // It breaks with the third: the rest is pending again, and is too old.
+        books.begin_batch_up_to(2);
+        assert_eq!(books.expired_in_session(2, 2, began + MARK + TTL), 3);
+        assert_eq!(books.expired_in_session(2, 2, began + 2 * MARK + TTL), 5);
+        books.give_back_behind(2, vec![(); 3], &verdict);
+        assert!(!books.is_written(newest), "it is not with the transport");
+        // The next goes on with those that it had whole, and takes one more.
+        books.begin_batch_up_to(3);
+        books.batch_sent();
+        assert!(!books.is_written(newest));
+        books.acked(3);
+        assert_eq!(books.expired_in_session(0, 0, began + 2 * MARK + TTL), 1);
+        books.acked(1);
+        assert!(books.is_over(newest));
+        assert_eq!((books.accepted(), books.given_back()), (15, 6));
+    }
+
+    /// However they come back, one behind another or between, they are counted once.
+    #[test]
+    fn messages_come_back_in_any_order() {
+        let verdict = Verdict::expired(TTL, 0);
+        for (behind, counts, over) in
+            [([2, 2, 0], [3, 2, 2], 7), ([4, 1, 1], [2, 3, 1], 0), ([6, 3, 1], [1, 2, 3], 0), ([1, 2, 3], [1, 1, 1], 0)]
+        {
+            let mut books = Books::new(None);
+            let last = books.accept(10, None, None);
+            let mut left = 10;
+            for (behind, count) in behind.into_iter().zip(counts) {
+                books.give_back_behind(behind, vec![(); count], &verdict);
+                left -= count as u64;
+            }
+            assert_eq!(books.over().0, over, "{behind:?} {counts:?}");
+            books.acked(left - 1);
+            assert!(!books.is_over(last));
+            books.acked(1);
+            assert!(books.is_over(last) && books.gone.is_empty(), "{behind:?} {counts:?}");
+        }
     }
 }

@@ -124,7 +124,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let has_expired = self.expired() > 0;
         let Some(session) = &mut self.session else { return false };
         if session.begin_batch(&mut self.pending, has_expired, writer.output_mut(), self.rules.clock()) {
-            self.books.begin_batch_before(self.pending.held() as u64);
+            self.books.begin_batch_up_to(session.held().0 as u64);
             self.let_in();
         } else if writer.output().is_empty() {
             session.release();
@@ -194,6 +194,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             // It has a copy of what it was giving the transport.
             Some(session) => {
                 session.broke(&mut self.pending);
+                self.books.begin_batch_up_to(session.held().0 as u64);
                 (writer.into_io(), self.pending.another())
             }
             None => writer.into_io_and_output(),
@@ -224,9 +225,9 @@ impl<W: AsyncWrite + Unpin> Held<W> {
 
     /// How many messages are too old to be sent, while a transport has not begun with them.
     pub(crate) fn expired(&mut self) -> u64 {
-        if self.session.is_some() {
-            let unsent = self.pending.held() as u64;
-            return self.rules.now().map_or(0, |now| self.books.expired(unsent, now));
+        if let Some(session) = &self.session {
+            let (whole, given) = (session.sent() as u64, session.held().0 as u64);
+            return self.rules.now().map_or(0, |now| self.books.expired_in_session(whole, given, now));
         }
         let begun = match &self.transport {
             Transport::Idle(writer) => !writer.output().is_empty(),

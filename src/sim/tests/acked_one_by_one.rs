@@ -6,7 +6,7 @@ use futures::{SinkExt, StreamExt};
 
 use super::number;
 use crate::sim::testing::{self, Sim};
-use crate::{Address, Bytes, Config, Listener, Manager, Outcome, Session};
+use crate::{Address, Bytes, Config, Connection, Listener, Manager, Outcome, Session};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -61,4 +61,51 @@ fn what_is_acknowledged_one_by_one_is_told_in_time() {
         assert_eq!((number(&letter.message), letter.outcome), (39, Outcome::Refused));
         assert_eq!((manager.stats().total.acked, deliveries.stats().untaken), (u64::from(MESSAGES - 1), 0));
     });
+}
+
+/// A flush tells a loss, and what is lost later of what was in flight then is another.
+#[test]
+fn a_barrier_tells_what_came_back_after_a_flush_has_told_of_another() {
+    for dials in [false, true] {
+        Sim::default().run(async {
+            let mut deliveries = Listener::bind("127.0.0.1:0", config()).await.unwrap().deliveries();
+            let address = Address::from(deliveries.local_addr());
+            let manager = Manager::new(config());
+            let refused = async |count: usize, came: &mut dyn FnMut() -> usize| {
+                let mut all = 0;
+                let are = async {
+                    while all < count {
+                        all += came();
+                        testing::sleep(SECOND / 1000).await;
+                    }
+                };
+                assert!(testing::within(Some(SECOND), are).await.is_some());
+            };
+            if dials {
+                let mut connection = Connection::dial(&address, config()).await.unwrap();
+                connection.feed(message(0)).await.unwrap();
+                connection.feed(message(1)).await.unwrap();
+                connection.flush().await.unwrap();
+                deliveries.next().await.unwrap().refuse();
+                refused(1, &mut || connection.take_in_doubt().len() + connection.take_unsent().len()).await;
+                assert!(connection.flush().await.is_err());
+                deliveries.next().await.unwrap().refuse();
+                assert!(connection.barrier().await.is_err());
+                assert!(connection.close().await.is_ok(), "it is told once");
+            } else {
+                let mut letters = manager.dead_letters();
+                manager.dial(&address).await.unwrap();
+                let mut sink = manager.sink();
+                sink.feed((address.clone(), message(0))).await.unwrap();
+                sink.feed((address.clone(), message(1))).await.unwrap();
+                sink.flush().await.unwrap();
+                deliveries.next().await.unwrap().refuse();
+                assert_eq!(letters.next().await.unwrap().message, message(0));
+                assert!(sink.flush().await.is_err());
+                deliveries.next().await.unwrap().refuse();
+                assert!(sink.barrier().await.is_err());
+                assert!(sink.flush().await.is_ok(), "it is told once");
+            }
+        });
+    }
 }
