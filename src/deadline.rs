@@ -73,12 +73,23 @@ impl Deadline {
     /// over when there is another limit, or progress since the last time.
     pub(crate) fn poll(&mut self, what: Limit, config: &Config, progress: u64, cx: &mut Context<'_>) -> Poll<Error> {
         match config.limit(what) {
-            Some(limit) => self.poll_over(Some(what), limit, progress, cx).map(|()| config.ran_out(what)),
+            Some(limit) => self.poll_limit(what, limit, progress, cx),
             None => {
                 self.clear();
                 Poll::Pending
             }
         }
+    }
+
+    /// The same for a limit that is this one, whatever the configuration says.
+    pub(crate) fn poll_limit(
+        &mut self,
+        what: Limit,
+        limit: Duration,
+        progress: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Error> {
+        self.poll_over(Some(what), limit, progress, cx).map(|()| Error::Timeout { what, after: limit })
     }
 
     /// As [`poll`](Self::poll), for a peer from which something is to be read. Where only silence counts, and `has_unread` finds

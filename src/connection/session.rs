@@ -48,8 +48,12 @@ impl Drop for Shared {
         let line = self.line.clone();
         let closed = self.closed.load(Ordering::Acquire);
         let Some(mut task) = self.task.take() else {
-            say_gone(&*line);
-            return line.cut();
+            // Where the peer has closed as well, it ends the session.
+            if !(closed && line.outbox().is_receiving_settled()) {
+                say_gone(&*line);
+                line.cut();
+            }
+            return;
         };
         let mut said = true;
         if !closed {

@@ -38,6 +38,7 @@ pub(crate) use handle::Link;
 pub use health::Health;
 pub(crate) use opened::First;
 pub(crate) use owner::{News, Owner};
+pub(crate) use session::lost_by;
 pub use stats::LinkStats;
 
 /// A connection that broke, or could not be opened again, and how far it is with the next attempt. `W` is why: the last

@@ -178,7 +178,7 @@ impl Dialed {
 }
 
 /// Why a session is lost that the other end has ended so.
-pub(super) fn lost_by(code: ErrorCode) -> Loss {
+pub(crate) fn lost_by(code: ErrorCode) -> Loss {
     if code == ErrorCode::Gone { Loss::Ended } else { Loss::Violation(code) }
 }
 

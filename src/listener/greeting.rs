@@ -348,6 +348,10 @@ fn begin_session(
     let seating = Seating::new(key.clone(), table.ttl(&hello.terms), table.incarnation);
     let peer = running.next_peer(&guest.from);
     let member = Member::of_session(peer, running.codec, running.session_rules.clone(), table.terms.window, seating);
+    if hello.terms.window == 0 {
+        // It takes no messages, as a manager: what is sent to it is undelivered at once.
+        member.outbox.close();
+    }
     if let Err(instead) = table.insert(&member, &hello) {
         return Err((instead, guest));
     }

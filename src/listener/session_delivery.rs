@@ -1,8 +1,10 @@
 //! What becomes of the messages of one session: its task delivers them, while connections come and go.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -14,13 +16,18 @@ use super::peers::Running;
 use super::received::{Arrival, Received};
 use super::shared::{Choice, Handling};
 use crate::connection::{self, Connection, Inlet, Returned};
-use crate::error::BoxError;
+use crate::error::{BoxError, Error, Loss};
 use crate::foreign::{self, PanicSource};
 use crate::framed::{self, CHUNK};
-use crate::queue::{ITEM, Sender, Share, Unsettled, Verdict};
+use crate::queue::{ITEM, Outbox, Sender, Share, Unsettled, Verdict};
 use crate::session::{Settled, frame_len};
 use crate::sync::Given;
+use crate::transport::Stream;
 use crate::wire::Frames;
+
+/// How long callbacks are called in a row: as long as an ACK waits. They may take any time, and until then nobody is told what they
+/// have taken, a connection that comes back waits, and so does whatever else there is to do for the session.
+const RUNS_FOR: Duration = Duration::from_millis(1);
 
 pub(super) struct SessionDelivery {
     running: Running,
@@ -31,6 +38,8 @@ pub(super) struct SessionDelivery {
     delivery: Option<Handling>,
     /// Where what comes goes, if the program has a connection for the session.
     inlet: Option<Arc<Inlet>>,
+    /// The peer sends no more, and the program will find that behind what came.
+    ended: bool,
     /// Where what it has sent and that comes back goes then.
     returned: Arc<Returned>,
     /// What was counted as received, and is not delivered.
@@ -46,6 +55,8 @@ struct Stashed {
     frames: Frames,
     memory: usize,
     unsettled: Unsettled,
+    /// The messages that a callback has taken and the session was not told of, and the bytes of their frames.
+    taken: (u64, u64),
 }
 
 /// A message in the hands of an asynchronous callback.
@@ -73,6 +84,7 @@ impl SessionDelivery {
             inbox,
             delivery: None,
             inlet: None,
+            ended: false,
             returned: Arc::default(),
             stash: VecDeque::new(),
             share: None,
@@ -111,19 +123,30 @@ impl SessionDelivery {
     /// Takes what was received. It is delivered by the next [`poll`](Self::poll).
     pub(super) fn put(&mut self, batch: framed::Batch, unsettled: Unsettled) {
         let framed::Batch { frames, memory, .. } = batch;
-        self.stash.push_back(Stashed { frames, memory, unsettled });
+        self.stash.push_back(Stashed { frames, memory, unsettled, taken: (0, 0) });
     }
 
     /// Delivers what has come: into the inbox, or to the callback. Ready when there is nothing left.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
         let handling = ready!(self.poll_choice(cx))?;
+        let is_callback = matches!(handling, Handling::Callback(_) | Handling::AsyncCallback(_));
+        let began = is_callback.then(|| self.now());
         loop {
             if let Some(call) = &mut self.call {
                 let called = ready!(call.called.as_mut().poll(cx));
                 let message = self.call.take().map(|call| call.message);
                 message.map_or(Ok(()), |message| self.called(message, called))?;
             }
-            let Some(stashed) = self.stash.front_mut() else { return Poll::Ready(Ok(())) };
+            let has_run = began.is_some_and(|began| self.now().saturating_duration_since(began) >= RUNS_FOR);
+            let Some(stashed) = self.stash.front_mut() else {
+                self.end_stream();
+                return Poll::Ready(Ok(()));
+            };
+            if has_run {
+                stashed.settle_taken(&self.member.outbox);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match &handling {
                 Handling::Inbox => {
                     let room = stashed.memory + ITEM;
@@ -141,13 +164,22 @@ impl SessionDelivery {
                     }
                 }
                 Handling::Callback(callback) => {
-                    let peer = self.member.peer;
-                    let Some((message, unsettled)) = stashed.next() else {
+                    let (peer, outbox) = (self.member.peer, &self.member.outbox);
+                    let Some(message) = stashed.frames.next() else {
+                        stashed.settle_taken(outbox);
                         self.stash.pop_front();
                         continue;
                     };
                     let called = foreign::call(|| callback.get()(peer, &message));
-                    self.called(unsettled, called)?;
+                    let bytes = frame_len(message.len());
+                    if let Ok(Ok(())) = called {
+                        stashed.taken.0 += 1;
+                        stashed.taken.1 += bytes;
+                    } else {
+                        stashed.settle_taken(outbox);
+                        let unsettled = stashed.unsettled.split_to(1, bytes);
+                        self.called(unsettled, called)?;
+                    }
                 }
                 Handling::AsyncCallback(callback) => {
                     let (callback, peer, running) = (callback.clone(), self.member.peer, self.running.clone());
@@ -161,6 +193,21 @@ impl SessionDelivery {
                     self.call = Some(Call { message: unsettled, called });
                 }
             }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.running.config.runtime.now()
+    }
+
+    /// Where the program has a connection for the session: the peer sends no more, and all that came is there.
+    fn end_stream(&mut self) {
+        if let Some(inlet) = &self.inlet
+            && !self.ended
+            && self.member.outbox.is_receiving_closed()
+        {
+            self.ended = true;
+            inlet.end();
         }
     }
 
@@ -247,14 +294,14 @@ impl SessionDelivery {
     ) -> Result<(), Undelivered> {
         let (peer, outbox) = (self.member.peer, &self.member.outbox);
         match called {
-            Ok(Ok(())) => message.settle(outbox, Settled::Taken),
+            Ok(Ok(())) => message.settle_in_task(outbox, Settled::Taken),
             Ok(Err(error)) => {
                 self.running.call_failed(peer, error);
-                message.settle(outbox, Settled::Refused);
+                message.settle_in_task(outbox, Settled::Refused);
             }
             Err(panic) => {
                 self.running.call_panicked(peer, panic);
-                message.settle(outbox, Settled::Dropped);
+                message.settle_in_task(outbox, Settled::Dropped);
                 return Err(Undelivered::Panicked);
             }
         }
@@ -276,7 +323,14 @@ impl SessionDelivery {
         if let Some(call) = self.call.take() {
             let _ = call.called.await;
         }
+    }
+
+    /// The session is over: where the program has a connection for it that waits for more, it is told.
+    pub(super) fn lost(&self, in_doubt: usize, why: Loss) {
         if let Some(inlet) = &self.inlet {
+            if !self.ended {
+                inlet.fail(Error::SessionLost { in_doubt, why });
+            }
             inlet.end();
         }
     }
@@ -296,6 +350,14 @@ impl Stashed {
         let mut received = Received::new(member, self.frames);
         received.unsettled = Some(self.unsettled);
         received
+    }
+
+    /// Tells the session what a callback has taken.
+    fn settle_taken(&mut self, outbox: &Outbox<Stream>) {
+        let (messages, bytes) = mem::take(&mut self.taken);
+        if messages > 0 {
+            self.unsettled.split_to(messages, bytes).settle_in_task(outbox, Settled::Taken);
+        }
     }
 
     /// The next message.

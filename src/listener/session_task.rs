@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 
@@ -19,12 +20,15 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::error::{Limit, Loss};
 use crate::foreign::{self, PanicSource};
-use crate::link::{Attached, Break, Came};
+use crate::link::{Attached, Break, Came, lost_by};
 use crate::observe::{Event, Reason};
 use crate::queue::Sender;
 use crate::session::{Control, ErrorCode, Side, Status, Violation};
 use crate::transport::Stream;
 
+/// How long a peer may take nothing of the replies to it, of which there are as many as there may be, where `write_timeout` is off:
+/// it must not hold up those to others.
+const SLOW: Duration = Duration::from_secs(30);
 /// After how many batches in a row a task lets others run: a firehose must not keep a thread for itself.
 const BATCHES_IN_A_ROW: u32 = 4;
 
@@ -242,9 +246,10 @@ impl SessionTask {
         let mut closing = running.closing.wait();
         let mut expiry = pin!(running.config.runtime.sleep(ttl));
         let mut held = 0;
+        let member = self.member.clone();
         poll_fn(|cx| {
-            self.member.outbox.set_driver_while_gone(cx.waker());
-            let Some(seating) = &self.member.session else { return Poll::Ready(Next::Over(Reason::Stopped)) };
+            member.outbox.set_driver_while_gone(cx.waker());
+            let Some(seating) = &member.session else { return Poll::Ready(Next::Over(Reason::Stopped)) };
             match seating.take() {
                 Some(Called::Offer(offer)) => return Poll::Ready(Next::Offer(offer)),
                 Some(Called::Over(why)) => return Poll::Ready(Next::Over(why)),
@@ -258,6 +263,9 @@ impl SessionTask {
             }
             if expiry.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Over(Reason::SessionExpired));
+            }
+            if let Poll::Ready(why) = self.poll_stalled(cx) {
+                return Poll::Ready(Next::Over(why));
             }
             let now_held = self.member.outbox.books().held_bytes;
             if mem::replace(&mut held, now_held) != now_held {
@@ -375,13 +383,18 @@ impl SessionTask {
                 return Poll::Ready(End::Gone(ErrorCode::Gone, Reason::of(&error)));
             }
         }
-        let books = outbox.books();
+        self.poll_stalled(cx).map(|why| End::Gone(ErrorCode::Slow, why))
+    }
+
+    /// Ready with why, where it has taken nothing for too long of as many replies as there may be.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let (config, books) = (&self.running.config, self.member.outbox.books());
         if books.held_bytes < config.queue_bytes {
             self.stalled.clear();
-        } else if let Poll::Ready(error) = self.stalled.poll(Limit::WriteTimeout, config, books.acked, cx) {
-            return Poll::Ready(End::Gone(ErrorCode::Slow, Reason::of(&error)));
+            return Poll::Pending;
         }
-        Poll::Pending
+        let limit = config.write_timeout.unwrap_or(SLOW);
+        self.stalled.poll_limit(Limit::WriteTimeout, limit, books.acked, cx).map(|error| Reason::of(&error))
     }
 
     /// The session is over.
@@ -395,8 +408,14 @@ impl SessionTask {
         }
         self.member.outbox.end_session();
         self.delivery.finish().await;
-        let (_, untaken) = self.member.outbox.lose_session(Loss::Ended);
+        let why = match reason {
+            Reason::SessionExpired => Loss::Expired,
+            Reason::Session(code) => lost_by(code),
+            _ => Loss::Ended,
+        };
+        let (in_doubt, untaken) = self.member.outbox.lose_session(why);
         self.delivery.count_untaken(untaken.letters());
+        self.delivery.lost(in_doubt, why);
         self.running.end_replies(&self.member).await;
         self.running.session_over(&self.member, reason);
     }

@@ -106,14 +106,19 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     #[inline]
     pub(crate) fn settle(&self, session: Ordinal, first: u64, count: u64, bytes: u64, how: Settled) {
         if how != Settled::Taken || !self.settling.put(session, first, count, bytes) {
-            self.settle_now(session, first, count, bytes, how);
+            self.settle_now(session, first, count, bytes, how, false);
         }
     }
 
-    fn settle_now(&self, ordinal: Ordinal, first: u64, count: u64, bytes: u64, how: Settled) {
+    /// The same in the session's task, where a callback has returned.
+    pub(crate) fn settle_in_task(&self, session: Ordinal, first: u64, count: u64, bytes: u64, how: Settled) {
+        self.settle_now(session, first, count, bytes, how, true);
+    }
+
+    fn settle_now(&self, ordinal: Ordinal, first: u64, count: u64, bytes: u64, how: Settled, in_task: bool) {
         let mut state = self.lock();
         let Some(session) = state.session.as_mut().filter(|session| session.ordinal() == ordinal) else { return };
-        match session.settle_received(first, count, bytes, how, || self.rules.clock()) {
+        match session.settle_received(first, count, bytes, how, in_task, || self.rules.clock()) {
             None => {}
             Some(false) => state.call_driver(),
             Some(true) => {
@@ -126,7 +131,9 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                         }
                     }
                     Step::Full => state.stall(),
-                    Step::Wrote | Step::Idle | Step::Gone => {}
+                    // Others may have come meanwhile.
+                    Step::Wrote => state.pass_on(),
+                    Step::Idle | Step::Gone => {}
                 }
             }
         }
@@ -204,6 +211,11 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.with_session(|session| session.end().is_over()).unwrap_or(false)
     }
 
+    /// Whether the other end sends no more.
+    pub(crate) fn is_receiving_closed(&self) -> bool {
+        self.with_session(|session| session.end().receiver.is_closed()).unwrap_or(false)
+    }
+
     /// Whether the other end sends no more, and all of it is settled.
     pub(crate) fn is_receiving_settled(&self) -> bool {
         self.with_session(|session| session.end().receiver.is_settled()).unwrap_or(false)
@@ -232,4 +244,68 @@ fn untaken(why: Why) -> Verdict {
         Why::Dropped => (Outcome::InDoubt, Error::InDoubt { message: None, why: None }),
     };
     Verdict { outcome, attempts: 0, error: Arc::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
+
+    use futures::task::{ArcWake, waker};
+
+    use super::super::place::{Place, Stage};
+    use super::*;
+    use crate::config::Config;
+
+    /// A transport at which somebody else wants to write while it is written to.
+    #[derive(Clone, Default)]
+    struct Wanted(Arc<OnceLock<Arc<Outbox<Wanted>>>>);
+
+    impl AsyncWrite for Wanted {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let outbox = self.0.get().unwrap();
+            let ticket = outbox.push(Bytes::from_static(b"reply"), usize::MAX).unwrap();
+            let mut place = Place { stage: Stage::Accepted(ticket), ..Place::default() };
+            assert!(outbox.poll_written(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    struct Calls(AtomicUsize);
+
+    impl ArcWake for Calls {
+        fn wake_by_ref(calls: &Arc<Self>) {
+            calls.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Kept here because over sockets it takes two threads that meet in that moment.
+    #[test]
+    fn who_has_written_an_ack_leaves_to_the_driver_what_others_wait_for() {
+        let terms = Terms { max_message: 100, window: 1 << 20, heartbeat: 0, ttl: 1000 };
+        let outbox = Outbox::in_session(Config::new().codec().unwrap(), Arc::default(), Side::Listener, 1 << 20);
+        let outbox = Arc::new(outbox);
+        let calls = Arc::new(Calls(AtomicUsize::new(0)));
+        let resumed = outbox.resume_session(&Positions::default(), &terms);
+        assert!(resumed.is_ok());
+        drop(resumed);
+        let transport = Wanted::default();
+        assert!(transport.0.set(outbox.clone()).is_ok());
+        assert!(outbox.resume(transport));
+        outbox.set_driver(&waker(calls.clone()));
+        let unsettled = outbox.received(1, 11).unwrap().unwrap();
+        unsettled.settle(&outbox, Settled::Taken);
+        assert_eq!((calls.0.load(Ordering::Relaxed), outbox.is_stalled()), (1, true));
+    }
 }

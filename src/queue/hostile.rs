@@ -37,7 +37,7 @@ pub(crate) fn run(input: &[u8]) {
                 // Every third is left to the program, which bounds how many may come.
                 let how = if len % 2 == 0 { Settled::Taken } else { Settled::Refused };
                 if len % 3 > 0 {
-                    session.settle_received(first, 1, bytes, how, || now);
+                    session.settle_received(first, 1, bytes, how, false, || now);
                 }
             }
             Frame::Control(control) => {

@@ -3,7 +3,7 @@
 //! It is under the lock of the queue, with all that depends on it: who counts a batch that came, who has settled one, and who
 //! writes the next see one state. Nothing in here writes.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -21,8 +21,8 @@ pub(crate) struct Session {
     end: End,
     /// From what is acknowledged to what this connection was offered.
     replay: Replay,
-    /// Of those, what was refused, ascending: it ends when what is before it has ended.
-    refusals: Vec<(Range<u64>, Why)>,
+    /// Of those, what was refused, by where each run begins, with where it ends: it is over when what is before it is.
+    refusals: BTreeMap<u64, (u64, Why)>,
     /// How many bytes of the batch that is being written come before its first frame, and how many of it were written.
     batch: Batch,
     /// What is said once, in front of the next batch.
@@ -94,7 +94,7 @@ impl Session {
             window,
             end: End::new(side, window),
             replay: Replay::new(codec),
-            refusals: Vec::new(),
+            refusals: BTreeMap::new(),
             batch: Batch::default(),
             says: Says::default(),
             retry: None,
@@ -310,15 +310,17 @@ impl Session {
     }
 
     /// The program has settled what came. When the ACK is due that tells so: `Some(true)` now, `Some(false)` later, when nobody
-    /// waits for that yet.
+    /// waits for that yet. The task, in which callbacks run, waits for nothing until they have returned, however long that takes.
     pub(crate) fn settle_received(
         &mut self,
         first: u64,
         count: u64,
         bytes: u64,
         how: Settled,
+        in_task: bool,
         now: impl FnOnce() -> Instant,
     ) -> Option<bool> {
+        self.ack_awaited &= !in_task;
         if !self.end.receiver.settle(first, count, bytes, how) {
             return None;
         }
@@ -330,7 +332,7 @@ impl Session {
             }
             self.settled = 0;
             if due > self.ms(now()) {
-                return (!std::mem::replace(&mut self.ack_awaited, true)).then_some(false);
+                return (!std::mem::replace(&mut self.ack_awaited, !in_task) && !in_task).then_some(false);
             }
         }
         Some(true)
@@ -371,8 +373,7 @@ impl Session {
             Control::Refuse { first, count, why } => {
                 let refusals = &mut self.refusals;
                 sender.refuse(first, count, |range| {
-                    let at = refusals.partition_point(|(other, _)| other.start < range.start);
-                    refusals.insert(at, (range, why));
+                    refusals.insert(range.start, (range.end, why));
                 })?;
             }
             Control::Heartbeat { sent, acked } => receiver.heartbeat(sent, acked)?,
@@ -406,25 +407,22 @@ impl Session {
         let mut freed = 0;
         let mut at = before;
         while at < acked {
-            let next = self.refusals.first().filter(|(range, _)| range.start < acked).cloned();
-            let Some((range, why)) = next else {
+            let Some(next) = self.refusals.first_entry().filter(|next| *next.key() < acked) else {
                 freed += self.replay.forget((acked - at) as usize, &mut settlement.dropped);
                 settlement.acked = acked - at;
                 break;
             };
-            let taken = range.start - at;
+            let (start, (end, why)) = next.remove_entry();
+            if end > acked {
+                self.refusals.insert(acked, (end, why));
+            }
+            let (taken, end) = (start - at, end.min(acked));
             freed += self.replay.forget(taken as usize, &mut settlement.dropped);
-            let end = range.end.min(acked);
             let held = self.replay.len();
-            let messages = self.replay.take((end - range.start) as usize);
+            let messages = self.replay.take((end - start) as usize);
             freed += held - self.replay.len();
             settlement.untaken.push((taken, messages, why));
             at = end;
-            if end < range.end {
-                self.refusals[0].0.start = end;
-            } else {
-                self.refusals.remove(0);
-            }
         }
         self.end.sender.freed(freed as u64);
         settlement
@@ -439,11 +437,11 @@ impl Session {
         let mut refusals = std::mem::take(&mut self.refusals).into_iter().peekable();
         while at < sent {
             let (end, why) = match refusals.peek() {
-                Some((range, why)) if range.start == at => (range.end.min(sent), *why),
-                Some((range, _)) => (range.start.min(sent), Why::Dropped),
+                Some((start, (end, why))) if *start == at => (*end.min(&sent), *why),
+                Some((start, _)) => (*start.min(&sent), Why::Dropped),
                 None => (sent, Why::Dropped),
             };
-            if end == refusals.peek().map_or(0, |(range, _)| range.end) {
+            if end == refusals.peek().map_or(0, |(_, (end, _))| *end) {
                 refusals.next();
             }
             settlement.untaken.push((0, self.replay.take((end - at) as usize), why));
@@ -452,5 +450,40 @@ impl Session {
         self.end.receiver.end();
         self.end.broke();
         settlement
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// A peer may refuse each message by itself, in any order and for either reason, and acknowledge them all at once. It must not
+    /// take the time of that many, squared.
+    #[test]
+    fn a_hundred_thousand_refusals_are_settled_in_order() {
+        const MESSAGES: u64 = 100_000;
+        let now = Instant::now();
+        let codec = Config::new().codec().unwrap();
+        let (mut pending, mut output) = (Output::new(codec), Output::new(codec));
+        let mut session = Session::new(Side::Listener, 0, codec, now);
+        let terms = Terms { max_message: 100, window: 1 << 30, heartbeat: 0, ttl: 1000 };
+        assert!(session.resume(&Positions::default(), &terms).is_ok());
+        for _ in 0..MESSAGES {
+            pending.push(Bytes::from_static(b"m")).unwrap();
+        }
+        assert!(session.begin_batch(&mut pending, false, &mut output, now));
+        session.batch_written();
+        let why = |position: u64| if position % 2 == 0 { Why::Refused } else { Why::Dropped };
+        for first in (0..MESSAGES / 2).rev().chain(MESSAGES / 2..MESSAGES) {
+            assert!(session.obey(Control::Refuse { first, count: 1, why: why(first) }).is_ok());
+        }
+        let Ok((_, settlement)) = session.obey(Control::Ack(MESSAGES - 1)) else { panic!("it was sent") };
+        let whys = settlement.untaken.iter().map(|(acked, messages, why)| (*acked, messages.len(), *why));
+        assert!(whys.eq((0..MESSAGES - 1).map(|position| (0, 1, why(position)))));
+        let lost = session.lose().untaken;
+        assert_eq!((lost.len(), lost[0].1.len(), lost[0].2), (1, 1, why(MESSAGES - 1)));
     }
 }

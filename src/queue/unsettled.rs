@@ -53,6 +53,12 @@ impl Unsettled {
         run(at, self.messages, how);
     }
 
+    /// Settles all of them in this way, in the session's task. Nothing is known of any of them.
+    pub(crate) fn settle_in_task<W: AsyncWrite + Unpin>(self, outbox: &Outbox<W>, how: Settled) {
+        debug_assert!(self.exceptions.is_none());
+        outbox.settle_in_task(self.session, self.first, self.messages, self.bytes, how);
+    }
+
     /// How many of them come before what is left.
     pub(crate) fn passed(&mut self, left: &Frames) -> u64 {
         let last = &mut self.exceptions.get_or_insert_default().passed;

@@ -271,6 +271,11 @@ impl Receiver {
         Ok(())
     }
 
+    /// The sender's direction has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The sender's direction has ended, and all of it is settled.
     pub(crate) fn is_settled(&self) -> bool {
         self.end == Some(self.taken)

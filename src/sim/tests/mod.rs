@@ -1,6 +1,7 @@
 //! The whole library in the network of memory: what must hold wherever a connection is cut, and when exactly.
 
 mod acked;
+mod acked_calls;
 mod acked_dialer;
 mod acked_ends;
 mod acked_hostile;
@@ -8,6 +9,7 @@ mod acked_one_by_one;
 mod acked_over;
 mod acked_pressure;
 mod acked_raw;
+mod acked_replies;
 mod acked_seeds;
 mod acked_takes;
 mod acked_times;
