@@ -132,8 +132,12 @@ impl WriteHalf {
     /// that the next write does not send them. While the connection is open it has none to give back.
     ///
     /// With [`Config::session`](crate::Config::session), these are the messages that no connection was ever given whole, when
-    /// the attempts to open one were given up: the other end has none of them. What came back is held until it is taken, by
+    /// the attempts to open one were given up, or the messages were older than
+    /// [`message_ttl`](crate::Config::message_ttl): the other end has none of them. What came back is held until it is taken, by
     /// this or by [`take_in_doubt`](Self::take_in_doubt), and nothing bounds it: take it after each error.
+    ///
+    /// A connection that a listener accepted in a session gives back less: when the session is over, only what was fed and not
+    /// flushed is here. Other messages that were never sent are reported as [`Event::Undelivered`](crate::Event::Undelivered).
     pub fn take_unsent(&mut self) -> Vec<Bytes> {
         match &mut self.0 {
             Write::Plain(write) => write.take_unsent(),
@@ -156,9 +160,9 @@ impl WriteHalf {
     /// Waits until the program at the other end has taken all that was accepted, with
     /// [`Config::session`](crate::Config::session). It flushes first.
     ///
-    /// The errors are [`Error::NoSession`] for a connection without one, and [`Error::NotSent`] where some came back, as
-    /// [`take_in_doubt`](Self::take_in_doubt) and [`take_unsent`](Self::take_unsent) then have them. It waits as long as the
-    /// other end does. Dropping the future loses nothing.
+    /// The errors are [`Error::NoSession`] for a connection without one, [`Error::NotSent`] where some came back, as
+    /// [`take_in_doubt`](Self::take_in_doubt) and [`take_unsent`](Self::take_unsent) then have them, and [`Error::Closed`] where
+    /// some were fed and nothing more is accepted. It waits as long as the other end does. Dropping the future loses nothing.
     pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         poll_fn(|cx| match &mut self.0 {
             Write::Plain(_) | Write::Lingering(_) => Poll::Ready(Err(Error::NoSession)),
@@ -167,10 +171,13 @@ impl WriteHalf {
     }
 
     /// Flushes, then ends this direction, as `poll_close` does. It takes `close_timeout` at the most, and each call has all
-    /// that time, whatever became of one before it.
+    /// that time, whatever became of one before it. When it is over, the error is [`Error::Timeout`]; the others are those of a
+    /// flush. After an error, what is unsent is held, and the next flush opens a dialed connection again. Dropping the future
+    /// loses nothing.
     ///
     /// With [`Config::session`](crate::Config::session), it waits until all is acknowledged: `Ok` means that the program at the
-    /// other end has taken everything.
+    /// other end has taken everything. The errors are those of [`barrier`](Self::barrier) and [`Error::Timeout`], after which the
+    /// session goes on.
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         match &mut self.0 {
             Write::Plain(write) => write.closing().clear(),

@@ -47,7 +47,8 @@ use socket::{Origin, Shared};
 /// - `poll_flush` is ready when the kernel has taken everything. TCP cannot tell whether the peer's host, or its
 ///   program, has it.
 /// - `poll_close` flushes, then ends this direction (`shutdown(Write)`); replies can still be read. It takes
-///   `close_timeout` at the most.
+///   `close_timeout` at the most: then it returns [`Error::Timeout`], and the socket is closed. What is unsent is held, and the
+///   next flush opens the connection again.
 ///
 /// `feed` many and `flush` once: small messages then share a system call. Nothing is sent before a flush, or before 60 KiB are
 /// pending, unless [`Config::linger`] is set, or the connection is in a session: then what was fed is sent at the latest when it has
@@ -62,10 +63,11 @@ use socket::{Origin, Shared};
 /// If that fails, the error says why, what is held stays held, and the next flush tries again;
 /// [`take_unsent`](Self::take_unsent) takes the messages back. From 60 KiB on, `poll_ready` does as a flush does.
 ///
-/// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`], [`Error::Timeout`],
-/// [`Error::Dial`], [`Error::DialTimeout`]. `poll_ready` leaves it to `start_send`, which returns it as the source of
-/// [`Error::NotSent`], and the message that there was no room for with it. So a message that was given to `feed` or
-/// `send` is written, held, or in the error ([`Error::into_unsent`]).
+/// Each error is returned once. `poll_flush` and `poll_close` return it as it is: [`Error::Write`] and [`Error::Timeout`], and
+/// where the connection cannot be opened again [`Error::Dial`], [`Error::DialTimeout`], `Error::Tls`, or [`Error::Panicked`] if
+/// the backoff does. `poll_ready` leaves it to `start_send`, which returns it as the source of [`Error::NotSent`], and the message
+/// that there was no room for with it. So a message that was given to `feed` or `send` is written, held, or in the error
+/// ([`Error::into_unsent`]).
 ///
 /// A peer that has closed is noticed before the next write; that opens the connection again, and what the peer had sent
 /// before can still be read. (In the middle of a write that had to wait, or just after it was dialed, it is an
@@ -85,8 +87,21 @@ use socket::{Origin, Shared};
 /// # Receiving
 ///
 /// The stream ends when the peer closes between two messages. An end inside a message is [`Error::Truncated`], a header
-/// that makes no sense is [`Error::Frame`], a message that takes longer than `frame_timeout` is [`Error::Timeout`]; the
-/// stream ends after each of them. When the connection was opened again, polling it again yields the new replies.
+/// that makes no sense is [`Error::Frame`], a socket that cannot be read is [`Error::Read`], and a message that takes longer than
+/// `frame_timeout` is [`Error::Timeout`]. So is, for a connection that a listener accepted, a peer that sends nothing for
+/// `idle_timeout`. The stream ends after each of them. When the connection was opened again, polling it again yields the new
+/// replies.
+///
+/// # In a session
+///
+/// With [`Config::session`], a task opens the connection again, and errors of the socket are not returned. Flush,
+/// [`barrier`](Self::barrier) and close return [`Error::NotSent`] if messages came back, with the reason as its source, and
+/// [`Error::Closed`] if nothing more is accepted. The messages are in [`take_unsent`](Self::take_unsent) and
+/// [`take_in_doubt`](Self::take_in_doubt). A close that takes longer than `close_timeout` returns [`Error::Timeout`] and changes
+/// nothing: it can be called again.
+///
+/// The stream of a connection that was dialed yields [`Error::SessionLost`] once for each session that is lost, and goes on with
+/// the replies of the next session. That of a connection that a listener accepted ends with its session.
 ///
 /// # Time limits
 ///
@@ -111,7 +126,9 @@ impl Connection {
     /// Connects to `address`: `host:port`, a `SocketAddr`, Go's `:port` for this machine, or `unix:/path`.
     ///
     /// A name is resolved, and each of its addresses tried, within `dial_timeout`. The errors are [`Error::Config`],
-    /// [`Error::Dial`], [`Error::DialTimeout`] and, with TLS, `Error::Tls`. Dropping the future gives the attempt up.
+    /// [`Error::Dial`], [`Error::DialTimeout`] and, with TLS, `Error::Tls`. In a session, [`Error::Handshake`] says why the other
+    /// end did not begin one, and [`Error::SessionLost`], with none in doubt, that it ended the session in its answer. Dropping the
+    /// future gives the attempt up.
     pub async fn dial(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         if let Some(session) = &config.session {
@@ -174,8 +191,8 @@ impl Connection {
         (self.read, self.write)
     }
 
-    /// Flushes, then ends the sending direction, as `poll_close` does. It takes `close_timeout` at the most. Each call
-    /// has all of that time, whatever became of the one before.
+    /// Flushes, then ends the sending direction, as `poll_close` does: see [`WriteHalf::close`]. It takes `close_timeout` at the
+    /// most. Each call has all of that time, whatever became of the one before.
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.write.close()
     }

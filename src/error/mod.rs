@@ -366,7 +366,8 @@ pub enum Error {
     },
 
     /// A connection broke while the message waited for room in it; or a manager's, and it could not be opened again, or
-    /// broke again and again. The message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
+    /// broke again and again. Or the message was too old, or its address was closed before it was sent: the source says why. The
+    /// message comes back; messages of a [`ManagerSink`](crate::ManagerSink) become dead letters.
     #[error("not sent to {address}")]
     #[non_exhaustive]
     NotSent {

@@ -37,7 +37,6 @@ pub enum HandshakeErrorKind {
         /// The longest that the other end sends and takes, in bytes.
         theirs: usize,
     },
-    /// The other end takes no session of this one.
     /// Its handshake ended before it was whole.
     #[error("the connection ended after {got} bytes of a handshake")]
     Truncated {

@@ -18,8 +18,8 @@ pub enum Health {
         /// Since when.
         since: Instant,
     },
-    /// It was dialed in vain, and given up. With [`Config::reconnect`](crate::Config::reconnect) what is sent comes back at once,
-    /// and the address is dialed in the background; without it, the next message dials.
+    /// It was dialed in vain, and given up. With [`Config::reconnect`](crate::Config::reconnect), or a session, what is sent comes
+    /// back at once, and the address is dialed in the background; without either, the next message dials.
     #[non_exhaustive]
     Down {
         /// Since when.

@@ -20,9 +20,10 @@ pub struct LinkStats {
     /// How many are in the queue, or fed and not handed over yet; in a session, also those that were sent and are not acknowledged.
     pub held: u64,
     /// How many bytes those have on the wire, headers included, that are in the queue: what
-    /// [`Config::queue_bytes`](crate::Config::queue_bytes) bounds. Each sink has 60 KiB of its own, which do not count here.
+    /// [`Config::queue_bytes`](crate::Config::queue_bytes) bounds. What a sink was fed and has not handed over, up to 60 KiB for each
+    /// sink, does not count here.
     pub held_bytes: usize,
-    /// How many bytes the kernel has taken, headers included, and what TLS adds to them not.
+    /// How many bytes the kernel has taken, with headers, without what TLS adds.
     pub bytes: u64,
     /// How often the connection was opened again.
     pub reconnects: u64,

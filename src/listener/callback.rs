@@ -34,6 +34,9 @@ impl Listener {
     /// An error that it returns goes to [`events`](Self::events), and the peer goes on. A panic is caught and goes to the
     /// events too; that peer is disconnected, the others go on. (With `panic = "abort"` nothing can be caught.)
     ///
+    /// In a [session](crate::Config::session), an error refuses the message, and the peer has it back. After a panic the message is
+    /// in doubt: the connection ends, with an [`Event::Detached`](crate::Event::Detached), and the session goes on behind it.
+    ///
     /// The error is [`Error::Timeout`], when the listener was closed and something was lost: see [`Serving::close`].
     ///
     /// Where the listener has been polled as a stream before, its peers go on that way: the callback is called, in this

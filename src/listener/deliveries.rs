@@ -68,12 +68,11 @@ pub struct Delivery {
     origin: Arc<Origin>,
 }
 
-/// What is called the same of a message wherever it is told of: a digest, one way, of the session's name, the listener and the
-/// message's place in the session.
+/// The id of a message: a one-way digest of the session's name, the listener, and the position of the message.
 ///
-/// It stays the same when the session goes on over another connection, and no two messages have the same one; so it tells who
-/// stores messages whether one is there already. The name of the session, which is a secret, cannot be had from it: it may be
-/// published. A message that its sender sends again by itself, because it was in doubt, is another message, with another id.
+/// It stays the same when the session goes on over another connection, and no two messages have the same one. So a program that
+/// stores messages can tell whether one is there already. The name of the session is a secret, and cannot be had from the id: an id
+/// may be published. A message in doubt that its sender sends again is another message, with another id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId([u8; 16]);
 

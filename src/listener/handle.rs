@@ -50,7 +50,8 @@ impl Closer {
         Self { shared }
     }
 
-    /// Closes the listener: see [`Listener::close`](crate::Listener::close).
+    /// Closes the listener: see [`Listener::close`](crate::Listener::close). It takes `close_timeout` at the most; then the error is
+    /// [`Error::Timeout`]. Dropping the future does not take the close back.
     ///
     /// It waits for the tasks of the peers. So do not await it in a callback, and, with a sink of replies, not between
     /// two messages in the task that takes them: the message that has just been taken may still be answered, so it

@@ -101,7 +101,11 @@ pub struct Listener {
 /// The connections of a [`Listener`], one [`Connection`] each, instead of the merged stream.
 ///
 /// A connection counts towards `max_connections` until its socket is closed: when both its halves are dropped or, after it
-/// was closed, when its peer has closed as well, which takes `close_timeout` at the most. It does not end with the listener.
+/// was closed, when its peer has closed as well, which takes `close_timeout` at the most. It does not end with the listener, unless
+/// it is in a session: that ends when this is dropped.
+///
+/// The stream ends when the listener was closed and all connections have been yielded; where they are in sessions, when these are
+/// over as well. Dropping a future of `next` loses no connection.
 pub struct Connections {
     arrivals: Arrivals,
 }
@@ -123,7 +127,8 @@ impl Listener {
     /// does not listen yet looks dead, and one that keeps the folder locked for five seconds makes this an error of the
     /// kind `TimedOut`. On other systems than Linux and Android, a listener whose queue is full may look dead as well.
     ///
-    /// The errors are [`Error::Config`] and [`Error::Bind`].
+    /// It waits for the name to be resolved, and for a folder that is locked. The errors are [`Error::Config`] and
+    /// [`Error::Bind`]. Dropping the future gives the attempt up, and nothing is listened on.
     pub async fn bind(address: impl Into<Address>, config: Config) -> Result<Self, Error> {
         let (address, codec) = (address.into(), config.codec()?);
         let (acceptor, local_addr) = Acceptor::bind(&address, &config).await?;
@@ -340,7 +345,7 @@ impl Connections {
         self.arrivals.events()
     }
 
-    /// What the listener has counted so far; the messages of its connections are not counted.
+    /// What the listener has counted so far. The messages of its connections are counted in sessions only.
     pub fn stats(&self) -> ListenerStats {
         stats(&self.arrivals.shared)
     }

@@ -66,7 +66,8 @@ impl Outgoing {
     }
 
     /// Flushes, then ends the sending direction of every connection, as `poll_close` does. It takes `close_timeout` at
-    /// the most. Each call has all of that time, whatever became of the one before.
+    /// the most: then the error is [`Error::Timeout`], and what is pending is left to the background. In a session, too, it waits
+    /// until all is written, not until it is acknowledged. Dropping the future loses nothing, and each call has all of that time.
     pub fn close(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
         self.closing.clear();
         poll_fn(|cx| self.poll_close_unpin(cx))

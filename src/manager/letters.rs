@@ -37,8 +37,8 @@ impl DeadLetter {
         Self { address: address.clone(), message, outcome, attempts, error, tried: None }
     }
 
-    /// The addresses that it was given to, in order. More than one it has only of a [`Route`](crate::Route), where `address`,
-    /// `outcome`, `attempts` and `error` are those of the last; and none where no address of the route was open.
+    /// The addresses that it was given to, in order. Only a message of a [`Route`](crate::Route) can have more than one: then
+    /// `address`, `outcome`, `attempts` and `error` are those of the last. If no address of the route was open, there is none.
     pub fn tried(&self) -> &[Address] {
         self.tried.as_deref().unwrap_or(std::slice::from_ref(&self.address))
     }

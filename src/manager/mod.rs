@@ -44,36 +44,34 @@ pub use sink::ManagerSink;
 
 /// Connections to many addresses, shared by many producers. Cheap to clone; safe to share between tasks and threads.
 ///
-/// Each address has one connection and one queue in front of it. Producers put messages in, with [`write`](Self::write)
-/// or through a [`sink`](Self::sink) of their own; each one's messages keep their order. Addresses do not wait for each
-/// other: a dead one holds up only those who write to it. Producers that wait for room in a queue are served in the
-/// order in which they came, so sinks that always have something get equal shares.
+/// Each address has one connection and one queue in front of it. Producers put messages in, with [`write`](Self::write) or each
+/// through a [`sink`](Self::sink); the messages of each producer keep their order. Addresses do not wait for each other: a dead one
+/// holds up only those who write to it. Producers that wait for room in a queue are served in the order in which they came, so
+/// sinks that always have something get equal shares.
 ///
-/// A manager has no stream of replies: what a peer sends is read and thrown away. To have replies, use a
-/// [`Connection`](crate::Connection).
+/// A manager has no stream of replies: what a peer sends is read and thrown away. For replies, use a [`Connection`](crate::Connection).
 ///
 /// # When a connection breaks
 ///
-/// It is opened again, at once if messages are held, or else with the next message. A peer that closes is noticed while
-/// nothing is sent, and looked for before each write. What was accepted and not handed whole to the kernel goes first, in
-/// order, a frame that was cut from its start. A peer that ends its sending direction counts as closed.
+/// It is opened again: at once if messages are held or a session goes on, or else with the next message. A peer that closes is
+/// noticed while nothing is sent, and looked for before each write. What was accepted and not handed whole to the kernel goes first,
+/// in order, and a frame that was cut goes again from its start. A peer that ends its sending direction counts as closed.
 ///
-/// With [`Config::reconnect`] it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held, and the
-/// sinks wait when that is full. When it gives up, every message held comes back, and the address is [down](Health::Down): what
-/// is sent to it comes back at once, with the last error, while it is dialed in the background, until it is up or closed.
-/// Without it, the first attempt that fails is the last, and so are three connections in a row that break before they have
-/// taken one whole message (a peer that refuses a message does that); the next message tries again. Messages of `write` come
-/// back in its error, those of sinks as [`dead_letters`](Self::dead_letters).
+/// With [`Config::reconnect`], or a session, it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held, and
+/// the sinks wait when that is full. When it gives up, every message held comes back, and the address is [down](Health::Down): what
+/// is sent to it comes back at once, with the last error, while it is dialed in the background, until it is up or closed. Without
+/// either, the first attempt that fails is the last, and so is the third connection in a row that breaks before it has taken one
+/// whole message (a peer that refuses a message does that); the next message tries again. Messages of `write` come back in its
+/// error, those of sinks as [`dead_letters`](Self::dead_letters).
 ///
 /// Order is that of one connection. What the kernel had taken of the old connection may still arrive beside the newer
 /// messages of the next one: for example after a `write_timeout`, when a peer that had stopped reads on.
 ///
 /// # The end
 ///
-/// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them.
-/// Dropping the last clone, and the last sink that is not [weak](Self::weak_sink), ends all connections at once, without
-/// waiting, and so does the end of the process: what is pending then is gone, and nobody is told. A listener belongs to the
-/// program, and stays.
+/// [`close`](Self::close) an address to have what was accepted delivered, or [`shutdown`](Self::shutdown) all of them. Dropping the
+/// last clone, and the last sink that is not [weak](Self::weak_sink), ends all connections at once, without waiting, and so does the
+/// end of the process: what is pending then is gone, and nobody is told. A listener belongs to the program, and stays.
 #[derive(Clone)]
 pub struct Manager {
     addresses: Arc<Addresses>,
@@ -116,8 +114,9 @@ impl Manager {
 
     /// Connects to an address, as [`Connection::dial`](crate::Connection::dial) does, and keeps the connection.
     ///
-    /// The errors are those of `dial`, after which it can be dialed again, and [`Error::AlreadyOpen`]. Other addresses do
-    /// not wait. Dropping the future gives the attempt up.
+    /// The errors are those of that `dial`, after which it can be dialed again, [`Error::AlreadyOpen`], [`Error::Closed`] after a
+    /// [`shutdown`](Self::shutdown), and [`Error::Panicked`] if the logger does. Other addresses do not wait. Dropping the future
+    /// gives the attempt up.
     pub async fn dial(&self, address: impl Into<Address>) -> Result<(), Error> {
         let (address, common) = (address.into(), &self.addresses.common);
         let codec = common.config.codec()?;
@@ -130,17 +129,15 @@ impl Manager {
     }
 
     /// Registers an address, and dials it in the background. It returns at once, and from then on the address is open: what is
-    /// written to it is held until there is a connection, as for one that is away, up to `queue_bytes` with
-    /// [`Config::reconnect`], and else up to 60 KiB.
+    /// written to it is held until there is a connection, up to `queue_bytes` with `reconnect` or a session, and else up to 60 KiB.
     ///
-    /// Its errors are those of the configuration, [`Error::AlreadyOpen`], and [`Error::Closed`] after a
-    /// [`shutdown`](Self::shutdown); nothing is registered then. That the address cannot be reached is no error here:
+    /// The errors are [`Error::Config`], [`Error::AlreadyOpen`], [`Error::Closed`] after a [`shutdown`](Self::shutdown), and
+    /// [`Error::Panicked`] if the logger does; nothing is registered then. That the address cannot be reached is no error here:
     /// each attempt that fails is a [`ManagerEvent::DialFailed`], the first that does not a [`ManagerEvent::Opened`], and
     /// [`health`](Self::health) says how it is now. To know before going on, [`dial`](Self::dial).
     ///
-    /// With `reconnect` it is dialed as the backoff says, and when that gives up, as an address that is [down](Health::Down).
-    /// Without it there is one attempt: if that fails, what was sent meanwhile comes back with it, and the next message dials
-    /// again.
+    /// With [`Config::reconnect`], or a session, it is dialed as the backoff says, and when that gives up, as an address that is
+    /// [down](Health::Down). Else there is one attempt: if it fails, what was sent comes back, and the next message dials again.
     ///
     /// ```
     /// # use buffstreams::{Backoff, Bytes, Config, Listener, Manager};
@@ -175,9 +172,11 @@ impl Manager {
     /// for a stream of messages a [`sink`](Self::sink) is many times faster.
     ///
     /// The errors give the message back: [`Error::NotOpen`] for an address that was never dialed or is closed,
-    /// [`Error::MessageTooLarge`], and [`Error::NotSent`] when the connection broke and could not be opened again. In a session,
-    /// [`Error::Refused`] and [`Error::InDoubt`] say what became of a message that was sent. If the future is dropped before the
-    /// message was accepted, it is not sent; later, it is sent, or becomes a dead letter.
+    /// [`Error::MessageTooLarge`], and [`Error::NotSent`], whose source says why: the last error where the connection could not be
+    /// opened again or the address is down, [`Error::Panicked`] where the backoff does, [`Error::Timeout`] for a message older than
+    /// [`message_ttl`](Config::message_ttl), [`Error::Closed`] where the time of a close was over. In a session, [`Error::Refused`]
+    /// and [`Error::InDoubt`] say what became of a message that was sent. If the future is dropped before the message was accepted,
+    /// it is not sent; later, it is sent, or becomes a dead letter.
     pub async fn write(&self, address: impl Into<Address>, message: Bytes) -> Result<(), Error> {
         let address = address.into();
         let Some(link) = self.addresses.open(&address) else {
@@ -209,21 +208,21 @@ impl Manager {
         ManagerSink::new(self.addresses.clone(), Some(self.alive.clone()))
     }
 
-    /// As [`sink`](Self::sink), and it does not keep the manager: for a task that takes the [`dead_letters`](Self::dead_letters)
-    /// and sends them elsewhere. With any other sink the manager would last as long as that task, and the task as long as the
-    /// manager. When the manager has ended, each address is [`Error::NotOpen`] to it.
+    /// As [`sink`](Self::sink), and it does not keep the manager alive: for a task that sends the
+    /// [`dead_letters`](Self::dead_letters) elsewhere. With another sink, the manager would last as long as that task, and the task
+    /// as long as the manager. When the manager has ended, each address is [`Error::NotOpen`] to it.
     pub fn weak_sink(&self) -> ManagerSink {
         ManagerSink::new(self.addresses.clone(), None)
     }
 
-    /// A sink whose messages go to the addresses of a route, as its rule says: see [`Route`]. The addresses are to be
-    /// [opened](Self::open) or [dialed](Self::dial) as others are; one that is not is left out until it is. It keeps the manager, as
-    /// [`sink`](Self::sink) does.
+    /// A sink whose messages go to the addresses of a route, as its rule says: see [`Route`]. [Open](Self::open) or
+    /// [dial](Self::dial) the addresses; one that is not open is left out until it is. It keeps the manager, as a `sink` does.
     pub fn sink_to(&self, route: Route) -> RouteSink {
         RouteSink::new(&self.addresses, self.alive.clone(), route)
     }
 
-    /// Listens, as [`Listener::bind`] does. The manager knows the listener by its address, to close it.
+    /// Listens, as [`Listener::bind`] does, with the same errors, also after a [`shutdown`](Self::shutdown). The manager knows the
+    /// listener by its address, to close it. The listener does not end with the manager.
     pub async fn listen(&self, address: impl Into<Address>) -> Result<Listener, Error> {
         let address = address.into();
         let listener = Listener::bind(&address, self.addresses.common.config.clone()).await?;
@@ -238,12 +237,12 @@ impl Manager {
         Ok(listener)
     }
 
-    /// Closes a connection: accepts no more messages for it, delivers what was accepted, also what was fed and not flushed, ends the sending direction, waits
-    /// for the peer to close, and forgets the address, which can then be dialed again.
+    /// Closes a connection: accepts no more messages for it, delivers what was accepted, also what was fed and not flushed, ends the
+    /// sending direction, waits for the peer to close, and forgets the address, which can then be dialed again.
     ///
-    /// It takes `close_timeout` at the most, and a tenth of a second more where callbacks keep all threads of the runtime. What
-    /// could not be delivered becomes dead letters; then the error is [`Error::Timeout`], or [`Error::NotSent`].
-    /// [`Error::NotOpen`] is for an address that is not open. Dropping the future ends the connection at once.
+    /// It takes `close_timeout` at the most, and a tenth of a second more where callbacks keep all threads of the runtime. What could
+    /// not be delivered becomes dead letters, and the error is [`Error::Timeout`] or [`Error::NotSent`]. It is [`Error::NotOpen`] for
+    /// an address that is not open. Dropping the future ends the connection at once.
     pub async fn close(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
         let Some(closing) = self.addresses.close(&address) else {
@@ -260,11 +259,10 @@ impl Manager {
     /// Ends the manager: closes all connections, as [`close`](Self::close) does, side by side and within `deadline`, and
     /// says how each of them ended. From the moment of the call nothing more is accepted and nothing can be dialed.
     ///
-    /// What a [`RouteSink`] has accepted is first handed over to its addresses, for which it waits half of the deadline at the most.
-    /// What could not be delivered becomes dead letters. Listeners go on: see [`close_listener`](Self::close_listener).
-    /// An address that another task is closing has its report there. Dropping the future ends all connections at once. When it
-    /// has finished, the streams of [`dead_letters`](Self::dead_letters) end behind the last letter. What a sink was fed before the call
-    /// is delivered as well, whether or not it was flushed.
+    /// What a sink was fed before the call is delivered as well, whether or not it was flushed; what a [`RouteSink`] has accepted is
+    /// first handed over to its addresses, within half of the deadline. What could not be delivered becomes dead letters, and when
+    /// this has finished, their [stream](Self::dead_letters) ends behind the last. An address that another task is closing has its
+    /// report there. Listeners go on: see [`close_listener`](Self::close_listener). Dropping the future ends all connections at once.
     ///
     /// ```
     /// # use buffstreams::{Bytes, Config, Manager};
@@ -302,16 +300,16 @@ impl Manager {
         runtime.now().saturating_duration_since(began)
     }
 
-    /// As [`shutdown`](Self::shutdown), for addresses of which some are the spares of others: first it closes these, one after
-    /// the other in this order, and then all that are left. Before it goes on to the next, what came back of the one before has
-    /// gone where it goes: a [`RouteSink`] has given it to another address, and the task that takes the dead letters has taken
-    /// them all and asks for the next one. So a task that sends each letter to a spare, and waits for that before it takes the
-    /// next, loses none; its sink is a [`weak_sink`](Self::weak_sink), and its stream of letters ends after the last address is closed.
+    /// As [`shutdown`](Self::shutdown), where some addresses are the spares of others. First it closes the addresses that are named,
+    /// one after the other in this order, and then all others. Between two of them it waits until the returned messages are dealt
+    /// with: a [`RouteSink`] has given them to another address, and the task that takes the dead letters has taken all of them and
+    /// asks for the next. So a task that sends each letter to a spare, and waits for that before it takes the next, loses none; its
+    /// sink is a [`weak_sink`](Self::weak_sink), and its stream of letters ends after the last address is closed.
     ///
-    /// All together takes `deadline` at the most. Each of these has the same share of it, and all that are left have another: an
-    /// address has half of its share to deliver, and what is left of that is the limit of the wait for what came back. An address
-    /// that is not open is left out. Until the last of these is closed, the others accept messages. Dropping the future ends the connections
-    /// that it was closing, and leaves the rest as they are.
+    /// The deadline is divided into equal shares: one for each address named, and one for all the others together. An address may use
+    /// half of its share to deliver. The rest of the share is for waiting until the returned messages are dealt with. An address that
+    /// is not open is left out, and time that is not used is for the others. Until the last address named is closed, the others
+    /// accept messages. Dropping the future ends the connections that it was closing, and leaves the rest as they are.
     pub async fn shutdown_in_order<A: Into<Address>>(
         &self,
         first: impl IntoIterator<Item = A>,
@@ -340,8 +338,9 @@ impl Manager {
         endings
     }
 
-    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was
-    /// given, or by the one that it listens on. The error is [`Error::NotOpen`] where no listener has the address.
+    /// Closes a listener that [`listen`](Self::listen) made, as [`Listener::close`] does: by the address that it was given, or by the
+    /// one that it listens on. The errors are [`Error::NotOpen`] where no listener has the address, and [`Error::Timeout`]. The manager
+    /// forgets the listener at once: a second call is `NotOpen`. Dropping the future does not take the close back.
     pub async fn close_listener(&self, address: impl Into<Address>) -> Result<(), Error> {
         let address = address.into();
         let known = {
@@ -362,14 +361,13 @@ impl Manager {
         self.addresses.addresses()
     }
 
-    /// Who is at the other end of an address, as the transport has made sure: see [`Identity`]. `None` if it knows nothing, as over
+    /// Who is at the other end of an address, as the transport has verified: see [`Identity`]. `None` if it does not know, as over
     /// plain TCP, or the address is not open, or its connection is down.
     pub fn identity(&self, address: impl Into<Address>) -> Option<Arc<Identity>> {
         self.addresses.open(&address.into())?.socket.identity()
     }
 
-    /// How an address does; `None` if it is not open, or being closed. It does not wait, and may be history when it returns: what
-    /// changes is told by [`events`](Self::events).
+    /// How an address does; `None` if it is not open, or being closed. It does not wait: [`events`](Self::events) tell of changes.
     pub fn health(&self, address: impl Into<Address>) -> Option<Health> {
         Some(self.addresses.open(&address.into())?.pulse.get())
     }
@@ -387,9 +385,9 @@ impl Manager {
         self.addresses.common.reporter.subscribe()
     }
 
-    /// The messages, from now on, that were accepted and could not be sent, for the program's own failover. There is
-    /// one such stream. A second takes the place of the first, and gets what waits for room in it; the first ends when
-    /// what is in it was taken. Without a stream the messages are lost, with a [`ManagerEvent::Lost`].
+    /// The messages, from now on, that were accepted and could not be sent, for failover by the program. There is one such stream.
+    /// A second takes the place of the first, and gets what waits for room in it; the first ends when what is in it was taken.
+    /// Without a stream the messages are lost, with a [`ManagerEvent::Lost`].
     ///
     /// Where [`Config::session`] is set, some of them were sent: look at the [`outcome`](DeadLetter::outcome) before one goes to
     /// another address, or it may be taken twice.

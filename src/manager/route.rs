@@ -14,7 +14,8 @@ use crate::peer::Address;
 /// An address that is [down](crate::Health::Down) is given nothing while another may have it. One that is away, for which
 /// messages are held, counts as one that is there: [`Config::reconnect`](crate::Config::reconnect) with
 /// [`max_elapsed`](crate::Backoff::max_elapsed) says for how long. Without `reconnect`, an address whose dial failed is left alone
-/// for a second, and then tried with the next message.
+/// for a second, and then tried with the next message. When all addresses are down, a message comes back from one after the other,
+/// and becomes a dead letter.
 ///
 /// ```
 /// use buffstreams::Route;
@@ -58,7 +59,8 @@ impl Route {
         Self::new(Rule::Failover, addresses)
     }
 
-    /// The messages go to them in turn. One that is down or full is passed over; when all are, the sink waits.
+    /// The messages go to them in turn. One that is down or full is passed over. When none of those that are not down has room, the
+    /// sink waits.
     pub fn round_robin<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
         Self::new(Rule::RoundRobin, addresses)
     }
@@ -101,8 +103,8 @@ impl Route {
     }
 
     /// The addresses that a message may go to, the first choice first: for a program that sends one by one, as with
-    /// [`Manager::write`](crate::Manager::write), and asks the next address when one has given the message back. Of a
-    /// [broadcast](Self::broadcast), all are meant.
+    /// [`Manager::write`](crate::Manager::write), and asks the next address when one has given the message back. A
+    /// [broadcast](Self::broadcast) goes to all of them.
     ///
     /// `turn` is how many messages came before, for [`round_robin`](Self::round_robin), where each begins with the address behind
     /// that of the one before it. The other rules do not look at it. Which addresses are down does not count here:

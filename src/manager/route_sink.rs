@@ -1,4 +1,4 @@
-//! A `Sink` of messages, each to whichever address its route says.
+//! A `Sink` of messages, each to the address that its route says.
 
 use std::fmt;
 use std::pin::Pin;
@@ -21,24 +21,24 @@ use crate::wire::{Codec, Output};
 ///
 /// - `start_send` never waits, and loses nothing: a message over the limit comes back in [`Error::MessageTooLarge`], and any
 ///   message in [`Error::Closed`] when the manager was shut down, or this sink closed, or the route has no address.
-/// - `poll_ready` waits while 60 KiB are collected here, or `queue_bytes` if that is less. They leave as the addresses have
-///   room, of which the rule says whose counts: see [`Route`].
-/// - `poll_flush` is ready when each message that came through here is written, or is a dead letter. Its error is that some were
-///   for nobody, told once: [`Error::NotSent`] with the last address and its error, where each that is open had given it
-///   back, or [`Error::NotOpen`] where none was open. As long as one address takes messages there is none, so an address that
-///   fails does not end a `forward`.
-/// - `poll_close` flushes and ends this sink, not the connections.
+/// - `poll_ready` waits while 60 KiB are collected here, or `queue_bytes` if that is less. They are handed on as soon as there is
+///   room. The rule says which address must have it: see [`Route`].
+/// - `poll_flush` is ready when each message that came through here is written, or is a dead letter. It returns an error, once, if no
+///   address could take some of the messages: [`Error::NotSent`] with the last address and its error, where each open address has
+///   given them back, or [`Error::NotOpen`] where none was open. As long as one address takes messages there is no error, so an
+///   address that fails does not end a `forward`.
+/// - `poll_close` flushes and ends this sink, not the connections. In a session it does not wait for acknowledgements either.
 ///
 /// A message goes to another address only if it was not sent: its address was given up or closed before the kernel had taken it
 /// whole. Each address has it once at the most. One that was sent in a session and is in doubt, that was refused,
 /// or that is too old goes nowhere else: it becomes a dead letter with its [`outcome`](crate::DeadLetter::outcome), as does one
-/// that every address gave back. [`tried`](crate::DeadLetter::tried) says who had it.
+/// that every address gave back. [`tried`](crate::DeadLetter::tried) says which addresses had it.
 ///
 /// What one address is given keeps its order. A message that comes from another address stands behind what this one was
 /// given before, and in front of what comes through here later. There is no order between two addresses.
 ///
-/// What is held is bounded: here, in the queue of each address, and `queue_bytes` of dead letters that are not taken; when
-/// there are so many, the sink waits. So the task that takes the letters should not wait for the route that they come from.
+/// What is held is bounded: here, in the queue of each address, and `queue_bytes` of dead letters that are not taken. When there are
+/// that many, the sink waits. So the task that takes the letters should not wait for the route that they come from.
 ///
 /// Dropping a future loses nothing that was accepted, and neither does dropping the sink: the rest goes on in the background, as
 /// long as the manager.

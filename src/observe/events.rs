@@ -35,8 +35,8 @@ pub enum Event {
         /// Who that is, as the transport has verified; `None` if it does not know, as over plain TCP.
         identity: Option<Arc<Identity>>,
     },
-    /// A peer is gone: where it is a session, that is over. Only [`Undelivered`](Self::Undelivered) can still come for
-    /// this peer.
+    /// A peer is gone: where it is a session, that is over. What can still come for it is [`Undelivered`](Self::Undelivered), and of
+    /// messages that are in the inbox `DecodeFailed`, `CallbackFailed` and `CallbackPanicked`.
     #[non_exhaustive]
     Disconnected {
         /// Who.
@@ -106,7 +106,7 @@ pub enum Event {
         /// What the codec returned.
         error: Arc<BoxError>,
     },
-    /// A callback returned an error. The peer goes on.
+    /// A callback returned an error. The peer goes on; in a session, it has the message back as refused.
     #[non_exhaustive]
     CallbackFailed {
         /// Whose message it was.
@@ -114,7 +114,7 @@ pub enum Event {
         /// What the callback returned.
         error: Arc<BoxError>,
     },
-    /// A callback panicked. The peer is being disconnected; the others go on.
+    /// A callback panicked. Its peer is being disconnected, or loses its connection where it is a session; the others go on.
     #[non_exhaustive]
     CallbackPanicked {
         /// Whose message it was.
@@ -157,7 +157,7 @@ pub enum Event {
     },
 }
 
-/// Why a peer is gone.
+/// Why a peer is gone, or its session has no connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Reason {
@@ -255,7 +255,7 @@ pub enum ManagerEvent {
         /// Where to.
         address: Address,
     },
-    /// A connection broke. It is opened again when there is something to write.
+    /// A connection broke. It is opened again when there is something to write, and at once in a session.
     #[non_exhaustive]
     Broken {
         /// Where to.
@@ -263,7 +263,7 @@ pub enum ManagerEvent {
         /// Why; `None` if the peer closed it.
         error: Option<Arc<Error>>,
     },
-    /// A connection could not be opened again.
+    /// A dial failed: after a break, in the background, or the first of [`Manager::open`](crate::Manager::open).
     #[non_exhaustive]
     DialFailed {
         /// Where to.
@@ -274,8 +274,8 @@ pub enum ManagerEvent {
         attempts: u32,
     },
     /// An address was dialed in vain, and given up: what was held for it comes back. With
-    /// [`Config::reconnect`](crate::Config::reconnect) so does, at once, what is sent from now on, and it is dialed in the
-    /// background, until it is [`Up`](Self::Up) or closed; without it, the next message dials.
+    /// [`Config::reconnect`](crate::Config::reconnect), or a session, so does, at once, what is sent from now on, and it is dialed in
+    /// the background, until it is [`Up`](Self::Up) or closed; without either, the next message dials.
     #[non_exhaustive]
     Down {
         /// Where to.
@@ -316,7 +316,7 @@ pub enum ManagerEvent {
         /// How many.
         messages: usize,
     },
-    /// Something panicked, and was caught. Where it belongs to an address, all that is held for that comes back.
+    /// Something panicked, and was caught. If it is the task or the backoff of an address, all that is held for it comes back.
     #[non_exhaustive]
     Panicked {
         /// Whose task it was, if it was in one.

@@ -21,9 +21,9 @@ const KEEP_EVENTS: usize = 1024;
 /// How many lines one listener or manager logs in a second at the most.
 const LINES_PER_SECOND: u32 = 20;
 
-/// A subscription to what happens: an endless `Stream` that ends when its source is gone.
+/// A `Stream` of events. It ends when the listener or manager is gone.
 ///
-/// It sees what happens from the moment it was made. It never holds anything up: when 1,024 events wait in it, the
+/// It has what happens from the moment it was made. It never holds anything up: when 1,024 events wait in it, the
 /// oldest are dropped, and a `Missed` says how many. Dropping a future that waits for the next event loses nothing.
 pub struct Events<E> {
     queue: Arc<Lock<Queue<E>>>,

@@ -33,8 +33,8 @@ impl Listener {
     /// A message for which `decode` returns an error is left out. The error goes to [`events`](Self::events), as
     /// [`Event::DecodeFailed`](crate::Event::DecodeFailed), and the peer goes on, unless the stream is
     /// [`strict`](Decoded::strict). If `decode` panics, that is caught and goes to the events too, as the panic of a
-    /// callback; that peer is disconnected, behind its messages before that. `decode` must not block: see
-    /// [`serve`](Self::serve).
+    /// callback; that peer is disconnected, behind its messages before that. In a session, its connection ends and the session goes
+    /// on behind that message, which is in doubt. `decode` must not block: see [`serve`](Self::serve).
     ///
     /// What was decoded counts towards `inbox_bytes` until it is taken, with what it was decoded from, or with the memory of a list of
     /// `T`, if that is more. What a `T` has allocated beyond that is not known here.

@@ -34,9 +34,10 @@
 //! # What it costs
 //!
 //! A message is encoded straight into the batch of its connection, and decoded where it lies in the buffer that it was read into.
-//! So nothing is allocated for it but what the type itself holds. Three ways to send take memory for each message: a
+//! So nothing is allocated for it but what the type itself holds. Four ways to send take memory for each message: a
 //! [`RouteSink`](crate::RouteSink), whose message may go to one address after another, the replies of an
-//! [`Outgoing`](crate::Outgoing), and `write` of a manager.
+//! [`Outgoing`](crate::Outgoing), `write` of a manager, and a [`Connection`] without a session that
+//! [lingers](crate::Config::linger).
 //!
 //! # Where the messages of a listener are decoded
 //!
