@@ -55,11 +55,13 @@
 //!
 //! # Three promises
 //!
-//! 1. **Pressure.** Every queue is bounded, in bytes. A full inbox makes the readers wait, which closes the TCP windows,
-//!    which makes the remote sinks pending. So a consumer that stops costs bounded memory, whatever the number of peers. Memory
-//!    for a message follows the bytes received, never the length announced.
+//! 1. **Pressure.** Every queue of messages is bounded, in bytes. Only what came back in a session is held until the program
+//!    takes it, however much that is. A full inbox makes the readers wait, which closes the TCP windows, which makes the remote
+//!    sinks pending. So a consumer that stops costs bounded memory, whatever the number of peers. Memory for a message follows the
+//!    bytes received, never the length announced. Events are bounded in number.
 //! 2. **Stop.** Dropping a listener, a connection or a manager ends its tasks and closes its sockets at once, and never
-//!    blocks. Closing first delivers what was accepted, then ends the sending direction, and has a deadline
+//!    blocks. Only the socket of a [`Connection`] may stay open in the background: for a second in a session, and for
+//!    `close_timeout` after a close. Closing first delivers what was accepted, then ends the sending direction, and has a deadline
 //!    ([`Config::close_timeout`]).
 //! 3. **Errors.** One bad peer never ends the listener's stream and never affects another peer. An error in a background task
 //!    goes to a stream of events, to counters and to the log. A message that was accepted is written, or comes
@@ -72,7 +74,8 @@
 //!
 //! - Its end is one of three. It is *written*, handed whole to the kernel; or it *comes back*, as a [`DeadLetter`] with an
 //!   [`Outcome`] or in the error of the `write` that waited for it; or it is *held*. The counters of a [`Manager`] say
-//!   `accepted = written + dead_lettered + held` at every moment.
+//!   `accepted = written + dead_lettered + held` at every moment. In a session, a message is held until it is acknowledged, and
+//!   `acked` takes the place of `written`.
 //! - When a connection breaks inside a frame, the receiver discards the part, with an [`Event`]. The sender sends that frame
 //!   again on the next connection, whole and first, and the others after it, in order.
 //! - A frame that was handed whole to the kernel is not sent again. TCP cannot tell whether the program of the peer got it: when
@@ -111,7 +114,7 @@
 //! | `async-std` (default), `smol`, `tokio` | a runtime each, for [`Config::runtime`]; `tokio` adds nothing on Windows |
 //! | `tls-ring`, `tls-aws-lc-rs` | `Config::tls`, with the cryptography of ring or AWS-LC; ring where both are on |
 //! | `tls` | the same without cryptography, for a library that leaves the choice to the program |
-//! | `serde` | [`Config`], [`Backoff`] and [`WireFormat`] in files of settings: see [`Config`] |
+//! | `serde` | [`Config`], [`Session`], [`Backoff`], [`WireFormat`] and `TlsFiles` in files of settings: see [`Config`] |
 //! | `sim` | a network and a clock in memory, for tests: `Sim` |
 //! | `prost`, `postcard`, `json` | a codec each for [typed] messages: `Prost`, `Postcard`, `Json` |
 //! | `tracing` | events and spans for the subscriber of `tracing` that the program has set, instead of lines for `log` |

@@ -63,9 +63,9 @@ impl fmt::Display for Peer {
 
 /// Where to dial or to listen: `host:port`, an IP address with a port, Go's `:port`, or `unix:` and the path of a socket.
 ///
-/// An IPv6 address is in brackets: `[::1]:5031`. It is text until the moment it is used, so a name is resolved again on each
-/// dial, but for those that go on with an acknowledged session, and what cannot be an address is an error there, of the kind `InvalidInput`. A host left out means every
-/// interface when listening, and this machine when dialing. A clone shares the text, so an address beside every
+/// An IPv6 address is in brackets: `[::1]:5031`. It is text until the moment it is used. A name is resolved on each dial, except
+/// when a session is resumed. A text that cannot be an address is an error at that moment, of the kind `InvalidInput`. A host left
+/// out means every interface when listening, and this machine when dialing. A clone shares the text, so an address beside every
 /// message of a [`ManagerSink`](crate::ManagerSink) costs a reference count, not a copy.
 ///
 /// Whatever begins with `unix:` is a Unix socket (a host of that name is `unix.:5031`): `unix:/run/app.sock`, or a path

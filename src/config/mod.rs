@@ -35,7 +35,8 @@ use linger::Linger;
 /// assert_eq!(config, config.clone());
 /// ```
 ///
-/// Two are equal if each setting is. A runtime, a `Tls` and a closure of a [`Backoff`] equal their clones alone.
+/// Two configurations are equal if all settings are. A runtime, or a closure of a [`Backoff`], equals only its clones. Two `Tls`
+/// are equal if one is a clone of the other, or if both were read from the same files.
 ///
 /// # In a file
 ///
@@ -51,8 +52,9 @@ use linger::Linger;
 /// reconnect = { first = "100ms", longest = "30s" }
 /// ```
 ///
-/// What a file cannot say is set in the program: the runtime, TLS, and a backoff made of a closure. A configuration that has one of
-/// them is an error to serialize. The example `config_file` reads one.
+/// With TLS, `tls` names the files of certificates and keys: see `TlsFiles`. What a file cannot say is set in the program: the
+/// runtime, certificates that are given in code, and a backoff made of a closure. A configuration that has one of these is an error
+/// to serialize. The example `config_file` reads one.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Config {
@@ -131,8 +133,8 @@ impl Config {
         Self::default()
     }
 
-    /// What the tasks, timers and sockets run on. Default: async-std, where the feature `async-std` is on, as it is if none is
-    /// chosen; without it, and without a runtime given here, `bind`, `dial` and `Manager::listen` fail with
+    /// What the tasks, timers and sockets run on. Default: async-std, if the feature `async-std` is on. It is on by default. Without
+    /// it, and without a runtime given here, `bind`, `dial` and `Manager::listen` fail with
     /// [`ConfigError::NoRuntime`](crate::ConfigError::NoRuntime).
     ///
     /// The streams, sinks and futures of this crate can be polled on any executor, whatever this is.
@@ -261,8 +263,12 @@ impl Config {
     /// and no error is returned until the backoff gives up; then a manager's messages become dead letters with
     /// [`Outcome::GaveUp`](crate::Outcome::GaveUp), and a [`Connection`](crate::Connection) returns the last error. A
     /// peer that accepts and closes again and again is one outage, whatever it takes in between. Without a backoff, the
-    /// first attempt that fails says so. Either way, a connection is opened again only when there is something to
-    /// write, and a first dial is not repeated.
+    /// first attempt that fails says so.
+    ///
+    /// Either way, a connection is opened again only when there is something to write. There are two exceptions: in a
+    /// [session](Self::session) it is opened again at once, and with a backoff an address of a manager that was given up is
+    /// [dialed in the background](crate::Health::Down). A first dial is not repeated, except that of
+    /// [`Manager::open`](crate::Manager::open).
     #[must_use]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
@@ -275,8 +281,13 @@ impl Config {
     /// A manager looks at it before each write of a batch, and while a connection is down: older messages become dead
     /// letters with [`Outcome::Expired`](crate::Outcome::Expired), a sixty-fourth of this later at the most, and not before
     /// those in front of them, which came through other sinks and may be younger. While earlier dead letters are not taken,
-    /// the next ones are held. A batch that a peer has begun to take is not looked at again until its connection breaks. It bounds how stale news may be after an outage; what a
-    /// `Connection` holds is for its program to judge.
+    /// the next ones are held. A batch that a peer has begun to take is not looked at again until its connection breaks. It
+    /// bounds how stale news may be after an outage.
+    ///
+    /// It also holds for a [`Connection`](crate::Connection) that was dialed in a [session](Self::session). There the older
+    /// messages come back through [`take_unsent`](crate::Connection::take_unsent), and the next flush returns
+    /// [`Error::NotSent`](crate::Error::NotSent) with an [`Error::Timeout`](crate::Error::Timeout) of
+    /// [`Limit::MessageTtl`](crate::Limit::MessageTtl) as its source. What another `Connection` holds is for its program to judge.
     #[must_use]
     pub fn message_ttl(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.message_ttl = limit.into();
@@ -298,8 +309,8 @@ impl Config {
     /// plain `Connection` has a task of its own where it lingers, and a lock, which its two users hold for a write at the most.
     /// Zero wakes that task at once, for each message that finds nothing fed before it: that is for messages that are far between.
     ///
-    /// The replies of a listener do not linger, and a [`RouteSink`](crate::RouteSink) needs it not: its task hands on what is fed
-    /// at once.
+    /// The replies of an [`Outgoing`](crate::Outgoing) do not linger, and a [`RouteSink`](crate::RouteSink) does not need it: its
+    /// task hands on what is fed at once.
     #[must_use]
     pub fn linger(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.linger = Linger::Set(limit.into());
@@ -308,8 +319,8 @@ impl Config {
 
     /// How long a dial may take, resolving the name and trying each of its addresses included. Default: 10 s.
     ///
-    /// Bounds a black hole, which answers nothing. Each address gets an equal share of what is left. The handshake of TLS is a part
-    /// of it; at a listener, it is how long that may take.
+    /// Bounds a black hole, which answers nothing. Each address gets an equal share of what is left. The handshakes of TLS and of a
+    /// [session](Self::session) are parts of it; at a listener, it is how long these may take together.
     #[must_use]
     pub fn dial_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.dial_timeout = limit.into();

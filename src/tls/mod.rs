@@ -33,8 +33,8 @@ const MAX_HANDSHAKES: usize = 1024;
 /// TLS for the connections of a [`Config`](crate::Config), TLS 1.3 by rustls: for those that are accepted, for those that are
 /// dialed, or for both, as a [`Manager`](crate::Manager) has both.
 ///
-/// With it every connection is TLS or none. A listener without [`server`](Self::server), or a dial without
-/// [`client`](Self::client), is an error, never plaintext. The first bytes of a connection do not decide which it is.
+/// With it every connection uses TLS. There is never a plaintext connection. A listener without [`server`](Self::server), or a dial
+/// without [`client`](Self::client), is an error. The first bytes of a connection do not decide which it is.
 ///
 /// ```no_run
 /// use buffstreams::{Config, Listener, Tls};
