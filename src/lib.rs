@@ -55,12 +55,12 @@
 //!
 //! # Three promises
 //!
-//! 1. **Pressure.** Every queue of messages is bounded, in bytes. Only what came back in a session is held until the program
-//!    takes it, however much that is. A full inbox makes the readers wait, which closes the TCP windows, which makes the remote
-//!    sinks pending. So a consumer that stops costs bounded memory, whatever the number of peers. Memory for a message follows the
-//!    bytes received, never the length announced. Events are bounded in number.
+//! 1. **Pressure.** Every queue of messages is bounded, in bytes. Only messages that came back to a [`Connection`] in a session
+//!    are held until the program takes them, however many there are. A full inbox makes the readers wait, which closes the TCP
+//!    windows, which makes the remote sinks pending. So a consumer that stops costs bounded memory, whatever the number of peers.
+//!    Memory for a message follows the bytes received, never the length announced. Events are bounded in number.
 //! 2. **Stop.** Dropping a listener, a connection or a manager ends its tasks and closes its sockets at once, and never
-//!    blocks. Only the socket of a [`Connection`] may stay open in the background: for a second in a session, and for
+//!    blocks. Only the socket of a [`Connection`] may stay open in the background: for up to a second in a session, and for up to
 //!    `close_timeout` after a close. Closing first delivers what was accepted, then ends the sending direction, and has a deadline
 //!    ([`Config::close_timeout`]).
 //! 3. **Errors.** One bad peer never ends the listener's stream and never affects another peer. An error in a background task

@@ -27,10 +27,10 @@ use crate::sync::Lock;
 ///
 /// It holds `queue_bytes`. When it is full, an address whose letters do not fit is still dialed and written to, but
 /// nothing more of it comes back until they are taken: it holds its messages, and its producers wait when its queue is
-/// full. Where it would have given up, it is dialed once a second. What the other end of its session refuses or drops
-/// meanwhile waits behind them. Other addresses go on. So the task that takes the letters may send them to the same
-/// address again. With [`Config::message_ttl`](crate::Config::message_ttl) it should not wait until they are written: a
-/// message that is too old is not written, and is held, with all that is behind it, until the letters before it are taken.
+/// full. Where it would have given up, it is dialed once a second. Other addresses go on. So the task that takes the
+/// letters may send them to the same address again. With [`Config::message_ttl`](crate::Config::message_ttl) it should
+/// not wait until they are written: a message that is too old is not written, and is held, with all that is behind it,
+/// until the letters before it are taken.
 ///
 /// A close does not wait for what it leaves behind, and nor does a producer that has gone: up to `queue_bytes` of it,
 /// all addresses together, wait for room in the background; more is lost, with a
