@@ -5,6 +5,7 @@
 
 mod attached;
 mod attempts;
+mod burials;
 mod dial;
 mod handle;
 mod handshake;

@@ -17,7 +17,8 @@ pub(crate) trait Owner: Send + Sync + 'static {
     fn probes(&self) -> bool {
         false
     }
-    /// Takes back messages of which no producer has a copy. Ready when they are taken; the next are given then.
+    /// Takes back messages of which no producer has a copy. Ready when they are taken; the next are given
+    /// then. Dropped before that, or before it was polled, it goes on by itself.
     fn take_back(&self, messages: Vec<Bytes>, verdict: Verdict) -> BoxFuture<'static, ()>;
     /// In a session: frames came.
     fn receive(&self, frames: Frames, unsettled: Unsettled);

@@ -1,6 +1,5 @@
 //! The task of a link: it drives the queue where its producers do not, and keeps a connection under it.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
@@ -11,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, OptionFuture};
+use futures::future::OptionFuture;
 
+use super::burials::Burials;
 use super::handle::{Link, SessionCounters};
 use super::health::{Health, Pulse};
 use super::lingering::Lingering;
@@ -70,6 +70,7 @@ impl Link {
         crate::metrics::register(&link);
         let task = LinkTask {
             link: link.clone(),
+            burials: Burials::new(link.clone(), owner.clone()),
             owner,
             stalled: Deadline::new(&runtime),
             lingering: Lingering::default(),
@@ -78,8 +79,6 @@ impl Link {
             up: Up::Down,
             opens: opened.is_none(),
             given_up: None,
-            burying: None,
-            waiting: VecDeque::new(),
         };
         (link, task.run(retries, opened))
     }
@@ -99,10 +98,8 @@ pub(super) struct LinkTask {
     pub(super) opens: bool,
     /// It is dialed in the background, and what is accepted comes back at once with this.
     pub(super) given_up: Option<Verdict>,
-    /// What is on its way to the one who takes it back. Others of this address wait until these are taken; the connection does
-    /// not, or who takes them could not wait for it.
-    pub(super) burying: Option<BoxFuture<'static, ()>>,
-    pub(super) waiting: VecDeque<(Vec<Bytes>, Verdict)>,
+    /// What is on its way to the one who takes it back.
+    burials: Burials,
 }
 
 /// The connection, as the task has it.
@@ -332,12 +329,7 @@ impl LinkTask {
 
     /// Hands letters over, where some are on their way; ready when those are taken.
     pub(super) fn poll_buried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(burying) = &mut self.burying {
-            ready!(burying.as_mut().poll(cx));
-            let next = self.waiting.pop_front();
-            self.burying = next.map(|(messages, verdict)| self.owner.take_back(messages, verdict));
-        }
-        Poll::Ready(())
+        self.burials.poll(cx)
     }
 
     /// Whether nothing is on its way to the taker of the letters, `limit` from now at the latest.
@@ -347,13 +339,7 @@ impl LinkTask {
     }
 
     pub(super) fn bury(&mut self, messages: Vec<Bytes>, verdict: Verdict) {
-        if messages.is_empty() {
-            return;
-        }
-        match self.burying {
-            Some(_) => self.waiting.push_back((messages, verdict)),
-            None => self.burying = Some(self.owner.take_back(messages, verdict)),
-        }
+        self.burials.add(messages, verdict);
     }
 
     pub(super) fn bury_expired(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,6 +31,11 @@ use crate::sync::Lock;
 /// letters may send them to the same address again. With [`Config::message_ttl`](crate::Config::message_ttl) it should
 /// not wait until they are written: a message that is too old is not written, and is held, with all that is behind it,
 /// until the letters before it are taken.
+///
+/// In a session what the other end has refused, or will not know of any more, comes back all the same, so that its acknowledgements
+/// are read. What waits for room then counts as if it were held: when that and what is held are `queue_bytes`, the producers of
+/// that address wait until letters are taken. So an address has at most twice that waiting in front of this stream, where a letter
+/// counts 512 bytes more than its message. A task that sends refused letters to the same address again should not wait for that.
 ///
 /// A close does not wait for what it leaves behind, and nor does a producer that has gone: up to `queue_bytes` of it,
 /// all addresses together, wait for room in the background; more is lost, with a
@@ -133,15 +138,15 @@ impl DeadLetterBox {
     }
 
     /// As [`bury_in_turn`](Self::bury_in_turn), of a route that has `tried` these.
-    pub(crate) async fn bury_tried_in_turn(
+    pub(crate) fn bury_tried_in_turn(
         self: Arc<Self>,
         address: Address,
         message: Bytes,
         verdict: Verdict,
         tried: Arc<[Address]>,
-    ) {
+    ) -> impl Future<Output = ()> + Send + use<> {
         let burial = Burial { letters: self, address, messages: [message].into(), verdict, tried: Some(tried) };
-        InTurn(Some(burial)).send().await;
+        InTurn(Some(burial)).send()
     }
 
     /// No more letters come but those on their way: then the stream of them ends.
@@ -193,10 +198,15 @@ impl DeadLetterBox {
     }
 
     /// As [`bury`](Self::bury), for an address that buries no more until these are taken, however many others do: its queue is
-    /// the bound. When this is dropped, what is left goes the other way.
-    pub(crate) async fn bury_in_turn(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
+    /// the bound. When this is dropped, also before it was polled, what is left goes the other way.
+    pub(crate) fn bury_in_turn(
+        self: Arc<Self>,
+        address: Address,
+        messages: Vec<Bytes>,
+        verdict: Verdict,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let burial = Burial { letters: self, address, messages: messages.into(), verdict, tried: None };
-        InTurn(Some(burial)).send().await;
+        InTurn(Some(burial)).send()
     }
 
     /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.

@@ -179,6 +179,14 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         (state.give_back_oldest(count, &verdict), verdict)
     }
 
+    /// So many bytes have come back and wait for the one who takes them, who may not. As what is held does, they take room from
+    /// what is to come: else all that is sent could come back to wait there.
+    pub(crate) fn set_unburied(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.unburied = bytes;
+        state.let_in();
+    }
+
     /// Whether something is too old to be sent: nothing is written until it is taken back.
     pub(crate) fn has_expired(&self) -> bool {
         self.lock().expired() > 0

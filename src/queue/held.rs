@@ -45,6 +45,8 @@ pub(crate) struct Held<W> {
     pub(crate) line: Line,
     /// What sinks have fed and not handed over.
     pub(super) lingering: Lingering,
+    /// How many bytes have come back and wait for the one who takes them. There is that much less room.
+    pub(super) unburied: usize,
     waiters: Waiters<Wait>,
     driver: Option<Waker>,
     /// The driver is to be called when there is room.
@@ -89,6 +91,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             rules,
             line: Line::default(),
             lingering: Lingering::default(),
+            unburied: 0,
             waiters: Waiters::default(),
             driver: None,
             driver_wants_room: false,

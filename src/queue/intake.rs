@@ -108,10 +108,15 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let has_room = self.pending.len() < mark;
         let Some(room) = self.rules.room_while_down else { return has_room };
         match &self.transport {
-            Transport::Gone(_) => self.held_bytes() < room,
-            _ if self.session.is_some() => has_room && self.held_bytes() < room,
+            Transport::Gone(_) => self.held_or_unburied() < room,
+            _ if self.session.is_some() => has_room && self.held_or_unburied() < room,
             _ => has_room,
         }
+    }
+
+    /// How many bytes are held, and have come back and are not taken.
+    fn held_or_unburied(&self) -> usize {
+        self.held_bytes() + self.unburied
     }
 
     /// There may be more room than there was: lets in those who wait for it, in turn.
@@ -214,8 +219,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         Some(Stage::InLine(turn))
     }
 
-    /// As the producer, which goes: accepts what is on the shelf, while less than `max` bytes are held, and knows nothing of it from
-    /// then on. The error is why not.
+    /// As the producer, which goes: accepts what is on the shelf, while less than `max` bytes are held or have come back and are
+    /// not taken, and knows nothing of it from then on. The error is why not.
     pub(super) fn part(&mut self, shelf: &Shelf, max: usize) -> Result<(), Verdict> {
         let shelved = &mut *shelf.lock();
         match mem::replace(&mut shelved.at, At::Nowhere) {
@@ -228,7 +233,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             if self.is_closed() {
                 return Err(Verdict::closed());
             }
-            if self.held_bytes() >= max {
+            if self.held_or_unburied() >= max {
                 return Err(Verdict::queue_full(max));
             }
             self.accept_shelved(shelved, false);

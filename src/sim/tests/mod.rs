@@ -29,6 +29,7 @@ mod inbox;
 #[cfg(buffstreams_shuttle)]
 mod interleavings;
 mod letters;
+mod letters_left;
 mod lingering_connections;
 mod lingers;
 mod lingers_on;
