@@ -140,7 +140,7 @@ impl LinkTask {
             None => {
                 let why = Arc::new(Error::Write(io::ErrorKind::NotConnected.into()));
                 if !self.open_again(&mut retries, why).await {
-                    return poll_fn(|cx| self.poll_buried(cx)).await;
+                    return;
                 }
             }
         }
@@ -194,8 +194,8 @@ impl LinkTask {
             }
             written = books.written;
             if !self.open_again(&mut retries, why).await {
-                // Until its end is waited for no longer: then they go on in the background.
-                return poll_fn(|cx| self.poll_buried(cx)).await;
+                // The letters that are not taken go on in the background: a close does not wait for them.
+                return;
             }
         }
     }

@@ -232,7 +232,7 @@ fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
             }
             drop(sink);
             let closed = within(SOON, "the close", manager.close(addr)).await;
-            assert!(closed.is_err(), "the address is still busy with its letters");
+            assert_eq!(closed.is_err(), at_close > 0, "it is told of those that came with the close: {closed:?}");
             assert!(manager.addresses().is_empty());
             let mut numbers = Vec::new();
             for _ in 0..100 + at_close {

@@ -5,7 +5,7 @@ use futures::{SinkExt, StreamExt};
 
 use super::outages::SECOND;
 use crate::sim::testing::{self, Sim};
-use crate::{Config, DeadLetters, Listener, Manager, Outcome, Session};
+use crate::{Backoff, Config, DeadLetters, Listener, Manager, Outcome, Session};
 
 const A: &str = "127.0.0.1:5001";
 /// There is room for one letter.
@@ -98,4 +98,51 @@ fn a_sink_waits_while_as_much_was_refused_as_its_queue_holds_and_goes_on_when_le
         }
         assert_eq!(manager.stats().lost, 0);
     });
+}
+
+/// The letters of an outage before fill the stream, and the one that waits in front of it is still there.
+#[test]
+fn a_close_of_an_address_that_is_up_again_does_not_wait_for_its_earlier_letters() {
+    for session in [None, Some(Session::new())] {
+        for shuts_down in [false, true] {
+            Sim::default().run(async {
+                let config = config().session(session.clone());
+                let backoff = Backoff::from_fn(|| [SECOND; 2]);
+                let manager = Manager::new(config.clone().reconnect(backoff).queue_bytes(ONE));
+                let mut letters = manager.dead_letters();
+                manager.open(A).unwrap();
+                let mut sink = manager.sink();
+                for n in 0..3 {
+                    sink.feed((A.into(), message(n))).await.unwrap();
+                }
+                testing::sleep(5 * SECOND).await;
+                assert!(manager.health(A).unwrap().is_down());
+                let mut listener = Listener::bind(A, config).await.unwrap();
+                testing::sleep(2 * SECOND).await;
+                assert!(!manager.health(A).unwrap().is_down());
+                sink.feed((A.into(), message(3))).await.unwrap();
+                let taking = async {
+                    assert_eq!(listener.next().await.unwrap().1[0], 3);
+                    listener.close().await.unwrap();
+                    assert!(listener.next().await.is_none());
+                };
+                let closing = async {
+                    let began = testing::elapsed();
+                    if shuts_down {
+                        let ending = manager.shutdown(10 * SECOND).await[&A.into()];
+                        assert_eq!((ending.written, ending.dead_lettered, ending.cut), (1, 3, false));
+                    } else {
+                        manager.close(A).await.unwrap();
+                    }
+                    assert!(testing::elapsed() - began < SECOND, "{:?}", testing::elapsed() - began);
+                };
+                futures::join!(taking, closing);
+                for n in 0..3 {
+                    let letter = letters.next().await.unwrap();
+                    assert_eq!((letter.message[0], letter.outcome), (n, Outcome::GaveUp));
+                }
+                assert_eq!(manager.stats().lost, 0);
+            });
+        }
+    }
 }
