@@ -96,7 +96,7 @@ impl Addresses {
             Entry::Occupied(_) => Err(Error::AlreadyOpen { address: address.clone() }),
             Entry::Vacant(vacant) => {
                 vacant.insert(Slot::Dialing);
-                Ok(Reserved { addresses: self, address: address.clone() })
+                Ok(Reserved { addresses: self, address: address.clone(), is_open: false })
             }
         }
     }
@@ -174,7 +174,9 @@ impl Addresses {
     /// If the last address is closed, there may be no more letters, or events.
     fn look(&self) {
         let state = self.state.lock();
-        let (over, ended) = (state.over && state.links.is_empty(), state.ended && state.links.is_empty());
+        // What is still being dialed is not opened any more.
+        let none_is_left = state.links.values().all(|slot| slot.link().is_none());
+        let (over, ended) = (state.over && none_is_left, state.ended && none_is_left);
         drop(state);
         if over {
             self.common.dead_letters.end();
@@ -251,11 +253,13 @@ impl Addresses {
 pub(crate) struct Reserved<'a> {
     addresses: &'a Arc<Addresses>,
     address: Address,
+    /// It is somebody else's to forget.
+    is_open: bool,
 }
 
 impl Reserved<'_> {
     /// It is open, on this connection, unless all is closed by now.
-    pub(crate) fn keep(self, first: First, codec: Codec) -> Result<(), Error> {
+    pub(crate) fn keep(mut self, first: First, codec: Codec) -> Result<(), Error> {
         let common = &self.addresses.common;
         let owner = Arc::new(Owned { common: common.clone(), address: self.address.clone() });
         let (config, linger) = (common.config.clone(), common.config.linger.with_task());
@@ -277,6 +281,7 @@ impl Reserved<'_> {
             return Err(Error::Closed { message: None });
         }
         let dialing = state.links.insert(self.address.clone(), Slot::Open(link, task));
+        self.is_open = true;
         drop(state);
         drop(dialing);
         known.give(());
@@ -286,6 +291,10 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
+        // Once open, it may have been closed and taken by another meanwhile.
+        if self.is_open {
+            return;
+        }
         let mut state = self.addresses.state.lock();
         if let Some(Slot::Dialing) = state.links.get(&self.address) {
             state.links.remove(&self.address);

@@ -1,7 +1,9 @@
 //! Dead letters that nobody takes while their address goes on, is closed, or was closed: they are bounded, and none is forgotten.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::SECOND;
 use crate::sim::testing::{self, Sim};
@@ -145,4 +147,19 @@ fn a_close_of_an_address_that_is_up_again_does_not_wait_for_its_earlier_letters(
             });
         }
     }
+}
+
+#[test]
+fn the_letters_end_with_a_shutdown_although_an_address_is_still_being_dialed() {
+    Sim::default().run(async {
+        let manager = Manager::new(config());
+        testing::black_hole(A.parse::<SocketAddr>().unwrap());
+        let mut letters = manager.dead_letters();
+        let dialing = manager.clone();
+        let _dialing = testing::spawn(async move { drop(dialing.dial(A).await) });
+        testing::sleep(SECOND).await;
+        manager.shutdown(SECOND).await;
+        assert!(matches!(testing::within(Some(60 * SECOND), letters.next()).await, Some(None)));
+        assert!(manager.dead_letters().next().now_or_never().is_some_and(|letter| letter.is_none()));
+    });
 }
