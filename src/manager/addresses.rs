@@ -208,6 +208,11 @@ impl Addresses {
         self.state.lock().routers.iter().map(|(queue, _)| queue.clone()).collect()
     }
 
+    /// An address is open, or is up after it was down: a route may wait for another although this one comes first.
+    fn call_routers(&self) {
+        self.routers().iter().for_each(|router| router.call());
+    }
+
     /// Ends all at once. What others are closing is theirs.
     fn end(&self) {
         let mut state = self.state.lock();
@@ -261,7 +266,9 @@ impl Reserved<'_> {
     /// It is open, on this connection, unless all is closed by now.
     pub(crate) fn keep(mut self, first: First, codec: Codec) -> Result<(), Error> {
         let common = &self.addresses.common;
-        let owner = Arc::new(Owned { common: common.clone(), address: self.address.clone() });
+        let addresses = Arc::downgrade(self.addresses);
+        let is_up = Box::new(move || addresses.upgrade().iter().for_each(|addresses| addresses.call_routers()));
+        let owner = Arc::new(Owned { common: common.clone(), address: self.address.clone(), is_up });
         let (config, linger) = (common.config.clone(), common.config.linger.with_task());
         let (link, running) = Link::new(owner, config, linger, self.address.clone(), codec, first);
         let watched = watch(running, link.clone(), Arc::downgrade(self.addresses));
@@ -285,6 +292,7 @@ impl Reserved<'_> {
         drop(state);
         drop(dialing);
         known.give(());
+        self.addresses.call_routers();
         Ok(())
     }
 }

@@ -41,6 +41,8 @@ impl Common {
 pub(crate) struct Owned {
     pub(crate) common: Arc<Common>,
     pub(crate) address: Address,
+    /// Is told when it is up again after it was down.
+    pub(crate) is_up: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Owner for Owned {
@@ -56,6 +58,9 @@ impl Owner for Owned {
             // The one who has closed the address knows.
             News::SessionLost { in_doubt, why } => ManagerEvent::SessionLost { address, in_doubt, why },
         };
+        if let ManagerEvent::Up { .. } = event {
+            (self.is_up)();
+        }
         self.common.reporter.report(event);
     }
 

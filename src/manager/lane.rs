@@ -105,12 +105,20 @@ impl Lane {
         }
         let is_left_alone = match link.pulse.get() {
             Health::Down { next_attempt: Some(_), .. } => true,
-            Health::Down { next_attempt: None, .. } => {
-                self.gave_back.is_some_and(|at| now.saturating_duration_since(at) < ALONE)
-            }
+            Health::Down { next_attempt: None, .. } => self.alone_until().is_some_and(|until| now < until),
             Health::Up | Health::Away { .. } => false,
         };
         !is_left_alone && !link.outbox.is_closed()
+    }
+
+    fn alone_until(&self) -> Option<Instant> {
+        self.gave_back?.checked_add(ALONE)
+    }
+
+    /// When it may be given messages again, of itself.
+    pub(super) fn usable_from(&self, now: Instant) -> Option<Instant> {
+        let Health::Down { next_attempt: None, .. } = self.link.as_ref()?.pulse.get() else { return None };
+        self.alone_until().filter(|until| now < *until)
     }
 
     /// It gave a message back.

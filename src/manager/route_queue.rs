@@ -143,6 +143,12 @@ impl RouteQueue {
         })
     }
 
+    /// An address may have become one to be given messages: the task looks again.
+    pub(crate) fn call(&self) {
+        let task = self.state.lock().task.take();
+        let _ = task.map(foreign::wake);
+    }
+
     // ---- as the task
 
     /// The next message; where there is none, the task is woken when one comes.

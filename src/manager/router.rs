@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::foreign::{self, PanicSource};
 use crate::peer::Address;
 use crate::queue::{ITEM, Outcome, Returned, Verdict};
+use crate::runtime::Alarm;
 use crate::wire::Codec;
 
 /// How often it goes on before it lets other tasks run.
@@ -37,6 +39,8 @@ pub(super) struct Router {
     back: Option<Returned>,
     /// What was taken last from the queue, and waits in the same way.
     front: Option<Front>,
+    /// While a message waits: when an address is tried again that was left alone.
+    retry: Option<(Instant, Alarm)>,
     letters: VecDeque<Letter>,
     letter_bytes: usize,
     burying: Option<BoxFuture<'static, ()>>,
@@ -84,6 +88,7 @@ impl Router {
             turn: 0,
             back: None,
             front: None,
+            retry: None,
             letters: VecDeque::new(),
             letter_bytes: 0,
             burying: None,
@@ -117,6 +122,9 @@ impl Router {
                 continue;
             }
             let is_empty = self.back.is_none() && self.front.is_none();
+            if !is_empty && self.poll_retry(cx).is_ready() {
+                continue;
+            }
             let handed_over = is_empty && self.lanes.iter().all(Lane::has_handed_over);
             let over = is_empty && flushed;
             self.poll_letters(refuses, cx);
@@ -261,6 +269,17 @@ impl Router {
             self.turn = at + 1;
         }
         way
+    }
+
+    /// Waits until an address may be tried again that was left alone, if there is one. Nobody else tells of that.
+    fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let runtime = &self.common.config.runtime;
+        let now = runtime.now();
+        let Some(at) = self.lanes.iter().filter_map(|lane| lane.usable_from(now)).min() else { return Poll::Pending };
+        if self.retry.as_ref().is_none_or(|(set, _)| *set != at) {
+            self.retry = Some((at, runtime.timer(at)));
+        }
+        self.retry.as_mut().map_or(Poll::Pending, |(_, alarm)| alarm.poll_unpin(cx))
     }
 
     fn way_to(&mut self, at: usize, trail: &[usize], cx: &mut Context<'_>) -> Way {

@@ -39,6 +39,7 @@ mod outages;
 mod producers;
 mod repeat;
 mod routes;
+mod routes_back;
 mod routes_seeds;
 mod session;
 mod shutdown;
