@@ -26,6 +26,8 @@ struct State {
     messages: VecDeque<(Bytes, u64)>,
     bytes: usize,
     phase: Phase,
+    /// The manager is at its end, and accepts nothing more.
+    refuses: bool,
     /// Something is not over yet.
     busy: bool,
     /// Something is not with an address yet.
@@ -44,8 +46,6 @@ struct State {
 enum Phase {
     #[default]
     Open,
-    /// The manager accepts nothing more.
-    Refuses,
     /// The sink is gone.
     Left,
     /// The task has ended.
@@ -58,7 +58,7 @@ impl RouteQueue {
     /// Accepts a message with its key. It comes back where nothing is accepted any more.
     pub(crate) fn push(&self, message: Bytes, key: u64) -> Result<(), Bytes> {
         let mut state = self.state.lock();
-        if state.phase > Phase::Open {
+        if state.refuses || state.phase > Phase::Open {
             return Err(message);
         }
         state.bytes += cost(&message);
@@ -72,7 +72,7 @@ impl RouteQueue {
 
     /// Waits for room, or until nothing is accepted any more.
     pub(crate) fn poll_room(&self, mark: usize, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_sink(cx, |state| (state.bytes < mark || state.phase > Phase::Open).then_some(()))
+        self.poll_sink(cx, |state| (state.bytes < mark || state.refuses || state.phase > Phase::Open).then_some(()))
     }
 
     /// Waits until all that was accepted is written or has come back, and tells if some of it was for nobody.
@@ -101,14 +101,14 @@ impl RouteQueue {
 
     /// The sink is gone.
     pub(crate) fn leave(&self) {
-        self.reach(Phase::Left);
+        self.reach(Phase::Left, false);
     }
 
     // ---- as the manager
 
     /// Accepts nothing more.
     pub(crate) fn refuse(&self) {
-        self.reach(Phase::Refuses);
+        self.reach(Phase::Open, true);
     }
 
     /// Whether its task has ended.
@@ -176,8 +176,7 @@ impl RouteQueue {
     pub(crate) fn begin(&self) -> (bool, bool) {
         let mut state = self.state.lock();
         (state.busy, state.here) = (true, true);
-        let phase = state.phase;
-        (phase >= Phase::Refuses, phase >= Phase::Left)
+        (state.refuses, state.phase >= Phase::Left)
     }
 
     /// A message is for nobody. The first reason stays.
@@ -204,11 +203,12 @@ impl RouteQueue {
 
     /// The task has ended.
     pub(crate) fn over(&self) {
-        self.reach(Phase::Over);
+        self.reach(Phase::Over, false);
     }
 
-    fn reach(&self, phase: Phase) {
+    fn reach(&self, phase: Phase, refuses: bool) {
         let mut state = self.state.lock();
+        state.refuses |= refuses;
         state.phase = state.phase.max(phase);
         let (sink, task) = (state.sink.take(), state.task.take());
         let watchers = if phase == Phase::Over { state.watchers.take_all() } else { Vec::new() };

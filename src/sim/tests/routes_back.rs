@@ -1,4 +1,4 @@
-//! Routes that wait for one address while another comes back, is opened, or is to be tried again.
+//! Routes whose address comes back, or whose time is over, while they wait for another; and those whose sink is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use futures::{SinkExt, StreamExt};
 
 use super::outages::SECOND;
 use crate::sim::testing::{self, Sim};
-use crate::{Backoff, Config, Listener, Manager, Route, RouteSink};
+use crate::{Backoff, Config, Listener, Manager, Outcome, Route, RouteSink};
 
 const A: &str = "127.0.0.1:5001";
 const B: &str = "127.0.0.1:5002";
@@ -112,5 +112,26 @@ fn a_route_that_waits_tries_an_address_again_that_was_left_alone() {
         let mut a = Listener::bind(A, config()).await.unwrap();
         let _taking = testing::spawn(async move { while a.next().await.is_some() {} });
         goes_on(&mut sink, SECOND).await;
+    });
+}
+
+/// They wait for room among the letters as those of any other route, as long as the manager lasts.
+#[test]
+fn a_route_whose_sink_is_gone_loses_no_letters() {
+    Sim::default().run(async {
+        let manager = Manager::new(config().reconnect(Backoff::from_fn(|| [SECOND; 2])).queue_bytes(2000));
+        let mut letters = manager.dead_letters();
+        manager.open(A).unwrap();
+        let mut sink = manager.sink_to(Route::failover([A]));
+        for number in 0..10 {
+            sink.feed(Bytes::from(vec![number; 100])).await.unwrap();
+        }
+        drop(sink);
+        testing::sleep(10 * SECOND).await;
+        for number in 0..10 {
+            let letter = testing::within(Some(SECOND), letters.next()).await.expect("none is lost").unwrap();
+            assert_eq!((letter.message[0], letter.outcome), (number, Outcome::GaveUp));
+        }
+        assert_eq!(manager.stats().lost, 0);
     });
 }
