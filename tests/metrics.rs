@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_std::future::timeout;
 use async_std::net::{SocketAddr, TcpListener};
 use async_std::task;
-use buffstreams::{Config, Endpoint, Error, Event, Listener, Manager, ManagerEvent, Session};
+use buffstreams::{Config, Endpoint, Error, Event, Listener, Manager, ManagerEvent, Route, Session};
 use futures::{SinkExt, StreamExt};
 
 #[allow(dead_code)] // Its `main` is for whoever runs it.
@@ -100,6 +100,11 @@ fn a_scrape_has_what_the_page_on_operating_says_and_nothing_else() {
         assert!(matches!(sent, Err(Error::NotSent { .. })), "{sent:?}");
         while !matches!(events.next().await, Some(ManagerEvent::Lost { .. })) {}
 
+        // A route none of whose addresses is open makes letters by itself.
+        let sent = manager.sink_to(Route::failover(["nobody:1"])).send("unspeakable".into()).await;
+        assert!(matches!(sent, Err(Error::NotOpen { .. })), "{sent:?}");
+        while !matches!(events.next().await, Some(ManagerEvent::Lost { .. })) {}
+
         // Callbacks that fail and panic.
         let calling = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
         let (called, mut told) = (calling.local_addr(), calling.events());
@@ -160,6 +165,8 @@ fn a_scrape_has_what_the_page_on_operating_says_and_nothing_else() {
         page.is(&of("buffstreams_dials_failed", "address", &gone), 1.0);
         page.is(&of("buffstreams_dials", "address", &gone), 2.0);
         page.is(&format!("buffstreams_link_dead_letters{{address=\"{gone}\",outcome=\"not_sent\"}}"), 1.0);
+        page.is("buffstreams_link_dead_letters{address=\"nobody:1\",outcome=\"closed\"}", 1.0);
+        page.is("buffstreams_link_dead_letters_lost{address=\"nobody:1\"}", 1.0);
         page.is(&of("buffstreams_link_dead_letters_lost", "address", &gone), 1.0);
         names_agree(&page);
 

@@ -26,8 +26,6 @@ pub(crate) struct Common {
 impl Common {
     /// Makes dead letters of the messages: see [`DeadLetterBox::bury`].
     pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        #[cfg(feature = "metrics")]
-        crate::metrics::buried(&address, label(verdict.outcome), messages.len());
         self.dead_letters.clone().bury(address, messages, verdict).await;
     }
 
@@ -69,8 +67,6 @@ impl Owner for Owned {
     }
 
     fn take_back(&self, messages: Vec<Bytes>, verdict: Verdict) -> BoxFuture<'static, ()> {
-        #[cfg(feature = "metrics")]
-        crate::metrics::buried(&self.address, label(verdict.outcome), messages.len());
         self.common.dead_letters.clone().bury_in_turn(self.address.clone(), messages, verdict).boxed()
     }
 
@@ -81,20 +77,6 @@ impl Owner for Owned {
     fn panic_hook(&self) -> PanicHook {
         let (common, address) = (self.common.clone(), self.address.clone());
         Arc::new(move |source, panic| common.panicked(&address, source, panic))
-    }
-}
-
-/// An outcome as a label.
-#[cfg(feature = "metrics")]
-fn label(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotSent => "not_sent",
-        Outcome::Expired => "expired",
-        Outcome::GaveUp => "gave_up",
-        Outcome::Closed => "closed",
-        Outcome::QueueFull => "queue_full",
-        Outcome::InDoubt => "in_doubt",
-        Outcome::Refused => "refused",
     }
 }
 

@@ -18,6 +18,8 @@ use crate::config::Config;
 use crate::foreign::{self, Panic, PanicSource};
 use crate::observe::{ManagerEvent, Reporter};
 use crate::peer::Address;
+#[cfg(feature = "metrics")]
+use crate::queue::Outcome;
 use crate::queue::Verdict;
 use crate::runtime::Handle;
 use crate::sync::Lock;
@@ -123,7 +125,7 @@ impl DeadLetterBox {
     /// are gone, or when too many are on their way already, says how many were lost. When this is dropped, it goes on in
     /// the background.
     pub(crate) async fn bury(self: Arc<Self>, address: Address, messages: Vec<Bytes>, verdict: Verdict) {
-        Burial { letters: self, address, messages: messages.into(), verdict, tried: None }.go().await;
+        Burial::new(self, address, messages, verdict, None).go().await;
     }
 
     /// As [`bury`](Self::bury), of a route that has `tried` these.
@@ -134,7 +136,7 @@ impl DeadLetterBox {
         verdict: Verdict,
         tried: Arc<[Address]>,
     ) {
-        Burial { letters: self, address, messages: [message].into(), verdict, tried: Some(tried) }.go().await;
+        Burial::new(self, address, [message], verdict, Some(tried)).go().await;
     }
 
     /// As [`bury_in_turn`](Self::bury_in_turn), of a route that has `tried` these.
@@ -145,8 +147,7 @@ impl DeadLetterBox {
         verdict: Verdict,
         tried: Arc<[Address]>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let burial = Burial { letters: self, address, messages: [message].into(), verdict, tried: Some(tried) };
-        InTurn(Some(burial)).send()
+        InTurn(Some(Burial::new(self, address, [message], verdict, Some(tried)))).send()
     }
 
     /// No more letters come but those on their way: then the stream of them ends.
@@ -205,8 +206,7 @@ impl DeadLetterBox {
         messages: Vec<Bytes>,
         verdict: Verdict,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let burial = Burial { letters: self, address, messages: messages.into(), verdict, tried: None };
-        InTurn(Some(burial)).send()
+        InTurn(Some(Burial::new(self, address, messages, verdict, None))).send()
     }
 
     /// A place for these messages on their way here, if they fit beside the others that are; alone they always do.
@@ -270,6 +270,20 @@ impl Drop for DeadLetterBox {
 }
 
 impl Burial {
+    /// Each letter begins here, and is counted once.
+    fn new(
+        letters: Arc<DeadLetterBox>,
+        address: Address,
+        messages: impl Into<VecDeque<Bytes>>,
+        verdict: Verdict,
+        tried: Option<Arc<[Address]>>,
+    ) -> Self {
+        let messages = messages.into();
+        #[cfg(feature = "metrics")]
+        crate::metrics::buried(&address, label(verdict.outcome), messages.len());
+        Self { letters, address, messages, verdict, tried }
+    }
+
     /// As [`DeadLetterBox::bury`].
     async fn go(self) {
         self.letters.clone().start(self).await;
@@ -316,6 +330,20 @@ impl Drop for InTurn {
         if let Some(burial) = self.0.take() {
             let _ = burial.go().now_or_never();
         }
+    }
+}
+
+/// An outcome as a label.
+#[cfg(feature = "metrics")]
+fn label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotSent => "not_sent",
+        Outcome::Expired => "expired",
+        Outcome::GaveUp => "gave_up",
+        Outcome::Closed => "closed",
+        Outcome::QueueFull => "queue_full",
+        Outcome::InDoubt => "in_doubt",
+        Outcome::Refused => "refused",
     }
 }
 
