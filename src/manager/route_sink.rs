@@ -12,7 +12,7 @@ use super::addresses::{Addresses, Alive};
 use super::route::Route;
 use super::route_queue::RouteQueue;
 use super::router::Router;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::foreign::{self, PanicSource};
 use crate::framed::HIGH_WATER;
 use crate::wire::{Codec, Output};
@@ -45,8 +45,8 @@ use crate::wire::{Codec, Output};
 pub struct RouteSink {
     queue: Arc<RouteQueue>,
     route: Route,
-    /// Checks the size of messages; nothing is put into it. None if the configuration cannot work.
-    output: Option<Output>,
+    /// Checks the size of messages; nothing is put into it. Or why the configuration cannot work.
+    output: Result<Output, ConfigError>,
     mark: usize,
     closed: bool,
     _alive: Arc<Alive>,
@@ -56,9 +56,9 @@ impl RouteSink {
     pub(super) fn new(addresses: &Arc<Addresses>, alive: Arc<Alive>, route: Route) -> Self {
         let config = &addresses.common.config;
         let (queue, mark) = (Arc::<RouteQueue>::default(), config.queue_bytes.min(HIGH_WATER));
-        let codec = config.codec().ok();
-        let starts = |codec| !route.addresses().is_empty() && start(addresses, &route, codec, mark, &queue);
-        if !codec.is_some_and(starts) {
+        let codec = config.codec();
+        let starts = |codec: &Codec| !route.addresses().is_empty() && start(addresses, &route, *codec, mark, &queue);
+        if !codec.as_ref().is_ok_and(starts) {
             queue.over();
         }
         let output = codec.map(Output::new);
@@ -67,7 +67,7 @@ impl RouteSink {
 
     /// Accepts the message that `push` makes. It has memory of its own, as it may go to one address after another.
     pub(crate) fn push_with(&mut self, push: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
-        let Some(output) = &self.output else { return Err(Error::Closed { message: None }) };
+        let output = self.output.as_ref().map_err(Clone::clone)?;
         let message = output.another().message_of(push)?;
         self.start_send_unpin(message)
     }
@@ -102,7 +102,7 @@ impl Sink<Bytes> for RouteSink {
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         let message = match &self.output {
-            Some(output) if !self.closed => output.check(message)?,
+            Ok(output) if !self.closed => output.check(message)?,
             _ => return Err(Error::Closed { message: Some(message.into()) }),
         };
         let key = self.route.key(&message);

@@ -153,7 +153,8 @@ fn a_configuration_that_cannot_work_sends_no_types() {
     run(async {
         let manager = Manager::new(config().max_message_size(0));
         let mut sink = manager.sink_to(Route::failover(["127.0.0.1:1"])).typed(Json::<u8>::new());
-        assert!(matches!(sink.feed(1).await, Err(Error::Closed { message: None, .. })));
+        let fed = sink.feed(1).await;
+        assert!(matches!(fed, Err(Error::Config(_))), "{fed:?}");
         let written = manager.typed(Json::<u8>::new()).write("127.0.0.1:1", &1).await;
         assert!(matches!(written, Err(Error::Config(_))), "{written:?}");
     });
