@@ -315,6 +315,7 @@ impl Write {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if !self.closed {
             let _ = ready!(self.poll_hand_over(cx));
+            self.outbox().write_full();
         }
         Poll::Ready(Ok(()))
     }

@@ -255,7 +255,9 @@ impl ManagerSink {
     /// Waits while as much is collected as is handed over at once.
     #[inline(never)]
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let has_written = ready!(self.producers[self.last].poll_hand_over(cx));
+        let producer = &mut self.producers[self.last];
+        let mut has_written = ready!(producer.poll_hand_over(cx));
+        has_written |= producer.link.outbox.write_full();
         self.full = false;
         if has_written {
             self.batches = self.batches.wrapping_add(1);

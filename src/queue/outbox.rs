@@ -219,6 +219,16 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         self.lock().part(shelf, max)
     }
 
+    /// Where nothing lingers, writes what was handed over, as nobody else may come for it; what the transport does not take is left
+    /// to the driver. Whether it was for this to do.
+    pub(crate) fn write_full(&self) -> bool {
+        if self.rules.linger.is_some() {
+            return false;
+        }
+        let _ = self.write_until(|state| if state.has_more() { Err(Wait::Room) } else { Ok(()) });
+        true
+    }
+
     /// Leaves what is pending to the driver: its producer does not wait.
     pub(crate) fn leave_to_driver(&self) {
         self.lock().leave_to_driver();

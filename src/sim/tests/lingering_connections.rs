@@ -9,7 +9,7 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use super::lingers::{LINGER, MS, byte, frames, in_session, listening};
 use super::outages::{ANYWHERE, SECOND, config, every};
 use crate::sim::testing::{self, Acceptor, Sim, elapsed};
-use crate::{Config, Connection, Error};
+use crate::{Config, Connection, Error, Listener, Session};
 
 fn lingering() -> Config {
     config().linger(LINGER)
@@ -52,6 +52,26 @@ fn a_connection_sends_nothing_before_a_flush_where_it_does_not_linger() {
             assert!(testing::within(Some(100 * SECOND), frames(&mut far, 1)).await.is_none());
             connection.flush().await.unwrap();
             assert_eq!(frames(&mut far, 1).await, [1]);
+        });
+    }
+}
+
+/// It is full, and goes when the next message asks for room.
+#[test]
+fn a_full_batch_is_sent_where_a_connection_does_not_linger() {
+    const LONG: usize = 60 << 10;
+    for session in [None, Some(Session::new())] {
+        Sim::default().run(async {
+            let config = config().max_message_size(64 << 10).linger(None).session(session);
+            let mut listener = Listener::bind(ANYWHERE, config.clone()).await.unwrap();
+            let mut connection = Connection::dial(listener.local_addr(), config).await.unwrap();
+            for _ in 0..3 {
+                let began = elapsed();
+                assert!(connection.try_feed(&[7; LONG]).unwrap());
+                connection.ready().await.unwrap();
+                let came = testing::within(Some(SECOND), listener.next()).await.expect("it is sent");
+                assert_eq!((came.unwrap().1.len(), elapsed()), (LONG, began));
+            }
         });
     }
 }

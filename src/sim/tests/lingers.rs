@@ -122,6 +122,32 @@ fn a_batch_that_was_handed_over_and_is_not_flushed_lingers_as_well() {
     });
 }
 
+/// Nothing lingers, so that nobody else comes for it.
+#[test]
+fn a_batch_that_is_full_is_sent_where_lingering_is_off() {
+    const LONG: usize = 60 << 10;
+    for session in [None, Some(Session::new())] {
+        Sim::default().run(async {
+            let config = config().max_message_size(64 << 10).linger(None).session(session);
+            let mut listener = Listener::bind(ANYWHERE, config.clone()).await.unwrap();
+            let address = Address::from(listener.local_addr());
+            let manager = Manager::new(config);
+            manager.dial(&address).await.unwrap();
+            let mut sink = manager.sink();
+            for _ in 0..3 {
+                let began = elapsed();
+                assert!(sink.try_feed(&address, &[7; LONG]).unwrap());
+                sink.ready().await.unwrap();
+                let came = testing::within(Some(SECOND), listener.next()).await.expect("it is sent");
+                assert_eq!((came.unwrap().1.len(), elapsed()), (LONG, began));
+            }
+            // One that is not full is not.
+            sink.feed((address.clone(), byte(1))).await.unwrap();
+            assert!(testing::within(Some(100 * SECOND), listener.next()).await.is_none());
+        });
+    }
+}
+
 #[test]
 fn sinks_of_one_address_linger_by_themselves_and_keep_their_order() {
     Sim::default().run(async {
