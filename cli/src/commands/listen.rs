@@ -2,13 +2,13 @@
 
 use std::process::Stdio;
 
-use buffstreams::{Bytes, Outgoing, Peer};
+use buffstreams::{Bytes, Error, Outgoing, Peer};
 use clap::Args;
 use futures::{AsyncWriteExt, SinkExt};
 use smol::process::Command;
 
 use super::Common;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, chain};
 use crate::inlet::Inlet;
 use crate::print::PrintArgs;
 use crate::proto::ProtoArgs;
@@ -80,7 +80,7 @@ impl Listen {
         Ok(())
     }
 
-    /// Echoes, or runs the command. `false` if that failed.
+    /// Echoes, or runs the command. `false` if that failed, or its reply cannot be sent.
     async fn answer(
         &self,
         peer: Peer,
@@ -98,10 +98,15 @@ impl Listen {
                 }
             },
         };
-        if let Some(reply) = reply {
-            answered(outgoing.feed((peer, reply)).await, settings)?;
+        let Some(reply) = reply else { return Ok(ran) };
+        match outgoing.feed((peer, reply)).await {
+            // The sink works on, and the other peers have no part in it.
+            Err(error @ Error::MessageTooLarge { .. }) => {
+                say(format_args!("warning: the reply to a message of {peer} cannot be sent: {}", chain(&error)));
+                Ok(false)
+            }
+            fed => answered(fed, settings).map(|()| ran),
         }
-        Ok(ran)
     }
 
     /// Runs the command for a message, and returns what it has printed, if that is asked for.
@@ -131,6 +136,6 @@ impl Listen {
     }
 }
 
-fn answered(outcome: Result<(), buffstreams::Error>, settings: &Settings) -> Result<(), Failure> {
+fn answered(outcome: Result<(), Error>, settings: &Settings) -> Result<(), Failure> {
     outcome.map_err(|error| Failure::of(&error, settings))
 }

@@ -152,6 +152,20 @@ fn a_command_runs_for_each_message_and_may_reply() {
 }
 
 #[test]
+fn a_reply_that_is_too_long_is_a_failure_of_its_command_and_the_other_peers_go_on() {
+    let twice = ["--exec", "read -r message; echo $message$message", "--reply", "--print", "none"];
+    let listening = Running::start(&[&["listen", "127.0.0.1:0", "--max", "10", "--count", "2"], &twice[..]].concat());
+    ok(&["send", &listening.address, "--max", "10", "-m", "123456"]);
+    let output = ok(&["send", &listening.address, "--max", "10", "-m", "1", "--replies", "1"]);
+    assert_eq!(text(&output.stdout), "11\n\n");
+    let output = listening.end();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(" cannot be sent: a message of 13 bytes: at most 10 are allowed\n"), "{said}");
+    assert!(said.ends_with("error: the command failed for 1 of 2 messages\n"), "{said}");
+}
+
+#[test]
 fn an_echo_sends_everything_back() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--echo", "--print", "none"]);
     let output = ok(&["send", &listening.address, "-m", "one", "-m", "two", "--replies", "2"]);
