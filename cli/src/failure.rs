@@ -24,7 +24,7 @@ pub(crate) enum Code {
     Format = 4,
     /// Not everything was delivered.
     Undelivered = 5,
-    /// Ctrl-C came before the work was done. What had been accepted was delivered.
+    /// Ctrl-C came before the work was done. Nothing that had been accepted is known to be lost.
     Interrupted = 130,
 }
 
@@ -70,8 +70,9 @@ impl Failure {
         Self { code, message: format!("{what}: {}", self.message), hint: self.hint }
     }
 
-    pub(crate) fn interrupted() -> Self {
-        Self::new(Code::Interrupted, "interrupted before everything was read; what had been read was delivered")
+    /// Of a command that knows of nothing that is lost, and says more than that itself.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(Code::Interrupted, message)
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

@@ -117,7 +117,7 @@ impl Bench {
             return Err(Failure::new(Code::Undelivered, message));
         }
         if sent < total {
-            return Err(Failure::new(Code::Interrupted, "interrupted; what had been sent was answered"));
+            return Err(Failure::interrupted("interrupted; what had been sent was answered"));
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ const EXIT_CODES: &str = "Exit codes:
   3    nobody can be reached, or nothing be listened on, or a connection broke
   4    the bytes are not in the format, or no format can be told
   5    not everything was delivered, or answered
-  130  Ctrl-C came before the work was done; what had been accepted was delivered";
+  130  Ctrl-C came before the work was done; nothing is known to be lost";
 
 /// Streams of length-prefixed messages over TCP, TLS and Unix sockets, from the command line.
 #[derive(Parser, Debug)]

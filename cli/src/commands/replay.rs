@@ -98,8 +98,8 @@ impl Replay {
         let sent = {
             let mut send = pin!(self.send(&mut recording, &contents, &mut lines).fuse());
             select_biased! {
-                _ = stop => Err(Ended::Failure(Failure::interrupted())),
-                sent = send => sent,
+                _ = stop => Ok(false),
+                sent = send => sent.map(|()| true),
             }
         };
         let (written, closed) = lines.close().await;
@@ -107,15 +107,20 @@ impl Replay {
             let (all, time) = (contents.messages, start.elapsed().as_secs_f64());
             say(format_args!("{written} of {all} messages written, in {time:.3} s"));
         }
-        match sent.and(closed.map_err(Ended::Error)) {
-            Ok(()) => Ok(()),
+        let sent = sent.and_then(|is_all| closed.map(|()| is_all).map_err(Ended::Error));
+        match sent {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::interrupted("interrupted before everything was sent")),
             Err(Ended::Failure(failure)) => Err(failure),
             Err(Ended::Error(error)) => {
                 let failure = Failure::of(&error, &settings);
                 if written == 0 {
                     return Err(failure);
                 }
-                let message = format!("{} messages were not sent", contents.messages - written);
+                let message = match contents.messages - written {
+                    0 => "whether the other end read everything is not known".to_owned(),
+                    unsent => format!("{unsent} messages were not sent"),
+                };
                 Err(failure.into_reason_of(Code::Undelivered, &message))
             }
         }
@@ -240,9 +245,10 @@ impl Lines {
 }
 
 impl Line {
-    /// Closes it, and says how many messages it has written.
+    /// Closes it, and says how many messages it has written, and in a session are not in doubt.
     async fn end(mut self) -> (u64, Result<(), Error>) {
         let closed = self.write.close().await;
-        (self.messages - self.write.take_unsent().len() as u64, closed)
+        let back = self.write.take_unsent().len() + self.write.take_in_doubt().len();
+        (self.messages - back as u64, closed)
     }
 }

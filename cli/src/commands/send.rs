@@ -1,11 +1,13 @@
 //! `buffstreams send`: sends lines, files or JSON, and counts what became of them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use buffstreams::{Address, Connection, DeadLetters, Error, LinkStats, Manager, ManagerSink};
 use clap::Args;
+use futures::future::FusedFuture;
 use futures::{FutureExt, SinkExt, StreamExt, select_biased};
 use smol::{Task, Timer};
 
@@ -80,6 +82,17 @@ impl Pace {
 struct Dead {
     has_any: Arc<AtomicBool>,
     first: Task<Option<Arc<Error>>>,
+    /// How many were too long to be accepted. They are no dead letters.
+    too_long: u64,
+}
+
+/// How it ended that messages were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// There are no more, or some have come back, and there is no `--keep-going`.
+    Over,
+    /// Somebody has asked for it. What had been read was given to the sink.
+    Interrupted,
 }
 
 impl Dead {
@@ -94,7 +107,7 @@ impl Dead {
             }
             first
         });
-        Self { has_any, first }
+        Self { has_any, first, too_long: 0 }
     }
 
     fn has_any(&self) -> bool {
@@ -112,50 +125,65 @@ impl Send {
         }
     }
 
-    async fn send(&self, mut input: Input, mut pace: Pace, settings: &Settings, stop: Stop) -> Result<(), Failure> {
+    async fn send(&self, mut input: Input, mut pace: Pace, settings: &Settings, mut stop: Stop) -> Result<(), Failure> {
         let of = |error: Error| Failure::of(&error, settings);
         let address = Address::from(&self.address);
         let manager = Manager::new(settings.config(Side::Dial)?);
-        let dead = Dead::watch(manager.dead_letters());
+        let mut dead = Dead::watch(manager.dead_letters());
         manager.dial(address.clone()).await.map_err(of)?;
 
         let start = Instant::now();
         let mut sink = manager.sink();
-        let mut fed = self.feed(&mut input, &mut pace, &address, &mut sink, &dead, settings, stop).await;
-        // Whatever ended it, what was accepted is delivered. That it was not is told by the dead letters.
-        let _ = sink.close().await;
+        let fed = self.feed(&mut input, &mut pace, &address, &mut sink, &mut dead, settings, &mut stop).await;
+        // Whatever ended it, what was accepted is delivered. That it was not is told by the dead letters. For somebody who wants an
+        // end, it waits no longer than a close does.
+        if !matches!(fed, Ok(End::Interrupted)) {
+            select_biased! {
+                _ = stop => {}
+                _ = sink.close().fuse() => {}
+            }
+        }
         let deadline = settings.close_limit();
         let ending = manager.shutdown(deadline).await.remove(&address);
         let LinkStats { written, acked, dead_lettered, in_doubt, refused, .. } = manager.stats().total;
         drop((sink, manager));
+        let undelivered = dead_lettered + dead.too_long;
         let first = dead.first.await;
 
         if !self.quiet {
             let time = start.elapsed().as_secs_f64();
             match settings.has_session() {
-                false => say(format_args!("{written} messages written, {dead_lettered} not, in {time:.3} s")),
+                false => say(format_args!("{written} messages written, {undelivered} not, in {time:.3} s")),
                 true => {
-                    let not = dead_lettered - in_doubt - refused;
+                    let not = undelivered - in_doubt - refused;
                     say(format_args!(
                         "{acked} messages taken, {in_doubt} in doubt, {refused} refused, {not} not sent, in {time:.3} s"
                     ));
                 }
             }
         }
-        if fed.is_ok() && dead_lettered > 0 {
+        let end = fed?;
+        if undelivered > 0 {
             let what = if settings.has_session() { "taken, as far as is known" } else { "sent" };
-            let message = format!("{dead_lettered} messages were not {what}");
-            fed = Err(match first {
+            let message = format!("{undelivered} messages were not {what}");
+            return Err(match first {
                 Some(error) => Failure::of(&error, settings).into_reason_of(Code::Undelivered, &message),
                 None => Failure::new(Code::Undelivered, message),
             });
         }
-        if fed.is_ok() && ending.is_some_and(|ending| ending.cut) {
+        if ending.is_some_and(|ending| ending.cut) {
             let message = "the other end has not closed: whether it read everything is not known";
-            fed =
-                Err(Failure::new(Code::Undelivered, message).with_hint("wait longer: --close-timeout TIME".to_owned()));
+            return Err(
+                Failure::new(Code::Undelivered, message).with_hint("wait longer: --close-timeout TIME".to_owned())
+            );
         }
-        fed
+        match end {
+            End::Over => Ok(()),
+            End::Interrupted => {
+                let message = "interrupted before everything was read; what had been read was delivered";
+                Err(Failure::interrupted(message))
+            }
+        }
     }
 
     /// Gives all messages to the sink.
@@ -166,49 +194,73 @@ impl Send {
         pace: &mut Pace,
         address: &Address,
         sink: &mut ManagerSink,
-        dead: &Dead,
+        dead: &mut Dead,
         settings: &Settings,
-        mut stop: Stop,
-    ) -> Result<(), Failure> {
+        mut stop: &mut Stop,
+    ) -> Result<End, Failure> {
         let mut progress = Progress::bytes(input.total());
         for number in 0_u64.. {
-            if number.is_multiple_of(LOOK) && (&mut stop).now_or_never().is_some() {
-                return Err(Failure::interrupted());
+            if number.is_multiple_of(LOOK) && (&mut *stop).now_or_never().is_some() {
+                return Ok(End::Interrupted);
             }
             // What is there is collected before it is flushed.
             let at_once = input.next().now_or_never();
             let message = match at_once {
                 Some(message) => message,
                 None => {
-                    let flushed = sink.flush().await;
+                    let flushed = select_biased! {
+                        _ = stop => return Ok(End::Interrupted),
+                        flushed = sink.flush().fuse() => flushed,
+                    };
                     if flushed.is_err() && !self.keep_going {
-                        return Ok(());
+                        return Ok(End::Over);
                     }
                     select_biased! {
-                        _ = stop => return Err(Failure::interrupted()),
+                        _ = stop => return Ok(End::Interrupted),
                         message = input.next().boxed().fuse() => message,
                     }
                 }
             };
-            let Some(message) = message.transpose()? else { return Ok(()) };
+            let Some(message) = message.transpose()? else { return Ok(End::Over) };
+            // From here on it has been read. Whatever it waits for, it is sent at once when there is to be an end.
+            let mut end = End::Over;
             if let Some(due) = pace.next() {
-                let _ = sink.flush().await;
+                let until_due = async {
+                    let _ = sink.flush().await;
+                    Timer::at(due).await;
+                };
                 select_biased! {
-                    _ = stop => return Err(Failure::interrupted()),
-                    _ = FutureExt::fuse(Timer::at(due)) => {}
+                    _ = stop => end = End::Interrupted,
+                    _ = pin!(until_due.fuse()) => {}
                 }
             }
             if dead.has_any() && !self.keep_going {
-                return Ok(());
+                return Ok(end);
             }
             progress.add(message.len() as u64 + 1);
-            match sink.feed((address.clone(), message)).await {
+            if end == End::Over && sink.ready().now_or_never().is_none() {
+                select_biased! {
+                    _ = stop => end = End::Interrupted,
+                    _ = sink.ready().fuse() => {}
+                }
+            }
+            match sink.start_send_unpin((address.clone(), message)) {
                 Ok(()) => {}
-                Err(error @ Error::MessageTooLarge { .. }) if self.keep_going => say(Failure::of(&error, settings)),
-                Err(error) => return Err(Failure::of(&error, settings)),
+                Err(error) => {
+                    let is_too_long = matches!(error, Error::MessageTooLarge { .. });
+                    dead.too_long += u64::from(is_too_long);
+                    let failure = Failure::of(&error, settings);
+                    if !is_too_long || !self.keep_going {
+                        return Err(failure);
+                    }
+                    say(failure);
+                }
+            }
+            if end == End::Interrupted {
+                return Ok(end);
             }
         }
-        Ok(())
+        Ok(End::Over)
     }
 
     /// Sends all messages, and prints so many replies.
@@ -224,30 +276,53 @@ impl Send {
         let mut printer = self.print.printer(None)?;
         let connection = Connection::dial(&self.address, settings.config(Side::Dial)?).await.map_err(of)?;
         let (mut read, mut write) = connection.split();
+        let mut asked = stop.clone();
         let send = async {
-            while let Some(message) = input.next().await.transpose()? {
+            loop {
+                let message = select_biased! {
+                    _ = asked => return Ok(End::Interrupted),
+                    message = input.next().boxed().fuse() => message,
+                };
+                let Some(message) = message.transpose()? else { return Ok(End::Over) };
+                // From here on it has been read, and is sent.
                 if let Some(due) = pace.next() {
-                    Timer::at(due).await;
+                    select_biased! {
+                        _ = asked => {}
+                        _ = FutureExt::fuse(Timer::at(due)) => {}
+                    }
                 }
-                write.send(message).await.map_err(of)?;
+                write.feed(message).await.map_err(of)?;
+                if asked.is_terminated() {
+                    return Ok(End::Interrupted);
+                }
+                // What is not flushed then, the close flushes.
+                select_biased! {
+                    _ = asked => return Ok(End::Interrupted),
+                    flushed = write.flush().fuse() => flushed.map_err(of)?,
+                }
             }
-            Ok(())
         };
         let receive = async {
             for number in 0..replies {
-                let Some(reply) = read.next().await else {
+                let reply = select_biased! {
+                    _ = stop => return Ok(number),
+                    reply = read.next().fuse() => reply,
+                };
+                let Some(reply) = reply else {
                     let message = format!("the other end has closed after {number} of {replies} replies");
                     return Err(Failure::new(Code::Undelivered, message));
                 };
                 printer.print(&self.address, &reply.map_err(of)?)?;
                 printer.flush()?;
             }
-            Ok(())
+            Ok(replies)
         };
-        select_biased! {
-            _ = stop => return Err(Failure::interrupted()),
-            both = async { futures::try_join!(send, receive) }.boxed_local().fuse() => both.map(drop)?,
+        let (end, came) = futures::try_join!(send, receive)?;
+        write.close().await.map_err(of)?;
+        if end == End::Over && came == replies {
+            return Ok(());
         }
-        write.close().await.map_err(of)
+        let message = format!("interrupted after {came} of {replies} replies; what had been read was sent");
+        Err(Failure::interrupted(message))
     }
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 
-use crate::program::{Folder, Running, checksum, good, ok, run, run_with, text};
+use crate::program::{Folder, Running, checksum, good, interrupt, ok, piped, run, run_with, text};
 
 /// How many lines are sent in bulk.
 const LINES: usize = 1_000_000;
@@ -225,6 +225,88 @@ fn an_interrupted_send_delivers_what_it_has_read() {
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     assert!(text(&output.stderr).starts_with("1 messages written"));
     drop(stdin);
+}
+
+#[test]
+fn a_message_that_is_too_long_is_counted_as_not_sent() {
+    for (session, said) in [
+        (&[][..], "1 messages written, 1 not, in "),
+        (&["--session"], "1 messages taken, 0 in doubt, 0 refused, 1 not sent, in "),
+    ] {
+        let listening = Running::start(&[&["listen", "127.0.0.1:0", "--count", "1"], session].concat());
+        let long = "0".repeat(5000);
+        let output = run(&[&["send", &listening.address, "-m", "ok", "-m", &long, "--keep-going"], session].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+        assert!(stderr.contains("error: 1 messages were not "), "{stderr}");
+        assert_eq!(text(&listening.end().stdout), "ok\n");
+    }
+}
+
+#[test]
+fn an_interrupted_send_does_not_claim_what_it_could_not_deliver() {
+    // The other end dies of the message, and does not come back.
+    let listening = Running::dying(&["listen", "127.0.0.1:0", "--session", "--exec", "kill -s KILL $PPID"]);
+    let options = ["--session-ttl", "5s", "--reconnect", "1ms..10ms", "--close-timeout", "100ms"];
+    let mut child = piped(&[&["send", &listening.address], &options[..]].concat());
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\n").unwrap();
+    assert_eq!(listening.end().status.signal(), Some(9));
+    let output = interrupt(child);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.starts_with("0 messages taken, 1 in doubt, ") && !said.contains("delivered"), "{said}");
+    drop(stdin);
+}
+
+#[test]
+fn a_send_is_interrupted_while_nobody_takes_what_it_has() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let options = ["--write-timeout", "none", "--close-timeout", "100ms", "--max", "1MiB", "--repeat", "1000"];
+    let child = piped(&[&["send", &address, "-m", &"x".repeat(100_000)], &options[..]].concat());
+    let (mut peer, _) = server.accept().unwrap();
+    // There is no room for all of them in the sockets.
+    peer.read_exact(&mut [0; 1]).unwrap();
+    let output = interrupt(child);
+    drop(peer);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(!said.contains("delivered"), "{said}");
+}
+
+#[test]
+fn an_interrupted_send_that_waits_for_the_time_of_a_message_sends_it_at_once() {
+    let mut listening = Running::start(&["listen", "127.0.0.1:0", "--count", "2"]);
+    let child = piped(&["send", &listening.address, "--rate", "0.001", "-m", "one", "-m", "two", "-m", "three"]);
+    assert_eq!(text(&listening.printed(4)), "one\n");
+    let output = interrupt(child);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(
+        said.starts_with("2 messages written, 0 not") && said.contains("what had been read was delivered"),
+        "{said}"
+    );
+    assert_eq!(text(&listening.end().stdout), "two\n");
+}
+
+#[test]
+fn an_interrupted_send_that_waits_for_replies_says_how_many_came() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let child = piped(&["send", &address, "--replies", "2", "--rate", "0.001", "-m", "one", "-m", "two"]);
+    let (mut peer, _) = server.accept().unwrap();
+    peer.read_exact(&mut [0; 6]).unwrap();
+    // It sends what it has read, and ends its direction behind that.
+    let reading = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        peer.read_to_end(&mut rest).map(|_| rest)
+    });
+    let output = interrupt(child);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("interrupted after 0 of 2 replies; "), "{}", text(&output.stderr));
+    assert_eq!(reading.join().unwrap().unwrap(), b"\x06\0\0two");
 }
 
 #[test]

@@ -27,6 +27,23 @@ pub(crate) fn run(args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// Starts the program with a pipe as its standard input. A signal to it goes through, and it ends within a minute.
+pub(crate) fn piped(args: &[&str]) -> Child {
+    let mut command = Command::new("timeout");
+    command
+        .args(["--foreground", "--signal=KILL", "60", env!("CARGO_BIN_EXE_buffstreams")])
+        .args(args)
+        .current_dir(DATA);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Sends a signal to it, and waits for its end.
+pub(crate) fn interrupt(child: Child) -> Output {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
 /// Runs the program to its end, with this on its standard input.
 pub(crate) fn run_with(args: &[&str], input: &[u8]) -> Output {
     with_input(&mut program(args), input)
@@ -76,12 +93,24 @@ impl Running {
 
     /// Starts it, and reads what it says, up to where it listens.
     pub(crate) fn warned(args: &[&str]) -> Self {
-        let mut child = program(args).spawn().unwrap();
+        Self::command(&mut program(args))
+    }
+
+    /// Starts it, for a minute at the most. A test waits for what kills it, SIGKILL, and not for that.
+    pub(crate) fn dying(args: &[&str]) -> Self {
+        let mut command = Command::new("timeout");
+        Self::command(command.arg("60").arg(env!("CARGO_BIN_EXE_buffstreams")).args(args).current_dir(DATA))
+    }
+
+    /// The same of a command that becomes the program.
+    pub(crate) fn command(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut before, mut line) = (Vec::new(), String::new());
         while !line.starts_with("listening on ") {
             before.extend((!line.is_empty()).then(|| std::mem::take(&mut line)));
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "{args:?}: {before:?}");
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "{command:?}: {before:?}");
         }
         let address = line.trim_end().trim_start_matches("listening on ").to_owned();
         Self { address, child, stderr, before }

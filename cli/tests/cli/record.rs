@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use crate::program::{Folder, Running, checksum, ok, run, text};
+use crate::program::{Folder, Running, checksum, interrupt, ok, piped, run, text};
 
 /// What is in front of the first message: the magic, the version, the name of the format, and the longest message.
 const HEADER: &[u8] = b"\x89BUFREC\n\x01\x06u32_be\0\0\0\0\0\x10\0\0";
@@ -163,4 +164,21 @@ fn a_recording_ends_with_ctrl_c_and_is_whole() {
     drop(peer);
     assert!(recording.end().status.success());
     assert!(fs::read(file).unwrap().ends_with(b"\0\0\0\x03one"));
+}
+
+#[test]
+fn a_replay_that_is_interrupted_and_cannot_deliver_does_not_hide_it() {
+    let folder = Folder::new();
+    // The other end dies of the first message.
+    let dies = ["--session", "--format", "u32_be", "--exec", "kill -s KILL $PPID"];
+    let listening = Running::dying(&[&["listen", "127.0.0.1:0"], &dies[..]].concat());
+    let slow = [HEADER.to_vec(), message(0, 1, "one"), message(3_600_000_000_000, 1, "two")].concat();
+    let options = ["--session-ttl", "5s", "--max", "4KiB", "--close-timeout", "100ms"];
+    let file = folder.file("slow", slow);
+    let child = piped(&[&["replay", &file, &listening.address], &options[..]].concat());
+    assert_eq!(listening.end().status.signal(), Some(9));
+    let output = interrupt(child);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("error: 1 messages were not sent: "), "{said}");
 }
