@@ -18,13 +18,15 @@ const LOOK: u64 = 1024;
 /// A message. In a session it is to be acknowledged.
 type Received = (Peer, Bytes, Option<Delivery>);
 
-/// The messages of one or more listeners. In a session, each is acknowledged when the next is asked for, or the end.
+/// The messages of one or more listeners. In a session, what it has given is acknowledged when the command says that this is safe, and
+/// what never is, is in doubt for its sender.
 ///
 /// It says on standard error where it listens, and what goes wrong. When somebody asks to end, the peers may finish.
 pub(crate) struct Inlet {
     messages: SelectAll<BoxStream<'static, Received>>,
-    /// The last message, where its sender waits to hear that it is taken.
-    last: Option<Delivery>,
+    /// What was given, where its sender waits to hear that it is taken. [`LOOK`] messages at the most, if they are acknowledged before
+    /// each [`next`](Self::next), and no more than there is room for in the inbox.
+    given: Vec<Delivery>,
     events: SelectAll<Events<Event>>,
     closers: Vec<Closer>,
     closing: Option<Task<Result<(), Error>>>,
@@ -81,7 +83,18 @@ impl Inlet {
     fn new(settings: &Settings, verbose: bool, stop: Stop) -> Self {
         let (messages, events, closers) = (SelectAll::new(), SelectAll::new(), Vec::new());
         let settings = settings.clone();
-        Self { messages, last: None, events, closers, closing: None, stop, settings, verbose, received: 0, looked: 0 }
+        Self {
+            messages,
+            given: Vec::new(),
+            events,
+            closers,
+            closing: None,
+            stop,
+            settings,
+            verbose,
+            received: 0,
+            looked: 0,
+        }
     }
 
     async fn listen(&mut self, address: &str) -> Result<Listener, Failure> {
@@ -94,18 +107,21 @@ impl Inlet {
         Ok(listener)
     }
 
-    /// The last message has been dealt with, and this one has not.
     fn give(&mut self, next: Option<Received>) -> Option<(Peer, Bytes)> {
         let (peer, message, delivery) = next?;
-        self.last = delivery;
+        self.given.extend(delivery);
         self.received += 1;
         Some((peer, message))
     }
 
-    fn acknowledge(&mut self) {
-        if let Some(last) = self.last.take() {
-            last.ack();
-        }
+    /// All that was given is where it should be. Before the next is waited for: their senders may wait for this.
+    pub(crate) fn acknowledge(&mut self) {
+        self.given.drain(..).for_each(Delivery::ack);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn closer(&self) -> Closer {
+        self.closers[0].clone()
     }
 
     /// How many messages it has given.
@@ -118,14 +134,12 @@ impl Inlet {
         if self.looked == self.received {
             return None;
         }
-        self.acknowledge();
         let next = self.messages.next().now_or_never().flatten();
         self.give(next)
     }
 
     /// Waits for the next message. `None` at the end: somebody has asked for it, and all peers have finished.
     pub(crate) async fn next(&mut self) -> Option<(Peer, Bytes)> {
-        self.acknowledge();
         let next = loop {
             if self.messages.is_terminated() {
                 break None;
@@ -156,7 +170,8 @@ impl Inlet {
 
     /// Says what is still to be said, and waits for the close, if somebody has asked for it.
     pub(crate) async fn end(mut self) -> Result<(), Failure> {
-        self.acknowledge();
+        // Whose acknowledgement nobody waits for any more.
+        self.given.clear();
         if self.settings.has_session() {
             // The senders hear what was taken before this ends. What comes all the same is not taken, which they hear too.
             if self.closing.is_none() {

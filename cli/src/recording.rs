@@ -31,13 +31,23 @@ pub(crate) struct Head {
 /// Writes a recording.
 pub(crate) struct Recorder {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Box<dyn Write + Send>>,
 }
 
 impl Recorder {
     pub(crate) fn create(path: &Path, format: Format, max: usize) -> Result<Self, Failure> {
         let file = File::create(path).map_err(|error| Failure::file("create", path, &error))?;
-        let mut recorder = Self { path: path.to_owned(), out: BufWriter::with_capacity(BUFFER, file) };
+        Self::new(path, file, format, max)
+    }
+
+    /// A recording into what has this path.
+    pub(crate) fn new(
+        path: &Path,
+        file: impl Write + Send + 'static,
+        format: Format,
+        max: usize,
+    ) -> Result<Self, Failure> {
+        let mut recorder = Self { path: path.to_owned(), out: BufWriter::with_capacity(BUFFER, Box::new(file)) };
         let name = format.to_string();
         let header = [&MAGIC[..], &[VERSION, name.len() as u8], name.as_bytes(), &(max as u64).to_be_bytes()].concat();
         recorder.write(&header)?;

@@ -60,6 +60,7 @@ impl Listen {
                 Some(next) => Some(next),
                 None => {
                     printer.flush()?;
+                    inlet.acknowledge();
                     answered(outgoing.flush().await, &settings)?;
                     inlet.next().await
                 }
@@ -69,8 +70,14 @@ impl Listen {
             if !self.answer(peer, message, &mut outgoing, &settings).await? {
                 failed += 1;
             }
+            if self.exec.is_some() {
+                // Each may take its time, and what it did is not to be in doubt for as long as those behind it take.
+                printer.flush()?;
+                inlet.acknowledge();
+            }
         }
         printer.flush()?;
+        inlet.acknowledge();
         answered(outgoing.flush().await, &settings)?;
         let received = inlet.received();
         inlet.end().await?;

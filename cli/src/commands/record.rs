@@ -1,6 +1,7 @@
 //! `buffstreams record`: writes what is received to a file, with its times.
 
 use std::path::PathBuf;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -34,10 +35,19 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) async fn run(self, stop: Stop) -> Result<(), Failure> {
-        let settings = self.common.settings()?;
+        let settings = self.common.clone().settings()?;
         // First, so that a file that is there stays where nothing can be listened on.
-        let mut inlet = Inlet::bind(&[self.address], &settings, self.verbose, stop).await?;
+        let mut inlet = Inlet::bind(slice::from_ref(&self.address), &settings, self.verbose, stop).await?;
         let mut recorder = Recorder::create(&self.out, settings.format(), settings.max())?;
+        let last = self.record(&mut inlet, &mut recorder).await?;
+        let (received, file) = (inlet.received(), self.out.display());
+        inlet.end().await?;
+        say(format_args!("{received} messages in {file}, over {:.3} s", last.as_secs_f64()));
+        Ok(())
+    }
+
+    /// Records until the end, and returns when the last message came. What is in the file is acknowledged.
+    async fn record(&self, inlet: &mut Inlet, recorder: &mut Recorder) -> Result<Duration, Failure> {
         let (mut start, mut last) = (None, Duration::ZERO);
         while self.count.is_none_or(|count| inlet.received() < count) {
             let at_once = inlet.at_once();
@@ -45,6 +55,7 @@ impl Record {
                 Some(next) => Some(next),
                 None => {
                     recorder.flush()?;
+                    inlet.acknowledge();
                     inlet.next().await
                 }
             };
@@ -54,9 +65,70 @@ impl Record {
             recorder.add(last, peer.id(), &message)?;
         }
         recorder.flush()?;
-        let (received, file) = (inlet.received(), self.out.display());
-        inlet.end().await?;
-        say(format_args!("{received} messages in {file}, over {:.3} s", last.as_secs_f64()));
-        Ok(())
+        inlet.acknowledge();
+        Ok(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use buffstreams::{Address, Manager};
+    use clap::Parser;
+    use futures::channel::oneshot;
+    use futures::{FutureExt, SinkExt};
+    use smol::future::yield_now;
+
+    use super::*;
+    use crate::commands::{Cli, Command};
+    use crate::format::Format;
+    use crate::settings::Side;
+
+    /// A disk that has room for the header.
+    struct Full {
+        room: usize,
+    }
+
+    impl io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.room = self.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Kept here because it looks before the listener is gone, when nobody hears anything any more.
+    #[test]
+    fn what_cannot_be_written_is_not_acknowledged() {
+        let cli = Cli::parse_from(["buffstreams", "record", "127.0.0.1:0", "--out", "unused", "--session"]);
+        let Command::Record(record) = cli.command else { panic!("not what was asked for") };
+        smol::block_on(async {
+            let (_ask, asked) = oneshot::channel();
+            let settings = record.common.clone().settings().unwrap();
+            let mut inlet =
+                Inlet::bind(slice::from_ref(&record.address), &settings, false, asked.shared()).await.unwrap();
+            let closer = inlet.closer();
+            let address = Address::from(closer.local_addr());
+            let manager = Manager::new(settings.config(Side::Dial).unwrap());
+            manager.dial(address.clone()).await.unwrap();
+            let mut sink = manager.sink();
+            for text in ["one", "two", "three"] {
+                sink.feed((address.clone(), text.into())).await.unwrap();
+            }
+            sink.flush().await.unwrap();
+            while closer.stats().untaken < 3 {
+                yield_now().await;
+            }
+
+            let mut recorder = Recorder::new(Path::new("full"), Full { room: 40 }, Format::default(), 4096).unwrap();
+            assert!(record.record(&mut inlet, &mut recorder).await.is_err());
+            assert!(inlet.received() > 0);
+            assert_eq!(closer.stats().untaken, 3, "none was acknowledged");
+        });
     }
 }

@@ -119,6 +119,7 @@ impl Relay {
         let mut relayed = self.pass_on(&mut inlet, &mut outlets).await;
         // What was received is sent, whatever ended it.
         let flushed = self.flush(&mut outlets).await;
+        inlet.acknowledge();
         let received = inlet.received();
         if relayed.is_ok() {
             relayed = inlet.end().await;
@@ -137,6 +138,7 @@ impl Relay {
                 Some(next) => Some(next),
                 None => {
                     self.flush(outlets).await?;
+                    inlet.acknowledge();
                     let mut watch = join_all(outlets.iter_mut().map(|outlet| outlet.watch().boxed())).fuse();
                     let mut next = pin!(inlet.next().fuse());
                     select_biased! {
@@ -152,6 +154,7 @@ impl Relay {
             }
             if is_full {
                 self.flush(outlets).await?;
+                inlet.acknowledge();
             }
         }
     }

@@ -310,6 +310,16 @@ fn an_interrupted_send_that_waits_for_replies_says_how_many_came() {
 }
 
 #[test]
+fn nothing_is_acknowledged_that_cannot_be_printed() {
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--session", "--out", "/dev/full"]);
+    let output = run(&["send", &listening.address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", "1000"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.starts_with("0 messages taken, "), "{said}");
+    assert_eq!(listening.end().status.code(), Some(1));
+}
+
+#[test]
 fn a_closed_pipe_ends_it_as_any_tool() {
     let mut listening = Running::start(&["listen", "127.0.0.1:0"]);
     listening.close_stdout();

@@ -167,6 +167,24 @@ fn a_recording_ends_with_ctrl_c_and_is_whole() {
 }
 
 #[test]
+fn nothing_is_acknowledged_that_cannot_be_recorded() {
+    let folder = Folder::new();
+    // The file may have 512 bytes, or 1024: there is room for the header.
+    let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" record 127.0.0.1:0 --session --out \"$1\"";
+    let recording = Running::command(std::process::Command::new("sh").args([
+        "-c",
+        limited,
+        env!("CARGO_BIN_EXE_buffstreams"),
+        &folder.path("file"),
+    ]));
+    let output = run(&["send", &recording.address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", "700"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.starts_with("0 messages taken, "), "{said}");
+    assert_eq!(recording.end().status.code(), Some(1));
+}
+
+#[test]
 fn a_replay_that_is_interrupted_and_cannot_deliver_does_not_hide_it() {
     let folder = Folder::new();
     // The other end dies of the first message.
