@@ -1,5 +1,7 @@
 //! What is received: the messages of all who connect to some addresses, until somebody asks to end.
 
+use std::collections::HashSet;
+
 use buffstreams::{Bytes, Closer, Deliveries, Delivery, Error, Event, Events, Listener, Outgoing, Peer, Reason};
 use futures::future::try_join_all;
 use futures::stream::{BoxStream, FusedStream, SelectAll, Stream, StreamExt};
@@ -117,6 +119,15 @@ impl Inlet {
     /// All that was given is where it should be. Before the next is waited for: their senders may wait for this.
     pub(crate) fn acknowledge(&mut self) {
         self.given.drain(..).for_each(Delivery::ack);
+    }
+
+    /// The same but for these, and for those that cannot be told from them: they are in doubt for their senders.
+    pub(crate) fn acknowledge_but(&mut self, lost: &HashSet<Bytes>) {
+        for delivery in self.given.drain(..) {
+            if !lost.contains(delivery.message()) {
+                delivery.ack();
+            }
+        }
     }
 
     #[cfg(test)]

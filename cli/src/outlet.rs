@@ -16,10 +16,14 @@ use crate::units::Delays;
 /// How much is collected before it is written, in messages and in bytes.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
+
 /// One destination. Its messages are written in their order, and each is either written or counted as not sent.
 ///
 /// What the kernel has taken counts as written, and is never written again: when a connection breaks, the last of it may be lost,
 /// which is said. What the kernel has not taken whole cannot have been read as a message, and may go to the next address.
+///
+/// In a session, what the other end has taken counts, and the session sends again what a connection has not carried. What is in doubt at
+/// the end of it counts as not sent, and goes nowhere else.
 pub(crate) struct Outlet {
     manager: Manager,
     sink: ManagerSink,
@@ -36,6 +40,8 @@ pub(crate) struct Outlet {
     bytes: usize,
     /// How many messages were not sent.
     lost: u64,
+    /// Those of them that nobody has asked for.
+    untold: Vec<Bytes>,
 }
 
 impl Outlet {
@@ -59,6 +65,7 @@ impl Outlet {
             pending: Vec::new(),
             bytes: 0,
             lost: 0,
+            untold: Vec::new(),
         })
     }
 
@@ -105,8 +112,8 @@ impl Outlet {
             if in_vain >= self.addresses.len() {
                 let Some(delay) = delays.next() else {
                     outcome = Err(Failure::of(&error, &self.settings));
-                    self.lost += self.pending.len() as u64;
-                    self.pending.clear();
+                    let pending = mem::take(&mut self.pending);
+                    self.lose(pending);
                     break;
                 };
                 Timer::after(delay).await;
@@ -117,9 +124,25 @@ impl Outlet {
         self.bytes = 0;
         self.tell();
         outcome.map_err(|failure| {
-            let message = format!("{} messages were not sent", self.lost);
+            let message = self.not_sent();
             failure.into_reason_of(Code::Undelivered, &message)
         })
+    }
+
+    /// What a flush has lost since the last call.
+    pub(crate) fn take_lost(&mut self) -> Vec<Bytes> {
+        mem::take(&mut self.untold)
+    }
+
+    fn lose(&mut self, messages: impl IntoIterator<Item = Bytes>) {
+        let before = self.untold.len();
+        self.untold.extend(messages);
+        self.lost += (self.untold.len() - before) as u64;
+    }
+
+    fn not_sent(&self) -> String {
+        let what = if self.settings.has_session() { "taken, as far as is known" } else { "sent" };
+        format!("{} messages were not {what}", self.lost)
     }
 
     /// Writes what there is to the current address. What was not written stays, but for messages that are too large.
@@ -130,7 +153,7 @@ impl Outlet {
         let (address, batch) = (&self.addresses[self.current].0, mem::take(&mut self.pending));
         let before = self.manager.stats().total.dead_lettered;
         let mut back = Vec::new();
-        let Given { outcome, mut refused, mut unfed } = {
+        let Given { outcome, too_long, mut unfed } = {
             let mut letters = (&mut self.letters).fuse();
             let mut give = pin!(give(&mut self.sink, address, batch).fuse());
             // What comes back is taken meanwhile: it may be in the way of what is still to come back.
@@ -152,13 +175,14 @@ impl Outlet {
             match letter.outcome {
                 // What is too old for one address is for all; and what was sent in a session goes nowhere else, or it may be
                 // taken twice.
-                Outcome::Expired | Outcome::InDoubt | Outcome::Refused => self.lost += 1,
+                Outcome::Expired | Outcome::InDoubt | Outcome::Refused => self.lose([letter.message]),
                 _ => self.pending.push(letter.message),
             }
         }
         self.pending.append(&mut unfed);
-        self.lost += refused.len() as u64;
-        outcome.and(refused.pop().map_or(Ok(()), Err))
+        let (too_long, mut errors): (Vec<_>, Vec<_>) = too_long.into_iter().unzip();
+        self.lose(too_long);
+        outcome.and(errors.pop().map_or(Ok(()), Err))
     }
 
     async fn dial(&mut self) -> Result<(), Error> {
@@ -198,33 +222,43 @@ impl Outlet {
             // What comes of it is told where it does.
             ManagerEvent::Opened { .. } | ManagerEvent::DialFailed { .. } => {}
             ManagerEvent::Broken { address, error, .. } => {
-                let written = self.manager.stats().addresses.get(address).map_or(0, |link| link.written);
                 let why = error.as_ref().map_or("it was closed".to_owned(), |error| chain(error));
                 say(format_args!("warning: the connection to {address} is gone: {why}"));
+                if self.settings.has_session() {
+                    // What comes of it is told by the session, and where messages come back.
+                    return;
+                }
+                let written = self.manager.stats().addresses.get(address).map_or(0, |link| link.written);
                 say(format_args!(
                     "{written} messages were given to {address}; those that it had not read are lost, and are not sent again"
                 ));
             }
-            other => say(format_args!("warning: {other:?}")),
+            ManagerEvent::Resumed { .. } => say(event),
+            other => say(format_args!("warning: {other}")),
         }
     }
 
     /// Closes all connections, and says how many messages were written. An error if that is not all of them.
     pub(crate) async fn close(mut self, quiet: bool) -> Result<(), Failure> {
         let deadline = self.settings.close_limit();
+        // Each flush has waited until they are taken, or have come back.
+        let taken = self.manager.stats().addresses;
         let endings = self.manager.shutdown(deadline).await;
         self.tell();
         let mut cut = Vec::new();
         for (address, ending) in &endings {
             if !quiet {
-                say(format_args!("{} messages written to {address}", ending.written));
+                match taken.get(address).filter(|_| self.settings.has_session()) {
+                    Some(link) => say(format_args!("{} messages taken by {address}", link.acked)),
+                    None => say(format_args!("{} messages written to {address}", ending.written)),
+                }
             }
             if ending.cut {
                 cut.push(address.to_string());
             }
         }
         if self.lost > 0 {
-            return Err(Failure::new(Code::Undelivered, format!("{} messages were not sent", self.lost)));
+            return Err(Failure::new(Code::Undelivered, self.not_sent()));
         }
         if cut.is_empty() {
             return Ok(());
@@ -238,19 +272,19 @@ impl Outlet {
 struct Given {
     outcome: Result<(), Error>,
     /// Those that are too large for the format, or the limit.
-    refused: Vec<Error>,
+    too_long: Vec<(Bytes, Error)>,
     /// Those that the sink did not take.
     unfed: Vec<Bytes>,
 }
 
 /// Gives messages to an address, and waits until each is either written, in a session taken, or on its way back.
 async fn give(sink: &mut ManagerSink, address: &Address, batch: Vec<Bytes>) -> Given {
-    let mut given = Given { outcome: Ok(()), refused: Vec::new(), unfed: Vec::new() };
+    let mut given = Given { outcome: Ok(()), too_long: Vec::new(), unfed: Vec::new() };
     let mut batch = batch.into_iter();
     while let Some(message) = batch.next() {
         match sink.feed((address.clone(), message.clone())).await {
             Ok(()) => {}
-            Err(error @ Error::MessageTooLarge { .. }) => given.refused.push(error),
+            Err(error @ Error::MessageTooLarge { .. }) => given.too_long.push((message, error)),
             Err(error) => {
                 given.unfed.push(message);
                 given.unfed.extend(batch.by_ref());

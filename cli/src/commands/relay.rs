@@ -24,6 +24,11 @@ use crate::units::Size;
 ///
 /// A message counts as written when the kernel has taken it. When a connection breaks, what had been written to it and not been
 /// read is lost: this is said, and it is not written again, to any address, so nothing arrives twice.
+///
+/// With --to-session it counts when the other end has taken it. What a connection that breaks has not carried is sent again, as long as
+/// the session lasts. What is in doubt then, or was refused, goes to no other address, and counts as not sent.
+///
+/// With --from-session, a message is acknowledged when it counts as sent to every address, and is in doubt for its sender otherwise.
 #[derive(Args, Debug)]
 pub(super) struct Relay {
     /// Where to listen: HOST:PORT, :PORT, or unix:PATH; with port 0, the system chooses one
@@ -118,8 +123,7 @@ impl Relay {
 
         let mut relayed = self.pass_on(&mut inlet, &mut outlets).await;
         // What was received is sent, whatever ended it.
-        let flushed = self.flush(&mut outlets).await;
-        inlet.acknowledge();
+        let flushed = self.flush(&mut inlet, &mut outlets).await;
         let received = inlet.received();
         if relayed.is_ok() {
             relayed = inlet.end().await;
@@ -137,8 +141,7 @@ impl Relay {
             let next = match at_once {
                 Some(next) => Some(next),
                 None => {
-                    self.flush(outlets).await?;
-                    inlet.acknowledge();
+                    self.flush(inlet, outlets).await?;
                     let mut watch = join_all(outlets.iter_mut().map(|outlet| outlet.watch().boxed())).fuse();
                     let mut next = pin!(inlet.next().fuse());
                     select_biased! {
@@ -153,15 +156,16 @@ impl Relay {
                 is_full |= outlet.add(message.clone());
             }
             if is_full {
-                self.flush(outlets).await?;
-                inlet.acknowledge();
+                self.flush(inlet, outlets).await?;
             }
         }
     }
 
-    /// Has each write what it has, all at once.
-    async fn flush(&self, outlets: &mut [Outlet]) -> Result<(), Failure> {
-        for flushed in join_all(outlets.iter_mut().map(Outlet::flush)).await {
+    /// Has each write what it has, all at once. What all of them have sent is acknowledged.
+    async fn flush(&self, inlet: &mut Inlet, outlets: &mut [Outlet]) -> Result<(), Failure> {
+        let flushed = join_all(outlets.iter_mut().map(Outlet::flush)).await;
+        inlet.acknowledge_but(&outlets.iter_mut().flat_map(Outlet::take_lost).collect());
+        for flushed in flushed {
             match flushed {
                 Err(failure) if self.keep_going => say(failure),
                 flushed => flushed?,

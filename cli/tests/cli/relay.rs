@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 
 use crate::program::{Folder, Port, Running, ok, run, text};
 
@@ -222,4 +223,33 @@ fn with_keep_going_one_that_is_down_is_no_reason_to_stop() {
     let output = relay.stop();
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("error: 1 messages were not sent: "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_was_not_sent_on_is_not_acknowledged() {
+    let listening = Running::start(&["listen", "127.0.0.1:0", "--format", "u8", "--count", "2"]);
+    let options = ["--from-session", "--to-format", "u8", "--keep-going"];
+    let relay = Running::start(&[&["relay", "127.0.0.1:0", &listening.address], &options[..]].concat());
+    let output = run(&["send", &relay.address, "--session", "-m", "one", "-m", &"x".repeat(300), "-m", "two"]);
+    let said = text(&output.stderr);
+    assert!(said.starts_with("2 messages taken, 1 in doubt, 0 refused, 0 not sent, in "), "{said}");
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert_eq!(text(&listening.end().stdout), "one\ntwo\n");
+    assert_eq!(relay.stop().status.code(), Some(5));
+}
+
+#[test]
+fn what_the_other_end_has_not_taken_is_not_acknowledged() {
+    let listening = Running::dying(&["listen", "127.0.0.1:0", "--session", "--exec", "kill -s KILL $PPID"]);
+    let relay = Running::start(&["relay", "127.0.0.1:0", &listening.address, "--session-ttl", "1s"]);
+    let output = run(&["send", &relay.address, "--session-ttl", "2s", "-m", "one"]);
+    let said = text(&output.stderr);
+    assert!(said.starts_with("0 messages taken, 1 in doubt, 0 refused, 0 not sent, in "), "{said}");
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    let output = relay.end();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("1 messages were not taken, as far as is known"), "{said}");
+    assert!(!said.contains("are lost"), "{said}");
+    assert_eq!(listening.end().status.signal(), Some(9));
 }
