@@ -121,7 +121,12 @@ impl Inlet {
         self.given.drain(..).for_each(Delivery::ack);
     }
 
-    /// The same but for these, and for those that cannot be told from them: they are in doubt for their senders.
+    /// The last that was given is never taken.
+    pub(crate) fn refuse_last(&mut self) {
+        self.given.pop().into_iter().for_each(Delivery::refuse);
+    }
+
+    /// As [`acknowledge`](Self::acknowledge) but for these, and for those that cannot be told from them: they are in doubt for their senders.
     pub(crate) fn acknowledge_but(&mut self, lost: &HashSet<Bytes>) {
         for delivery in self.given.drain(..) {
             if !lost.contains(delivery.message()) {

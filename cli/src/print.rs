@@ -60,8 +60,8 @@ fn create(path: &Path) -> Result<File, Failure> {
 }
 
 impl Printer {
-    /// Prints a message of the peer `from`.
-    pub(crate) fn print(&mut self, from: &dyn std::fmt::Display, message: &[u8]) -> Result<(), Failure> {
+    /// Prints a message of the peer `from`. `false` if it is not of the type that is printed, which is said instead.
+    pub(crate) fn print(&mut self, from: &dyn std::fmt::Display, message: &[u8]) -> Result<bool, Failure> {
         let out = &mut self.out;
         let printed = match (self.style, &self.proto) {
             (Style::None, _) => Ok(()),
@@ -73,12 +73,12 @@ impl Printer {
                 Ok(json) => writeln!(out, "{json}"),
                 Err(problem) => {
                     terminal::say(format_args!("warning: a message of {from} is {problem}"));
-                    Ok(())
+                    return Ok(false);
                 }
             },
             (Style::Json, proto) => writeln!(out, "{}", envelope(from, message, proto.as_ref())),
         };
-        terminal::written(printed)
+        terminal::written(printed).map(|()| true)
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {

@@ -66,8 +66,11 @@ impl Listen {
                 }
             };
             let Some((peer, message)) = next else { break };
-            printer.print(&peer, &message)?;
-            if !self.answer(peer, message, &mut outgoing, &settings).await? {
+            // A command may make something of it all the same.
+            if !printer.print(&peer, &message)? && self.exec.is_none() {
+                inlet.refuse_last();
+            }
+            if !self.answer(peer, message, &mut inlet, &mut outgoing, &settings).await? {
                 failed += 1;
             }
             if self.exec.is_some() {
@@ -92,6 +95,7 @@ impl Listen {
         &self,
         peer: Peer,
         message: Bytes,
+        inlet: &mut Inlet,
         outgoing: &mut Outgoing,
         settings: &Settings,
     ) -> Result<bool, Failure> {
@@ -101,6 +105,7 @@ impl Listen {
                 Ok(output) => (true, self.reply.then_some(output)),
                 Err(problem) => {
                     say(format_args!("warning: {command:?}, for a message of {peer}: {problem}"));
+                    inlet.refuse_last();
                     (false, None)
                 }
             },

@@ -310,6 +310,19 @@ fn an_interrupted_send_that_waits_for_replies_says_how_many_came() {
 }
 
 #[test]
+fn what_its_command_fails_for_or_is_no_message_of_the_type_is_refused() {
+    let proto = ["--proto", "order.proto", "--type", "example.Order"];
+    for options in [&["--exec", "exit 3"][..], &proto] {
+        let listening = Running::start(&[&["listen", "127.0.0.1:0", "--session", "--count", "1"], options].concat());
+        let output = run(&["send", &listening.address, "--session", "-m", "one"]);
+        let said = text(&output.stderr);
+        assert!(said.starts_with("0 messages taken, 0 in doubt, 1 refused, 0 not sent, in "), "{said}");
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(text(&listening.end().stderr).starts_with("warning: "));
+    }
+}
+
+#[test]
 fn nothing_is_acknowledged_that_cannot_be_printed() {
     let listening = Running::start(&["listen", "127.0.0.1:0", "--session", "--out", "/dev/full"]);
     let output = run(&["send", &listening.address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", "1000"]);
