@@ -476,7 +476,7 @@ mod tests {
         }
         assert!(session.begin_batch(&mut pending, false, &mut output, now));
         session.batch_written();
-        let why = |position: u64| if position % 2 == 0 { Why::Refused } else { Why::Dropped };
+        let why = |position: u64| if position.is_multiple_of(2) { Why::Refused } else { Why::Dropped };
         for first in (0..MESSAGES / 2).rev().chain(MESSAGES / 2..MESSAGES) {
             assert!(session.obey(Control::Refuse { first, count: 1, why: why(first) }).is_ok());
         }
