@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 
-use crate::program::{Folder, Running, checksum, good, interrupt, ok, piped, run, run_with, text};
+use crate::program::{Folder, Port, Running, checksum, good, interrupt, ok, piped, run, run_with, text};
 
 /// How many lines are sent in bulk.
 const LINES: usize = 1_000_000;
@@ -246,8 +246,9 @@ fn a_message_that_is_too_long_is_counted_as_not_sent() {
 
 #[test]
 fn an_interrupted_send_does_not_claim_what_it_could_not_deliver() {
-    // The other end dies of the message, and does not come back.
-    let listening = Running::dying(&["listen", "127.0.0.1:0", "--session", "--exec", "kill -s KILL $PPID"]);
+    // The other end dies of the message, and nobody else is to be found there.
+    let port = Port::new();
+    let listening = Running::dying(&["listen", &port.address, "--session", "--exec", "kill -s KILL $PPID"]);
     let options = ["--session-ttl", "5s", "--reconnect", "1ms..10ms", "--close-timeout", "100ms"];
     let mut child = piped(&[&["send", &listening.address], &options[..]].concat());
     let mut stdin = child.stdin.take().unwrap();
@@ -324,7 +325,9 @@ fn what_its_command_fails_for_or_is_no_message_of_the_type_is_refused() {
 
 #[test]
 fn nothing_is_acknowledged_that_cannot_be_printed() {
-    let listening = Running::start(&["listen", "127.0.0.1:0", "--session", "--out", "/dev/full"]);
+    // Nobody else is to be found there when it has ended.
+    let port = Port::new();
+    let listening = Running::start(&["listen", &port.address, "--session", "--out", "/dev/full"]);
     let output = run(&["send", &listening.address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", "1000"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(5), "{said}");

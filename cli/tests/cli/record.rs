@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use crate::program::{Folder, Running, checksum, interrupt, ok, piped, run, text};
+use crate::program::{Folder, Port, Running, checksum, interrupt, ok, piped, run, text};
 
 /// What is in front of the first message: the magic, the version, the name of the format, and the longest message.
 const HEADER: &[u8] = b"\x89BUFREC\n\x01\x06u32_be\0\0\0\0\0\x10\0\0";
@@ -169,12 +169,15 @@ fn a_recording_ends_with_ctrl_c_and_is_whole() {
 #[test]
 fn nothing_is_acknowledged_that_cannot_be_recorded() {
     let folder = Folder::new();
+    // Nobody else is to be found there when it has ended.
+    let port = Port::new();
     // The file may have 512 bytes, or 1024: there is room for the header.
-    let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" record 127.0.0.1:0 --session --out \"$1\"";
+    let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" record \"$1\" --session --out \"$2\"";
     let recording = Running::command(std::process::Command::new("sh").args([
         "-c",
         limited,
         env!("CARGO_BIN_EXE_buffstreams"),
+        &port.address,
         &folder.path("file"),
     ]));
     let output = run(&["send", &recording.address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", "700"]);
@@ -187,9 +190,10 @@ fn nothing_is_acknowledged_that_cannot_be_recorded() {
 #[test]
 fn a_replay_that_is_interrupted_and_cannot_deliver_does_not_hide_it() {
     let folder = Folder::new();
-    // The other end dies of the first message.
+    // The other end dies of the first message, and nobody else is to be found there.
+    let port = Port::new();
     let dies = ["--session", "--format", "u32_be", "--exec", "kill -s KILL $PPID"];
-    let listening = Running::dying(&[&["listen", "127.0.0.1:0"], &dies[..]].concat());
+    let listening = Running::dying(&[&["listen", &port.address], &dies[..]].concat());
     let slow = [HEADER.to_vec(), message(0, 1, "one"), message(3_600_000_000_000, 1, "two")].concat();
     let options = ["--session-ttl", "5s", "--max", "4KiB", "--close-timeout", "100ms"];
     let file = folder.file("slow", slow);

@@ -240,8 +240,10 @@ fn what_was_not_sent_on_is_not_acknowledged() {
 
 #[test]
 fn what_the_other_end_has_not_taken_is_not_acknowledged() {
-    let listening = Running::dying(&["listen", "127.0.0.1:0", "--session", "--exec", "kill -s KILL $PPID"]);
-    let relay = Running::start(&["relay", "127.0.0.1:0", &listening.address, "--session-ttl", "1s"]);
+    // Nobody else is to be found there when they have ended.
+    let (one, two) = (Port::new(), Port::new());
+    let listening = Running::dying(&["listen", &one.address, "--session", "--exec", "kill -s KILL $PPID"]);
+    let relay = Running::start(&["relay", &two.address, &listening.address, "--session-ttl", "1s"]);
     let output = run(&["send", &relay.address, "--session-ttl", "2s", "-m", "one"]);
     let said = text(&output.stderr);
     assert!(said.starts_with("0 messages taken, 1 in doubt, 0 refused, 0 not sent, in "), "{said}");
