@@ -124,7 +124,7 @@ impl Outlet {
         self.bytes = 0;
         self.tell();
         outcome.map_err(|failure| {
-            let message = self.not_sent();
+            let message = self.settings.not_sent(self.lost);
             failure.into_reason_of(Code::Undelivered, &message)
         })
     }
@@ -138,11 +138,6 @@ impl Outlet {
         let before = self.untold.len();
         self.untold.extend(messages);
         self.lost += (self.untold.len() - before) as u64;
-    }
-
-    fn not_sent(&self) -> String {
-        let what = if self.settings.has_session() { "taken, as far as is known" } else { "sent" };
-        format!("{} messages were not {what}", self.lost)
     }
 
     /// Writes what there is to the current address. What was not written stays, but for messages that are too large.
@@ -258,7 +253,7 @@ impl Outlet {
             }
         }
         if self.lost > 0 {
-            return Err(Failure::new(Code::Undelivered, self.not_sent()));
+            return Err(Failure::new(Code::Undelivered, self.settings.not_sent(self.lost)));
         }
         if cut.is_empty() {
             return Ok(());

@@ -309,6 +309,12 @@ impl Settings {
         self.session.unwrap_or(sizes || times || self.session_or_plain == Some(true))
     }
 
+    /// That so many messages did not get to the other end, as far as this end can tell.
+    pub(crate) fn not_sent(&self, messages: u64) -> String {
+        let what = if self.has_session() { "taken, as far as is known" } else { "sent" };
+        format!("{messages} messages were not {what}")
+    }
+
     fn session(&self) -> Result<Option<Session>, Failure> {
         if !self.has_session() {
             return Ok(None);

@@ -164,8 +164,7 @@ impl Send {
         }
         let end = fed?;
         if undelivered > 0 {
-            let what = if settings.has_session() { "taken, as far as is known" } else { "sent" };
-            let message = format!("{undelivered} messages were not {what}");
+            let message = settings.not_sent(undelivered);
             return Err(match first {
                 Some(error) => Failure::of(&error, settings).into_reason_of(Code::Undelivered, &message),
                 None => Failure::new(Code::Undelivered, message),

@@ -170,6 +170,14 @@ impl Drop for Running {
     }
 }
 
+/// Sends so many messages in a session, and the listener ends before it has acknowledged one.
+pub(crate) fn takes_none(address: &str, messages: &str) {
+    let output = run(&["send", address, "--session-ttl", "1s", "-m", &"x".repeat(60), "--repeat", messages]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.starts_with("0 messages taken, "), "{said}");
+}
+
 /// A port of the system's choice that no other test can have, although nobody listens there yet, or any more.
 pub(crate) struct Port {
     _held: Socket,
