@@ -389,3 +389,28 @@ impl<T> Drop for Given<T> {
         let _ = foreign::dispose(left);
     }
 }
+
+/// Counts how often it is called, as a waker.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Calls(std::sync::atomic::AtomicUsize);
+
+#[cfg(test)]
+impl Calls {
+    /// One, and its waker.
+    pub(crate) fn waker() -> (Arc<Self>, Waker) {
+        let calls = Arc::<Self>::default();
+        (calls.clone(), futures::task::waker(calls))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+impl futures::task::ArcWake for Calls {
+    fn wake_by_ref(calls: &Arc<Self>) {
+        calls.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}

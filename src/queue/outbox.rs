@@ -452,15 +452,13 @@ impl<W: AsyncWrite + Unpin> Drop for Attendance<'_, W> {
 mod tests {
     use std::io;
     use std::pin::Pin;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Mutex, OnceLock};
-
-    use futures::FutureExt;
-    use futures::task::{ArcWake, waker};
 
     use super::*;
     use crate::config::Config;
+    use crate::sync::Calls;
     use crate::wire::Output;
+    use futures::FutureExt;
 
     /// A transport that looks at the books while it is written to.
     #[derive(Clone, Default)]
@@ -500,20 +498,11 @@ mod tests {
         assert_eq!((outbox.books().held, outbox.books().held_bytes, outbox.books().bytes), (0, 0, 11));
     }
 
-    struct Calls(AtomicUsize);
-
-    impl ArcWake for Calls {
-        fn wake_by_ref(calls: &Arc<Self>) {
-            calls.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Kept here because over sockets it takes a transport that breaks while a producer writes the last message.
     #[test]
     fn a_producer_calls_the_driver_that_has_nothing_to_do_whatever_it_was_called_for_before() {
         let outbox = Outbox::new(futures::io::sink(), Config::new().codec().unwrap(), Arc::default());
-        let calls = Arc::new(Calls(AtomicUsize::new(0)));
-        let driver = waker(calls.clone());
+        let (calls, driver) = Calls::waker();
         let mut cx = Context::from_waker(&driver);
         outbox.lock().stall();
         assert!(outbox.lose().now_or_never().is_some());
@@ -521,7 +510,7 @@ mod tests {
 
         let mut place = pushed(&outbox, b"wanted");
         assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
-        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        assert_eq!(calls.count(), 1);
         assert_eq!(outbox.poll_wanted(&mut cx), Poll::Ready(true));
     }
 
@@ -531,17 +520,17 @@ mod tests {
         let codec = Config::new().codec().unwrap();
         for parts in [false, true] {
             let outbox = Outbox::new(futures::io::sink(), codec, Arc::default());
-            let calls = Arc::new(Calls(AtomicUsize::new(0)));
-            outbox.set_driver(&waker(calls.clone()));
+            let (calls, driver) = Calls::waker();
+            outbox.set_driver(&driver);
             let go = || match parts {
                 true => assert!(outbox.part(&Shelf::new(Output::new(codec)), 1).is_ok(), "nothing more is to be held"),
                 false => outbox.leave_to_driver(),
             };
             go();
-            assert_eq!(calls.0.load(Ordering::Relaxed), 0, "there is nothing to write");
+            assert_eq!(calls.count(), 0, "there is nothing to write");
             pushed(&outbox, b"pending");
             go();
-            assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+            assert_eq!(calls.count(), 1);
         }
     }
 
@@ -572,14 +561,14 @@ mod tests {
                 // It is with the transport then, and nothing is pending.
                 assert!(outbox.poll_drive(&mut Context::from_waker(Waker::noop())).is_pending());
             }
-            let calls = Arc::new(Calls(AtomicUsize::new(0)));
-            outbox.set_driver(&waker(calls.clone()));
+            let (calls, driver) = Calls::waker();
+            outbox.set_driver(&driver);
             let mut state = outbox.lock();
             assert!(!state.stalled && state.pending.is_empty());
             state.driver_wants_room = true;
             state.pass_on();
             drop(state);
-            assert_eq!((outbox.is_stalled(), calls.0.load(Ordering::Relaxed)), (is_left, usize::from(is_left)));
+            assert_eq!((outbox.is_stalled(), calls.count()), (is_left, usize::from(is_left)));
         }
     }
 

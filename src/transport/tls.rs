@@ -381,10 +381,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use futures::future::join;
-    use futures::task::{ArcWake, waker};
 
     use super::*;
     use crate::config::Config;
+    use crate::sync::Calls;
     use crate::tls::ends;
 
     /// One end of a connection in memory, which takes as many bytes as it is told to.
@@ -481,20 +481,6 @@ mod tests {
         (one, dialer, dialed)
     }
 
-    #[derive(Default)]
-    struct Calls(AtomicUsize);
-
-    impl ArcWake for Calls {
-        fn wake_by_ref(calls: &Arc<Self>) {
-            calls.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn waiting() -> (Arc<Calls>, Waker) {
-        let calls = Arc::<Calls>::default();
-        (calls.clone(), waker(calls))
-    }
-
     /// Everything that comes, and whether its end was told.
     fn received(stream: &Stream) -> (Vec<u8>, bool) {
         let (mut all, mut buf) = (Vec::new(), vec![0; 1 << 16]);
@@ -533,23 +519,23 @@ mod tests {
     #[test]
     fn who_is_called_before_they_wait_is_called() {
         let (raw, dialer, _dialed) = pair();
-        let (calls, waker) = waiting();
+        let (calls, waker) = Calls::waker();
         raw.calls_at_once.store(true, Ordering::SeqCst);
         assert!(dialer.0.poll_write(&mut Context::from_waker(&waker), &[IoSlice::new(b"a")]).is_pending());
-        assert!(calls.0.load(Ordering::SeqCst) > 0);
+        assert!(calls.count() > 0);
     }
 
     #[test]
     fn who_does_not_wait_takes_nobodys_place() {
         let (raw, dialer, dialed) = pair();
-        let (calls, waker) = waiting();
+        let (calls, waker) = Calls::waker();
         assert!(dialer.0.poll_write(&mut Context::from_waker(&waker), &[IoSlice::new(b"a")]).is_pending());
         let mut noop = Context::from_waker(Waker::noop());
         let registered = raw.waiting.lock().clone().unwrap();
         assert!(dialer.0.poll_flush(&mut noop).is_pending());
-        assert_eq!(calls.0.load(Ordering::SeqCst), 0);
+        assert_eq!(calls.count(), 0);
         registered.wake();
-        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+        assert_eq!(calls.count(), 1);
         raw.room.store(1000, Ordering::SeqCst);
         assert!(matches!(dialer.0.poll_write(&mut noop, &[IoSlice::new(b"a")]), Poll::Ready(Ok(1))));
         assert_eq!(received(&dialed), (b"a".to_vec(), false));
@@ -572,7 +558,7 @@ mod tests {
     #[test]
     fn a_half_close_that_waits_goes_on() {
         let (raw, dialer, dialed) = pair();
-        let (calls, waker) = waiting();
+        let (calls, waker) = Calls::waker();
         let mut cx = Context::from_waker(&waker);
         raw.room.store(7, Ordering::SeqCst);
         assert!(dialer.0.poll_write(&mut cx, &[IoSlice::new(b"begun")]).is_pending());
@@ -582,7 +568,7 @@ mod tests {
             assert!(!raw.half_closed.load(Ordering::SeqCst));
         }
         raw.waiting.lock().take().unwrap().wake();
-        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+        assert_eq!(calls.count(), 1);
         raw.room.store(1000, Ordering::SeqCst);
         assert!(dialer.0.poll_half_close(&mut cx).is_ready());
         assert!(raw.half_closed.load(Ordering::SeqCst));

@@ -24,6 +24,15 @@ fn said() -> Vec<u8> {
     testing::cables(|cables| cables.last().unwrap().lock().lane(Side::Acceptor).0[HANDSHAKE..].to_vec())
 }
 
+async fn until(is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            testing::sleep(SECOND).await;
+        }
+    };
+    assert!(testing::within(Some(60 * SECOND), waits).await.is_some());
+}
+
 /// The session's task runs the callbacks, so no timer of that task can tell what they have taken.
 #[test]
 fn what_a_slow_callback_has_taken_is_told_before_the_next_is_called() {
@@ -42,12 +51,7 @@ fn what_a_slow_callback_has_taken_is_told_before_the_next_is_called() {
         testing::spawn(listener.serve(callback).map(drop)).detach();
         let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
         raw.write(&(0..7).flat_map(|n| frame(&message(n))).collect::<Vec<_>>()).await;
-        let all = async {
-            while heard.lock().unwrap().len() < 7 {
-                testing::sleep(SECOND).await;
-            }
-        };
-        assert!(testing::within(Some(60 * SECOND), all).await.is_some());
+        until(|| heard.lock().unwrap().len() == 7).await;
         let heard = heard.lock().unwrap();
         for (n, said) in heard.iter().enumerate().skip(3) {
             assert!(said.ends_with(&Control::Ack(n as u64).encode()), "{n}: {said:x?}");
@@ -75,11 +79,6 @@ fn a_connection_that_comes_back_does_not_wait_for_all_callbacks() {
         let (_again, welcome) = testing::within(Some(SECOND), greeted).await.expect("in time");
         assert_eq!((welcome.status, welcome.positions.received), (Status::Resumed, 40));
         assert!(called.load(Ordering::Relaxed) < 8);
-        let all = async {
-            while called.load(Ordering::Relaxed) < 40 {
-                testing::sleep(SECOND).await;
-            }
-        };
-        assert!(testing::within(Some(60 * SECOND), all).await.is_some());
+        until(|| called.load(Ordering::Relaxed) == 40).await;
     });
 }

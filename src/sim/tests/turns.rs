@@ -2,17 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use futures::io::AsyncWrite;
-use futures::task::waker;
 
 use super::outages::config;
-use super::waits::{Calls, Waiting, one_kb};
+use super::waits::{Waiting, one_kb};
 use crate::framed::HIGH_WATER;
 use crate::queue::{Outbox, Place, Stage};
+use crate::session::{Positions, Settled, Side, Terms};
+use crate::sync::Calls;
 
 /// A transport that takes everything, and while it does, something happens that only another thread could do.
 #[derive(Clone, Default)]
@@ -46,14 +46,13 @@ fn while_somebody_writes(
 ) -> usize {
     let meanwhile = Meanwhile::default();
     let outbox = Arc::new(Outbox::new(meanwhile.clone(), config().codec().unwrap(), Arc::default()));
-    let (calls, other) = (Arc::new(Calls::default()), outbox.clone());
-    let driver = waker(calls.clone());
+    let ((calls, driver), other) = (Calls::waker(), outbox.clone());
     outbox.set_driver(&driver);
     *meanwhile.0.lock().unwrap() = Some(Box::new(move || happens(&other, &mut Context::from_waker(&driver))));
     let ticket = outbox.push(vec![7; len].into(), HIGH_WATER).unwrap();
     let mut place = Place { stage: Stage::Accepted(ticket), ..Place::default() };
     assert!(outbox.poll_over(&mut place, &mut Context::from_waker(Waker::noop())).is_ready());
-    let calls = calls.0.load(Relaxed);
+    let calls = calls.count();
     if calls > 0 {
         assert!(outbox.poll_drive(&mut Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(outbox.books().held, 0);
@@ -118,4 +117,25 @@ fn a_transport_that_somebody_writes_to_is_lost_when_they_have_done() {
     });
     let mut losing = losing.lock().unwrap().take().unwrap();
     assert!(losing.poll_if_called().is_ready());
+}
+
+/// Whoever settles what came writes the ACK that is due.
+#[test]
+fn who_writes_an_ack_leaves_to_the_driver_what_others_wait_for() {
+    let meanwhile = Meanwhile::default();
+    let terms = Terms { max_message: 100, window: 1 << 20, heartbeat: 0, ttl: 1000 };
+    let outbox = Outbox::in_session(config().codec().unwrap(), Arc::default(), Side::Listener, 1 << 20);
+    let outbox = Arc::new(outbox);
+    assert!(outbox.resume_session(&Positions::default(), &terms).is_ok());
+    assert!(outbox.resume(meanwhile.clone()));
+    let ((calls, driver), other) = (Calls::waker(), outbox.clone());
+    outbox.set_driver(&driver);
+    *meanwhile.0.lock().unwrap() = Some(Box::new(move || {
+        let ticket = other.push("reply".into(), usize::MAX).unwrap();
+        let mut place = Place { stage: Stage::Accepted(ticket), ..Place::default() };
+        assert!(other.poll_written(&mut place, &mut Context::from_waker(Waker::noop())).is_pending());
+    }));
+    let unsettled = outbox.received(1, 11).unwrap().unwrap();
+    unsettled.settle(&outbox, Settled::Taken);
+    assert_eq!((calls.count(), outbox.is_stalled()), (1, true));
 }

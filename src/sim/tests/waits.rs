@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use futures::io::{AsyncReadExt, AsyncWriteExt};
-use futures::task::{ArcWake, waker};
+use futures::task::waker;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{ANYWHERE, SECOND, config, dialed, every};
 use crate::sim::testing::Sim;
 use crate::sim::testing::{self, Acceptor};
+use crate::sync::Calls;
 use crate::{Address, Error, Listener, Manager};
 
 const SINKS: usize = 8;
@@ -94,16 +95,6 @@ fn a_sink_that_can_always_write_lets_the_others_run() {
     });
 }
 
-/// A waker that counts.
-#[derive(Default)]
-pub(super) struct Calls(pub(super) AtomicUsize);
-
-impl ArcWake for Calls {
-    fn wake_by_ref(calls: &Arc<Self>) {
-        calls.0.fetch_add(1, Relaxed);
-    }
-}
-
 /// A future with a waker of its own, which is polled when that is called.
 pub(super) struct Waiting<'a, T> {
     future: BoxFuture<'a, T>,
@@ -121,13 +112,13 @@ impl<'a, T> Waiting<'a, T> {
     }
 
     fn poll(&mut self) -> Poll<T> {
-        self.polled = self.calls.0.load(Relaxed);
+        self.polled = self.calls.count();
         let waker = waker(self.calls.clone());
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
     pub(super) fn poll_if_called(&mut self) -> Poll<T> {
-        if self.calls.0.load(Relaxed) > self.polled { self.poll() } else { Poll::Pending }
+        if self.calls.count() > self.polled { self.poll() } else { Poll::Pending }
     }
 
     /// Given up, it leaves no waker behind.
@@ -215,7 +206,7 @@ fn nobody_is_woken_for_what_others_wait_for() {
         while !writes.is_empty() {
             testing::yield_now().await;
             writes.retain_mut(|write| write.poll_if_called().map(Result::unwrap).is_pending());
-            assert!(writes.iter().all(|write| write.calls.0.load(Relaxed) <= 2));
+            assert!(writes.iter().all(|write| write.calls.count() <= 2));
         }
         drop(reading);
     });
