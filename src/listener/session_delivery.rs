@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -38,8 +38,6 @@ pub(super) struct SessionDelivery {
     delivery: Option<Handling>,
     /// Where what comes goes, if the program has a connection for the session.
     inlet: Option<Arc<Inlet>>,
-    /// The peer sends no more, and the program will find that behind what came.
-    ended: bool,
     /// Where what it has sent and that comes back goes then.
     returned: Arc<Returned>,
     /// What was counted as received, and is not delivered.
@@ -84,7 +82,6 @@ impl SessionDelivery {
             inbox,
             delivery: None,
             inlet: None,
-            ended: false,
             returned: Arc::default(),
             stash: VecDeque::new(),
             share: None,
@@ -130,22 +127,24 @@ impl SessionDelivery {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
         let handling = ready!(self.poll_choice(cx))?;
         let is_callback = matches!(handling, Handling::Callback(_) | Handling::AsyncCallback(_));
-        let began = is_callback.then(|| self.now());
+        let mut began = None;
         loop {
             if let Some(call) = &mut self.call {
                 let called = ready!(call.called.as_mut().poll(cx));
                 let message = self.call.take().map(|call| call.message);
                 message.map_or(Ok(()), |message| self.called(message, called))?;
             }
-            let has_run = began.is_some_and(|began| self.now().saturating_duration_since(began) >= RUNS_FOR);
             let Some(stashed) = self.stash.front_mut() else {
                 self.end_stream();
                 return Poll::Ready(Ok(()));
             };
-            if has_run {
-                stashed.settle_taken(&self.member.outbox);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            if is_callback {
+                let now = self.running.config.runtime.now();
+                if now.saturating_duration_since(*began.get_or_insert(now)) >= RUNS_FOR {
+                    stashed.settle_taken(&self.member.outbox);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
             match &handling {
                 Handling::Inbox => {
@@ -196,17 +195,11 @@ impl SessionDelivery {
         }
     }
 
-    fn now(&self) -> Instant {
-        self.running.config.runtime.now()
-    }
-
     /// Where the program has a connection for the session: the peer sends no more, and all that came is there.
-    fn end_stream(&mut self) {
+    fn end_stream(&self) {
         if let Some(inlet) = &self.inlet
-            && !self.ended
             && self.member.outbox.is_receiving_closed()
         {
-            self.ended = true;
             inlet.end();
         }
     }
@@ -328,9 +321,8 @@ impl SessionDelivery {
     /// The session is over: where the program has a connection for it that waits for more, it is told.
     pub(super) fn lost(&self, in_doubt: usize, why: Loss) {
         if let Some(inlet) = &self.inlet {
-            if !self.ended {
-                inlet.fail(Error::SessionLost { in_doubt, why });
-            }
+            // Where the peer has closed before, the program has all that it sent.
+            inlet.fail(Error::SessionLost { in_doubt, why });
             inlet.end();
         }
     }

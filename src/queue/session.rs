@@ -332,7 +332,8 @@ impl Session {
             }
             self.settled = 0;
             if due > self.ms(now()) {
-                return (!std::mem::replace(&mut self.ack_awaited, !in_task) && !in_task).then_some(false);
+                let is_told = in_task || std::mem::replace(&mut self.ack_awaited, true);
+                return (!is_told).then_some(false);
             }
         }
         Some(true)
