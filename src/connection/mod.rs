@@ -101,7 +101,8 @@ use socket::{Origin, Shared};
 /// nothing: it can be called again.
 ///
 /// The stream of a connection that was dialed yields [`Error::SessionLost`] once for each session that is lost, and goes on with
-/// the replies of the next session. That of a connection that a listener accepted ends with its session.
+/// the replies of the next session. That of a connection that a listener accepted ends when the peer has closed, and where the
+/// session was lost before, it yields [`Error::SessionLost`] and ends.
 ///
 /// # Time limits
 ///

@@ -30,7 +30,10 @@ const PRUNE_FROM: usize = 64;
 ///   [`Event::Undelivered`](crate::Event::Undelivered): one bad peer is no reason to fail the others.
 /// - `poll_ready` waits while `queue_bytes` are held for the last peer that was written to.
 /// - `poll_flush` is ready when the kernel has taken everything, or its peer is gone. A peer that takes nothing holds it
-///   up until `write_timeout` disconnects that peer; `feed`, and `forward`, do not wait for it.
+///   up until `write_timeout` disconnects that peer; `feed`, and `forward`, do not wait for it. In a session, a peer that is away or
+///   takes nothing holds it up until the session is over. That comes after `write_timeout`, or 30 s without one, where `queue_bytes`
+///   are held for it, and after the `ttl` where it is away. A peer that takes no messages, as a manager, holds nothing up: what is
+///   sent to it is undelivered.
 /// - `poll_close` flushes, for `close_timeout` at the most, and then ends the sending direction of every connection.
 ///
 /// A peer may close its sending direction and wait for replies: its connection stays open until all its messages have been
