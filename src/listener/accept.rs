@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::greeting;
+use super::peer_task::rest;
 use super::peers::Guest;
 use super::peers::Running;
 use super::received::Arrival;
@@ -45,7 +46,7 @@ pub(crate) async fn accept_all(running: Running, acceptor: Acceptor, inbox: Send
         accepting.pause().await;
     }
     let begun = shared.config.runtime.now();
-    if let Err(panic) = foreign::call(|| accepting.accept_waiting()) {
+    if let Err(panic) = foreign::run(accepting.accept_waiting(), drop).await {
         shared.panicked(None, PanicSource::Task, panic);
     }
     // The inbox, and the events, do not end before those who hold a part in them.
@@ -70,12 +71,15 @@ struct Accepting {
 
 impl Accepting {
     async fn until_closed(&mut self) {
+        let mut in_a_row = 0;
         loop {
             let accepted = self.unless_closing(self.acceptor.accept()).await;
             match accepted {
                 Some(Ok((stream, remote))) => {
                     self.retry = RETRY.0;
                     self.admit(stream, remote);
+                    // Those who connect one after the other must not keep a thread for themselves.
+                    in_a_row = rest(in_a_row).await;
                 }
                 Some(Err(error)) if is_of_the_peer(&error) => {}
                 // The listener was dropped, and its socket with it.
@@ -91,13 +95,15 @@ impl Accepting {
     }
 
     /// What the system holds already, and not for ever; a connection that ended there is none.
-    fn accept_waiting(&self) {
+    async fn accept_waiting(&self) {
+        let mut in_a_row = 0;
         for _ in 0..self.running.config.max_connections {
             match self.acceptor.accept().now_or_never() {
                 Some(Ok((stream, remote))) => self.admit(stream, remote),
                 Some(Err(error)) if is_of_the_peer(&error) => {}
                 Some(Err(_)) | None => return,
             }
+            in_a_row = rest(in_a_row).await;
         }
     }
 

@@ -189,7 +189,7 @@ impl Incoming {
     /// Waits for the next values. What was received while this was a stream of bytes is decoded here, and what its peers send
     /// after that.
     pub(crate) fn poll_values(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Option<(Peer, AnyValues)>> {
-        self.arrivals.shared.choose(Handling::Decoded(decoding.clone()));
+        self.arrivals.shared.choose_decoding(decoding);
         loop {
             if let Some(batch) = &mut self.batch {
                 let (peer, shared) = (batch.peer(), &self.arrivals.shared);

@@ -151,6 +151,16 @@ impl Shared {
         }
     }
 
+    /// Chooses that messages are decoded, also where they were to be yielded as they are: a listener that was split has chosen
+    /// that. It concerns the peers that come from now on.
+    pub(crate) fn choose_decoding(&self, decoding: &Decoding) {
+        let Some(choice) = self.chosen.get() else { return self.choose(Handling::Decoded(decoding.clone())) };
+        let mut choice = choice.lock();
+        if let Some(Handling::Inbox) = *choice {
+            *choice = Some(Handling::Decoded(decoding.clone()));
+        }
+    }
+
     /// Waits for the choice; `None` if the listener is gone.
     pub(crate) async fn chosen(&self) -> Option<Handling> {
         let choice = self.choice().await;

@@ -301,6 +301,22 @@ fn replies_reach_a_peer_that_waits_for_them() {
     });
 }
 
+/// A listener that was split has chosen a stream of bytes; it can be decoded after all.
+#[test]
+fn a_listener_that_was_split_decodes_in_the_tasks_of_its_peers() {
+    run(async {
+        let (listener, addr) = bind().await;
+        let (incoming, _outgoing) = listener.split();
+        let mut threads = incoming.decode(|_| Ok::<_, BoxError>(thread::current().id()));
+        assert!(threads.next().now_or_never().is_none());
+        let mut peer = raw(addr);
+        for _ in 0..10 {
+            put(&mut peer, b"one");
+            assert_ne!(next(&mut threads).await.unwrap().1, thread::current().id());
+        }
+    });
+}
+
 struct Bomb(#[allow(dead_code)] u64);
 
 impl Drop for Bomb {

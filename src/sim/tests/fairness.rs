@@ -1,11 +1,15 @@
 //! One peer that never stops sending, and a hundred that say a word now and then.
 
+use std::cell::OnceCell;
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::future::join_all;
+use futures::{FutureExt, SinkExt, StreamExt};
 
 use crate::sim::testing;
 use crate::sim::testing::Sim;
-use crate::{Address, Config, Connection, Listener, WireFormat};
+use crate::{Address, Closer, Config, Connection, Listener, WireFormat};
 
 const QUIET: usize = 100;
 const ROUNDS: usize = 20;
@@ -58,5 +62,37 @@ fn quiet_peers_are_served_in_every_round() {
     for seed in 0..20 {
         let longest = longest_wait(Some(seed));
         assert!(longest <= 6 * 64, "{longest} messages of the firehose before a quiet peer's, with seed {seed}");
+    }
+}
+
+/// Who accepts lets others run now and then, although one connects after the other: on a runtime of one thread nobody else could.
+#[test]
+fn those_who_connect_at_once_are_not_all_accepted_in_one_turn() {
+    const MANY: u64 = 100;
+    for closes in [false, true] {
+        let closer = OnceCell::<Closer>::new();
+        let (mut before, mut most) = (0, 0);
+        let watch = || {
+            let accepted = closer.get().map_or(0, |closer| closer.stats().accepted);
+            (before, most) = (accepted, most.max(accepted - before));
+        };
+        let connect = async {
+            let mut listener = Listener::bind("127.0.0.1:0", Config::new()).await.unwrap();
+            let at = listener.local_addr();
+            assert!(closer.set(listener.closer()).is_ok());
+            assert!(listener.next().now_or_never().is_none());
+            let connections = join_all((0..MANY).map(|_| Connection::dial(&at, Config::new()))).await;
+            // Now they wait in the system's queue.
+            if closes {
+                let close = closer.get().unwrap().close();
+                drop(connections);
+                close.await.unwrap();
+            } else {
+                testing::sleep(Duration::from_millis(1)).await;
+                drop(connections);
+            }
+        };
+        Sim::default().run_watched(connect, watch);
+        assert_eq!((before, most), (MANY, 5), "accepted, and in one turn at the most; closes: {closes}");
     }
 }
