@@ -362,3 +362,18 @@ fn the_same_seed_is_the_same_run_on_any_thread() {
         assert_ne!(here.hash, many_ends(seed + 1_000).hash);
     }
 }
+
+/// What is further away than the clock can tell never comes; nothing panics on the way there.
+#[test]
+fn the_longest_times_are_those_that_never_end() {
+    Sim::new().run(|sim| async move {
+        let (mut listener, addr) = listening(&sim).await;
+        assert_eq!(sim.timeout(SECOND, sim.sleep(Duration::MAX)).await, None);
+        assert_eq!(sim.timeout(Duration::MAX, async { 7 }).await, Some(7));
+        sim.link(addr).latency(Duration::MAX);
+        let mut connection = dialed(&sim, addr).await;
+        connection.send(b"a message"[..].into()).await.unwrap();
+        assert!(sim.timeout(SECOND, listener.next()).await.is_none());
+        assert_eq!(sim.now(), 2 * SECOND);
+    });
+}

@@ -7,6 +7,7 @@
 //! A buffer whose messages the program still holds is kept by the pool as well, and is lent again when the last of them
 //! is gone. So nothing is allocated in the long run, not even a count of references: the one of the first time is kept.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::{Deref, DerefMut};
@@ -37,6 +38,31 @@ const WASTE: usize = 4;
 
 static POOL: Lock<Pool> =
     Lock::new(Pool { shelves: [const { VecDeque::new() }; SHELVES], large: VecDeque::new(), ahead: 0 });
+
+/// While this lives, large buffers of this thread are made anew. How much a read may bring, and what counts against an inbox,
+/// does not depend then on what the process did before: a run of the simulator can be repeated.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) struct FreshBuffers(());
+
+#[cfg(any(test, feature = "sim"))]
+impl FreshBuffers {
+    pub(crate) fn begin() -> Self {
+        FRESH.set(FRESH.get() + 1);
+        Self(())
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Drop for FreshBuffers {
+    fn drop(&mut self) {
+        FRESH.set(FRESH.get() - 1);
+    }
+}
+
+thread_local! {
+    /// How many [`FreshBuffers`] there are.
+    static FRESH: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Each buffer as a whole; on every shelf those at the front are most likely free.
 struct Pool {
@@ -84,7 +110,7 @@ impl Lent {
         if want <= CHUNK {
             return Self::chunk();
         }
-        let kept = POOL.lock().take_large(want);
+        let kept = if FRESH.get() > 0 { None } else { POOL.lock().take_large(want) };
         let twice = got.saturating_mul(2);
         match kept {
             Some(kept) => Self { buf: kept.into(), ahead: true },

@@ -6,6 +6,10 @@ mod reader;
 mod writer;
 
 pub(crate) use buffers::CHUNK;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use buffers::FreshBuffers;
+#[cfg(test)]
+pub(crate) use buffers::Lent;
 pub use messages::{Messages, MessagesIter};
 pub(crate) use reader::Batch;
 pub use reader::Reader;

@@ -106,8 +106,10 @@ struct End {
     shut: bool,
     /// This end has been reset.
     reset: bool,
-    /// Those who wait at this end, to read and to write.
-    waiting: Vec<Waker>,
+    /// Who waits at this end to read.
+    reading: Option<Waker>,
+    /// Who waits at this end to write.
+    writing: Option<Waker>,
 }
 
 impl Cable {
@@ -187,13 +189,15 @@ impl Cable {
             while lane.arrivals.front().is_some_and(|(upto, at)| *upto <= lane.read && *at <= now) {
                 lane.arrivals.pop_front();
             }
-            self.wake(side.other());
+            // There is room, which is nothing to those who read there.
+            self.calls.extend(self.ends[side.other() as usize].writing.take());
             return Poll::Ready(Ok(n));
         }
         if self.is_at_end(side, now) {
             return Poll::Ready(Ok(0));
         }
-        self.wait(side, cx)
+        self.calls.extend(wait(&mut self.ends[side as usize].reading, cx));
+        Poll::Pending
     }
 
     pub(super) fn poll_write(
@@ -225,9 +229,10 @@ impl Cable {
         }
         let n = end.take(bufs, room, wire, now);
         if n == 0 && bufs.iter().any(|buf| !buf.is_empty()) {
-            return self.wait(side, cx);
+            self.calls.extend(wait(&mut end.writing, cx));
+            return Poll::Pending;
         }
-        self.wake(side.other());
+        self.calls.extend(self.ends[side.other() as usize].reading.take());
         self.fail_if_due(side);
         Poll::Ready(Ok(n))
     }
@@ -300,22 +305,24 @@ impl Cable {
         }
     }
 
-    fn wait<T>(&mut self, side: Side, cx: &mut Context<'_>) -> Poll<T> {
-        let waiting = &mut self.ends[side as usize].waiting;
-        if !waiting.iter().any(|waiting| waiting.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
     pub(super) fn wake(&mut self, side: Side) {
-        self.calls.append(&mut self.ends[side as usize].waiting);
+        let End { reading, writing, .. } = &mut self.ends[side as usize];
+        self.calls.extend(reading.take().into_iter().chain(writing.take()));
     }
 
     fn wake_both(&mut self) {
         self.wake(Side::Dialer);
         self.wake(Side::Acceptor);
     }
+}
+
+/// Waits in one direction, as at a socket of the system: in place of who waited before, who is to be woken to look again. One
+/// that wakes nobody takes nobody's place.
+fn wait(waiting: &mut Option<Waker>, cx: &mut Context<'_>) -> Option<Waker> {
+    if cx.waker().will_wake(Waker::noop()) || waiting.as_ref().is_some_and(|waiting| waiting.will_wake(cx.waker())) {
+        return None;
+    }
+    waiting.replace(cx.waker().clone())
 }
 
 impl End {
@@ -334,7 +341,7 @@ impl End {
             });
             // Behind what is on its way already.
             let free = self.arrivals.back().map_or(now, |(_, at)| at.saturating_sub(wire.latency).max(now));
-            self.arrivals.push_back((self.taken.len(), free + sending + wire.latency));
+            self.arrivals.push_back((self.taken.len(), free.saturating_add(sending).saturating_add(wire.latency)));
         }
         n
     }

@@ -137,7 +137,14 @@ impl Sim {
 
     /// Waits, in virtual time.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + Sync + use<> {
-        Alarm::new(self.0.clone(), self.instant() + duration)
+        // What is further away than the clock can tell never comes.
+        let alarm = self.instant().checked_add(duration).map(|at| Alarm::new(self.0.clone(), at));
+        async move {
+            match alarm {
+                Some(alarm) => alarm.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Waits for a future, at most for `limit` of virtual time: `None` if that is over.

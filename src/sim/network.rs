@@ -84,16 +84,23 @@ impl Network {
         }
     }
 
-    fn port(&mut self) -> u16 {
-        self.last_port += 1;
-        self.last_port
+    /// The next port at which nobody listens, of those that the system chooses from.
+    fn port(&mut self) -> io::Result<u16> {
+        let taken: BTreeSet<_> = self.listening.keys().filter_map(|at| Some(at.ip()?.port())).collect();
+        for _ in FIRST_PORT..=u16::MAX {
+            self.last_port = self.last_port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !taken.contains(&self.last_port) {
+                return Ok(self.last_port);
+            }
+        }
+        Err(io::ErrorKind::AddrNotAvailable.into())
     }
 
     pub(super) fn listen(&mut self, mut at: Endpoint) -> io::Result<(Arc<Lock<Backlog>>, Endpoint)> {
         if let Endpoint::Ip(addr) = &mut at
             && addr.port() == 0
         {
-            addr.set_port(self.port());
+            addr.set_port(self.port()?);
         }
         if self.listening.contains_key(&at) {
             return Err(io::ErrorKind::AddrInUse.into());
@@ -120,7 +127,10 @@ impl Network {
             return Some(Err(kind.into()));
         };
         let local = match to {
-            Endpoint::Ip(_) => Endpoint::Ip((Ipv4Addr::LOCALHOST, self.port()).into()),
+            Endpoint::Ip(_) => match self.port() {
+                Ok(port) => Endpoint::Ip((Ipv4Addr::LOCALHOST, port).into()),
+                Err(error) => return Some(Err(error)),
+            },
             Endpoint::Unix(_) => Endpoint::Unix(Default::default()),
         };
         let mut cable = Cable::new(self.wires.get(to).copied().unwrap_or(self.usual));
@@ -167,5 +177,34 @@ impl Backlog {
         self.ended = true;
         let refused = self.queue.drain(..).map(|(cable, _)| cable).collect();
         (refused, std::mem::take(&mut self.waiting))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Endpoint {
+        Endpoint::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    #[test]
+    fn a_port_at_which_somebody_listens_is_not_chosen_and_there_are_only_so_many() {
+        let mut network = Network::new(1);
+        network.listen(at(FIRST_PORT + 2)).unwrap();
+        let chosen: Vec<_> = (0..2).map(|_| network.listen(at(0)).unwrap().1).collect();
+        assert_eq!(chosen, [at(FIRST_PORT + 1), at(FIRST_PORT + 3)]);
+
+        // Those of connections come again.
+        let connect = |network: &mut Network| network.connect(&at(FIRST_PORT + 1)).unwrap().map(|made| made.local);
+        network.last_port = u16::MAX;
+        assert_eq!(connect(&mut network).unwrap(), at(FIRST_PORT));
+        assert_eq!(connect(&mut network).unwrap(), at(FIRST_PORT + 4));
+
+        for port in FIRST_PORT..=u16::MAX {
+            let _ = network.listen(at(port));
+        }
+        assert_eq!(network.listen(at(0)).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        assert_eq!(connect(&mut network).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 use super::network::Network;
 use crate::foreign;
+use crate::framed::FreshBuffers;
 use crate::runtime::Timer;
 use crate::sync::Lock;
 
@@ -161,6 +162,7 @@ impl World {
     /// Runs `main` to its end, and ends the world with it. `watch` is called after each poll of a task.
     pub(super) fn run<F: Future>(&self, main: F, mut watch: impl FnMut()) -> F::Output {
         let _ending = Ending(self);
+        let _fresh = FreshBuffers::begin();
         let mut main = pin!(main);
         let call = Call::new(MAIN, &self.ready);
         call.clone().wake();
@@ -290,8 +292,11 @@ impl World {
         assert!(planted.is_none(), "planted: {what}");
     }
 
-    /// Wakes somebody at that time.
+    /// Wakes somebody at that time, unless it is further away than the clock can tell.
     pub(super) fn wake_at(&self, at: Duration, waker: &Waker) {
+        if self.start.checked_add(at).is_none() {
+            return;
+        }
         let mut state = self.state.lock();
         let timer = state.number();
         state.timers.insert((at, timer), waker.clone());

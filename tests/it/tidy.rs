@@ -20,7 +20,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["error", "foreign"]),
     ("session", &["duration", "error"]),
     ("runtime", &["endpoint", "foreign", "identity", "sync"]),
-    ("sim", &["endpoint", "foreign", "runtime", "sync"]),
     ("tls", &["error", "sync"]),
     ("config", &["backoff", "duration", "error", "runtime", "session", "tls", "wire"]),
     ("observe", &["chain", "endpoint", "error", "foreign", "identity", "peer", "runtime", "sync"]),
@@ -30,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["config", "endpoint", "error", "foreign", "identity", "metrics", "peer", "runtime", "sync", "tls", "wire"],
     ),
     ("framed", &["config", "error", "session", "sync", "wire"]),
+    ("sim", &["endpoint", "foreign", "framed", "runtime", "sync"]),
     ("queue", &["error", "foreign", "framed", "runtime", "session", "sync", "wire"]),
     (
         "link",

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use futures::future::{join_all, pending};
 
 use super::audit::CAPACITY;
+use crate::framed::Lent;
 use crate::sim::testing;
 use crate::sim::testing::{Cut, plan};
 use crate::sim::testing::{Fault, Side};
 use crate::sim::testing::{Sim, take_trace};
-use crate::{Address, Config, Listener, Manager};
+use crate::{Address, Config, Connection, Listener, Manager};
 
 /// Three listeners, five producers on one manager, and a connection cut in each way.
 fn trace(seed: Option<u64>) -> Vec<String> {
@@ -69,4 +70,31 @@ fn a_run_that_cannot_go_on_says_so() {
     let panic = std::panic::catch_unwind(run).unwrap_err();
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.starts_with("stalled after 0ns: ") && text.ends_with("the seed is 7"), "{text}");
+}
+
+/// Of messages that need larger buffers than a read, which the process keeps for the next.
+#[test]
+fn what_the_process_did_before_makes_no_other_run() {
+    let run = || {
+        Sim { capacity: 1 << 20, seed: Some(1), traced: true }.run(async {
+            let config = Config::new().max_message_size(1 << 20).inbox_bytes(1 << 20);
+            let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap();
+            let mut connection = Connection::dial(listener.local_addr(), config).await.unwrap();
+            let mut sending = testing::spawn(async move {
+                for len in [100_000, 300_000, 150_000, 500_000, 200_000] {
+                    connection.send(Bytes::from(vec![7; len])).await.unwrap();
+                }
+            });
+            for _ in 0..5 {
+                listener.next().await.unwrap();
+            }
+            sending.join().await;
+            take_trace()
+        })
+    };
+    let once = run();
+    // As a connection elsewhere in the process leaves it.
+    let kept = (1..=8).map(|hundreds| Lent::growing(hundreds * 100_000, hundreds * 100_000));
+    drop(kept.collect::<Vec<_>>());
+    assert_eq!(once, run());
 }
