@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
 use futures::future::{join_all, pending};
+use futures::{SinkExt, StreamExt};
 
 use super::audit::CAPACITY;
 use crate::framed::Lent;
