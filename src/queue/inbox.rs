@@ -1,9 +1,12 @@
 //! The bounded queue between the reader tasks and the consumer: batches in, in turn, within a budget of bytes.
 //!
 //! The only file that names flume. Its channel keeps the order; the budget is what bounds it. A reader reserves its
-//! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing. Nobody waits in the channel
-//! itself, which would allocate for each wait: who sends has a place already, and who receives leaves a waker here.
+//! share *before* it reads, so that a thousand readers in front of a full inbox hold nothing. Who gives room back grants it
+//! to those in front of the line, to as many as it does for: each would have to run first if they let each other in, and on a busy
+//! machine the consumer would wait for that. Nobody waits in the channel itself, which would allocate for each wait: who sends has a
+//! place already, and who receives leaves a waker here.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +15,7 @@ use flume::TryRecvError;
 use futures::stream::{FusedStream, Stream};
 
 use crate::foreign::PanicHook;
-use crate::sync::{Guard, Key, Later, Lock, Waiters, Wakes};
+use crate::sync::{Guard, Later, Lock, Wakes};
 
 /// What an item costs beside its bytes: its place in the queue, twice that while the queue grows, and what the allocator
 /// keeps around both.
@@ -22,7 +25,8 @@ pub(crate) const ITEM: usize = 512;
 pub(crate) fn inbox<T: Send + 'static>(budget: usize, panicked: Option<PanicHook>) -> (Sender<T>, Receiver<T>) {
     // Every item costs at least ITEM, so the budget is always full before the channel is.
     let (tx, rx) = flume::bounded(budget / ITEM + 1);
-    let budget = Arc::new(Budget { total: budget, state: Lock::default(), panicked });
+    let state = Lock::new(State { total: budget, ..State::default() });
+    let budget = Arc::new(Budget { state, panicked });
     let receiver = Receiver { items: rx, budget: budget.clone(), ended: false };
     (Sender { tx: Some(tx), budget, place: None }, receiver)
 }
@@ -32,7 +36,8 @@ pub(crate) struct Sender<T> {
     /// `None` when it is dropped.
     tx: Option<flume::Sender<Parcel<T>>>,
     budget: Arc<Budget>,
-    place: Option<Key>,
+    /// Its number in the line, while it waits.
+    place: Option<u64>,
 }
 
 /// An item with its share of the budget, which is free again when this is dropped.
@@ -48,20 +53,15 @@ impl<T> Sender<T> {
     /// Waits, in turn, until `bytes` fit in the budget. They always fit when nothing else is held.
     pub(crate) fn poll_reserve(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Share> {
         let mut state = self.budget.lock();
-        let in_turn = state.waiting.is_first(self.place);
-        let granted = state.ended || (in_turn && state.fits(bytes, self.budget.total));
-        if !granted {
-            let replaced = state.waiting.wait(&mut self.place, cx.waker());
-            state.later.drop(replaced);
+        if !state.take(bytes, &mut self.place) {
+            state.wait(bytes, &mut self.place, cx.waker());
             return Poll::Pending;
         }
-        state.leave(&mut self.place);
-        state.used += bytes;
         drop(state);
         Poll::Ready(Share { budget: self.budget.clone(), bytes })
     }
 
-    /// Does not wait any more. One who stays in the line, and does not come when it is their turn, holds up all who are behind.
+    /// Does not wait any more. One who stays in the line, and does not come for what was granted, keeps it from all who are behind.
     pub(crate) fn leave(&mut self) {
         self.budget.lock().leave(&mut self.place);
     }
@@ -122,7 +122,7 @@ impl<T> Receiver<T> {
     pub(crate) fn reserve(&self, bytes: usize) -> Option<Share> {
         // Nobody is to be woken.
         let mut state = self.budget.state.lock();
-        if !state.waiting.is_empty() || !state.fits(bytes, self.budget.total) {
+        if !state.waiting.is_empty() || !state.fits(bytes) {
             return None;
         }
         state.used += bytes;
@@ -219,21 +219,33 @@ impl Usage {
 }
 
 struct Budget {
-    total: usize,
     state: Lock<State>,
     panicked: Option<PanicHook>,
 }
 
 #[derive(Default)]
 struct State {
+    total: usize,
+    /// What is held, and what is kept for those to whom it was granted, in bytes.
     used: usize,
     /// The consumer is gone: nobody has to wait for it.
     ended: bool,
-    /// The first has waited longest, and only it is woken.
-    waiting: Waiters,
+    /// The line of those who wait, by their numbers. Those at its front were granted what they wait for, and come for it.
+    waiting: BTreeMap<u64, Waiting>,
+    /// The number of the last who joined the line.
+    last: u64,
+    /// From this number on, nothing was granted.
+    next: u64,
     /// Who takes the items, when it waits for one.
     consumer: Option<Waker>,
     later: Later,
+}
+
+/// Somebody in the line.
+struct Waiting {
+    bytes: usize,
+    /// `None` when it was woken.
+    waker: Option<Waker>,
 }
 
 impl Wakes for State {
@@ -248,39 +260,91 @@ impl Budget {
     }
 
     fn end(&self) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
         state.ended = true;
-        state.waiting.wake(()..=(), &mut state.later);
-        state.later.drop(state.consumer.take());
+        state.grant();
+        let consumer = state.consumer.take();
+        state.later.drop(consumer);
     }
 
     fn release(&self, bytes: usize) {
         if bytes > 0 {
             let mut state = self.lock();
             state.used -= bytes;
-            state.call_first();
+            state.grant();
         }
     }
 }
 
 impl State {
-    fn fits(&self, bytes: usize, total: usize) -> bool {
-        self.used == 0 || self.used + bytes <= total
+    fn fits(&self, bytes: usize) -> bool {
+        self.ended || self.used == 0 || self.used + bytes <= self.total
     }
 
-    /// Ends a wait; the next in the queue may fit as well.
-    fn leave(&mut self, place: &mut Option<Key>) {
-        if place.is_some() {
-            let left = self.waiting.leave(place);
-            self.later.drop(left);
-            self.call_first();
+    /// Takes what was granted to one in the line, or, for one who comes now, what fits and nobody waits for.
+    fn take(&mut self, bytes: usize, place: &mut Option<u64>) -> bool {
+        if let Some(number) = *place
+            && self.waiting.get(&number).is_none_or(|waiting| waiting.bytes != bytes)
+        {
+            // It needs another amount by now, and waits anew.
+            self.leave(place);
+        }
+        let Some(number) = *place else {
+            let is_free = !self.is_waited_for() && self.fits(bytes);
+            self.used += if is_free { bytes } else { 0 };
+            return is_free;
+        };
+        let is_granted = number < self.next;
+        if is_granted {
+            self.waiting.remove(&number);
+            *place = None;
+        }
+        is_granted
+    }
+
+    /// Joins the line, or stays in it.
+    fn wait(&mut self, bytes: usize, place: &mut Option<u64>, waker: &Waker) {
+        let number = *place.get_or_insert_with(|| {
+            self.last += 1;
+            self.last
+        });
+        let waiting = self.waiting.entry(number).or_insert(Waiting { bytes, waker: None });
+        if waiting.waker.as_ref().is_none_or(|waiting| !waiting.will_wake(waker)) {
+            let replaced = waiting.waker.replace(waker.clone());
+            self.later.drop(replaced);
         }
     }
 
-    fn call_first(&mut self) {
-        let first = self.waiting.take_first();
-        self.later.wake(first);
+    /// Whether there is somebody in the line who was granted nothing.
+    fn is_waited_for(&self) -> bool {
+        self.waiting.last_key_value().is_some_and(|(last, _)| *last >= self.next)
+    }
+
+    /// Leaves the line; what was granted is for those behind.
+    fn leave(&mut self, place: &mut Option<u64>) {
+        let Some(number) = place.take() else { return };
+        let Some(left) = self.waiting.remove(&number) else { return };
+        if number < self.next {
+            self.used -= left.bytes;
+        }
+        self.later.drop(left.waker);
+        self.grant();
+    }
+
+    /// Grants what fits to those who have waited longest, and wakes them.
+    fn grant(&mut self) {
+        // As mostly.
+        if self.waiting.is_empty() {
+            return;
+        }
+        while let Some((number, first)) = self.waiting.range(self.next..).next()
+            && self.fits(first.bytes)
+        {
+            self.used += first.bytes;
+            self.next = number + 1;
+            let waker = self.waiting.get_mut(&(self.next - 1)).and_then(|first| first.waker.take());
+            self.later.wake(waker);
+        }
     }
 
     fn call_consumer(&mut self) {

@@ -1,7 +1,7 @@
 //! Who waits for room in an inbox: that they are let in, in turn, however the room comes about.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
 
@@ -20,17 +20,50 @@ fn granted<T>(polled: Poll<T>) -> T {
     share
 }
 
-/// One that gives its room back wakes one; the room may do for the next as well.
+/// Nobody has to come for what was granted before others are let in: on a busy machine that takes its time.
 #[test]
-fn who_is_let_into_an_inbox_lets_in_who_comes_next() {
-    let (sender, _receiver) = inbox(ROOM, None);
+fn room_that_is_given_back_lets_in_all_for_whom_it_does() {
+    let (sender, receiver) = inbox(ROOM, None);
     let all = reserve(sender.clone(), ROOM).now_or_never().expect("there is room");
-    let mut first = Waiting::new(reserve(sender.clone(), ITEM));
-    let mut second = Waiting::new(reserve(sender, ITEM));
+    let waiting = |bytes| Waiting::new(reserve(sender.clone(), bytes));
+    let (mut first, mut second, mut large) = (waiting(ITEM), waiting(ITEM), waiting(3 * ITEM));
+    let mut behind = waiting(ITEM);
     drop(all);
-    assert!(second.poll_if_called().is_pending(), "it is not its turn");
-    let _share = granted(first.poll_if_called());
-    granted(second.poll_if_called());
+    let second_share = granted(second.poll_if_called());
+    assert!(large.poll_if_called().is_pending(), "there is not room enough");
+    assert!(behind.poll_if_called().is_pending(), "it is not its turn");
+    assert!(reserve(sender.clone(), ITEM).now_or_never().is_none(), "it is not its turn either");
+    assert!(receiver.reserve(ITEM).is_none());
+    drop(second_share);
+    let large_share = granted(large.poll_if_called());
+    assert!(behind.poll_if_called().is_pending(), "what was granted is kept");
+    let first_share = granted(first.poll_if_called());
+    drop(first_share);
+    granted(behind.poll_if_called());
+    drop(large_share);
+    assert!(receiver.reserve(ROOM).is_some(), "nothing is held any more");
+}
+
+#[test]
+fn what_was_granted_to_one_who_leaves_an_inbox_or_needs_another_amount_is_for_those_behind() {
+    let (sender, receiver) = inbox(ROOM, None);
+    for leaves in [false, true] {
+        let all = reserve(sender.clone(), ROOM).now_or_never().expect("there is room");
+        let mut sends = sender.clone();
+        let mut poll = |bytes| sends.poll_reserve(bytes, &mut Context::from_waker(Waker::noop()));
+        assert!(poll(ROOM).is_pending());
+        let mut behind = Waiting::new(reserve(sender.clone(), ROOM));
+        drop(all);
+        assert!(behind.poll_if_called().is_pending(), "it was granted to the first");
+        if leaves {
+            sends.leave();
+        } else {
+            assert!(poll(ITEM).is_pending(), "it waits anew");
+        }
+        granted(behind.poll_if_called());
+        drop(sends);
+        assert!(receiver.reserve(ROOM).is_some(), "nothing is held any more");
+    }
 }
 
 /// Its message is larger than what is left, and that of the next is not.
