@@ -114,10 +114,15 @@ impl Addresses {
         self.state.lock().links.get_mut(address)?.close(self)
     }
 
-    /// Takes all addresses that are open, to close them, and opens no more.
-    pub(crate) fn close_all(self: &Arc<Self>) -> Vec<Closing> {
+    /// Opens nothing more.
+    pub(crate) fn shut_down(self: &Arc<Self>) -> ShutDown {
+        self.state.lock().shut_down = true;
+        ShutDown(Some(self.clone()))
+    }
+
+    /// Takes all addresses that are open, to close them.
+    fn close_all(self: &Arc<Self>) -> Vec<Closing> {
         let mut state = self.state.lock();
-        state.shut_down = true;
         let mut closing: Vec<_> = state.links.values_mut().filter_map(|slot| slot.close(self)).collect();
         drop(state);
         // The same in each run, which the simulator promises.
@@ -172,13 +177,14 @@ impl Addresses {
     }
 
     /// If the last address is closed, there may be no more letters, or events.
-    fn look(&self) {
+    pub(crate) fn look(&self) {
         let state = self.state.lock();
         // What is still being dialed is not opened any more.
         let none_is_left = state.links.values().all(|slot| slot.link().is_none());
         let (over, ended) = (state.over && none_is_left, state.ended && none_is_left);
         drop(state);
-        if over {
+        // What an address gave back to a route becomes letters in the route's task.
+        if over && self.routers().iter().all(|router| router.is_settled()) {
             self.common.dead_letters.end();
         }
         if ended {
@@ -327,6 +333,22 @@ async fn watch(running: impl Future<Output = ()>, link: Arc<Link>, addresses: We
         }
         // The close that goes on already has it come back now, and forgets it.
         None => give_back(&addresses, &link, Some(why)).await,
+    }
+}
+
+/// A shutdown that has begun. Dropped before it has taken the addresses to close them, it ends them at once.
+pub(crate) struct ShutDown(Option<Arc<Addresses>>);
+
+impl ShutDown {
+    /// Takes all addresses that are open, to close them.
+    pub(crate) fn close_all(mut self) -> Vec<Closing> {
+        self.0.take().map(|addresses| addresses.close_all()).unwrap_or_default()
+    }
+}
+
+impl Drop for ShutDown {
+    fn drop(&mut self) {
+        drop(self.0.take().map(|addresses| addresses.close_all()));
     }
 }
 

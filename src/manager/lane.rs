@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::error::Error;
 use crate::link::{Health, Link};
 use crate::peer::Address;
 use crate::queue::{Batch, Fate, Offer, Place, Returned, Returns, Stage, Trail, Verdict};
 use crate::wire::{Codec, Output};
 
-/// For how long an address is left alone that gave messages back, and is dialed only for the next.
+/// For how long an address is left alone that gave messages back, and is dialed only for the next; longer, if it took longer to fail.
 const ALONE: Duration = Duration::from_secs(1);
+/// For how long others wait for the message that tries an address: one that refuses does so at once, and the order stays.
+const TRIAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Lane {
     pub(super) address: Address,
@@ -27,7 +30,10 @@ pub(super) struct Lane {
     place: Place,
     /// What was handed over before that, where it waits for room.
     before: Stage,
-    gave_back: Option<Instant>,
+    /// Since when it is being tried, with one message, although it was down.
+    tried: Option<Instant>,
+    /// It gave messages back, and is left alone until then.
+    alone_until: Option<Instant>,
 }
 
 impl Lane {
@@ -41,7 +47,8 @@ impl Lane {
             batch,
             place: Place::default(),
             before: Stage::Nothing,
-            gave_back: None,
+            tried: None,
+            alone_until: None,
         }
     }
 
@@ -57,6 +64,7 @@ impl Lane {
                 return withdrawn;
             }
             self.link = None;
+            self.tried = None;
             self.place = Place::default();
         }
         if self.link.is_none() {
@@ -105,25 +113,45 @@ impl Lane {
         }
         let is_left_alone = match link.pulse.get() {
             Health::Down { next_attempt: Some(_), .. } => true,
-            Health::Down { next_attempt: None, .. } => self.alone_until().is_some_and(|until| now < until),
+            // Its dial may hang: one message is enough to try it.
+            Health::Down { next_attempt: None, .. } => match self.tried {
+                Some(since) => now >= since + TRIAL,
+                None => self.alone_until.is_some_and(|until| now < until),
+            },
             Health::Up | Health::Away { .. } => false,
         };
         !is_left_alone && !link.outbox.is_closed()
     }
 
-    fn alone_until(&self) -> Option<Instant> {
-        self.gave_back?.checked_add(ALONE)
+    /// Whether a message tries it: it is down, and may be up in a moment.
+    pub(super) fn is_tried(&self) -> bool {
+        self.tried.is_some() && self.dialed_for_messages().is_some()
     }
 
-    /// When it may be given messages again, of itself.
-    pub(super) fn usable_from(&self, now: Instant) -> Option<Instant> {
-        let Health::Down { next_attempt: None, .. } = self.link.as_ref()?.pulse.get() else { return None };
-        self.alone_until().filter(|until| now < *until)
+    /// Why it is down, where it is dialed only for messages, and not for one that comes now.
+    pub(super) fn rests(&self, now: Instant) -> Option<Arc<Error>> {
+        self.dialed_for_messages().filter(|_| self.is_open() && !self.is_usable(now))
+    }
+
+    /// Why it is down, where it is dialed only when there is a message for it.
+    fn dialed_for_messages(&self) -> Option<Arc<Error>> {
+        let pulse = self.link.as_ref().map(|link| &link.pulse).filter(|pulse| pulse.is_down())?;
+        match pulse.get() {
+            Health::Down { next_attempt: None, error, .. } => Some(error),
+            Health::Down { next_attempt: Some(_), .. } | Health::Up | Health::Away { .. } => None,
+        }
+    }
+
+    /// When it becomes one that may be given messages, or one for which nobody waits, of itself.
+    pub(super) fn changes_at(&self, now: Instant) -> Option<Instant> {
+        let at = self.tried.map(|since| since + TRIAL).or(self.alone_until);
+        self.dialed_for_messages().and(at).filter(|at| now < *at)
     }
 
     /// It gave a message back.
     pub(super) fn gave_back(&mut self, now: Instant) {
-        self.gave_back = Some(now);
+        let took = self.tried.take().map_or(Duration::ZERO, |since| now - since);
+        self.alone_until = now.checked_add(took.max(ALONE));
     }
 
     /// Waits until a message may be accepted that others with this trail have had. `false` if the address was closed.
@@ -142,7 +170,10 @@ impl Lane {
 
     /// Accepts a message for which there is room, that others with this trail have had. It is not over the limit: that was
     /// seen before. What it was copied from is left.
-    pub(super) fn accept(&mut self, message: &mut Bytes, trail: &[usize]) {
+    pub(super) fn accept(&mut self, message: &mut Bytes, trail: &[usize], now: impl FnOnce() -> Instant) {
+        if self.tried.is_none() && self.dialed_for_messages().is_some() {
+            self.tried = Some(now());
+        }
         if !self.goes_on(trail) {
             let trail = trail.iter().copied().chain([self.index]).collect();
             self.batch.fate = Fate::of(self.returns.clone(), trail);
@@ -178,6 +209,7 @@ impl Lane {
             true => ready!(link.outbox.poll_over(&mut self.place, cx)).unwrap_or_default(),
             false => ready!(link.outbox.poll_written(&mut self.place, cx)),
         }
+        self.tried = None;
         Poll::Ready(true)
     }
 }

@@ -257,11 +257,11 @@ impl Manager {
     }
 
     /// Ends the manager: closes all connections, as [`close`](Self::close) does, side by side and within `deadline`, and
-    /// says how each of them ended. From the moment of the call nothing more is accepted and nothing can be dialed.
+    /// says how each of them ended. From the moment of the call nothing can be opened or dialed, and no [`RouteSink`] accepts anything.
     ///
-    /// What a sink was fed before the call is delivered as well, whether or not it was flushed; what a [`RouteSink`] has accepted is
-    /// first handed over to its addresses, within half of the deadline. What could not be delivered becomes dead letters, and when
-    /// this has finished, their [stream](Self::dead_letters) ends behind the last. An address that another task is closing has its
+    /// What a sink was fed before the call is delivered as well, whether or not it was flushed; what a `RouteSink` has accepted is
+    /// first handed over to its addresses, within half of the deadline, and until then they accept messages. What could not be
+    /// delivered becomes dead letters, and when this has finished, their [stream](Self::dead_letters) ends behind the last. An address that another task is closing has its
     /// report there. Listeners go on: see [`close_listener`](Self::close_listener). Dropping the future ends all connections at once.
     ///
     /// ```
@@ -280,10 +280,11 @@ impl Manager {
     /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
     /// ```
     pub async fn shutdown(&self, deadline: Duration) -> BTreeMap<Address, Ending> {
+        let begun = self.addresses.shut_down();
         let routers = self.addresses.routers();
         routers.iter().for_each(|router| router.refuse());
         let deadline = deadline.saturating_sub(self.hand_over(deadline / 2).await);
-        let endings = self.addresses.close_all().into_iter().map(|closing| ending(closing, deadline));
+        let endings = begun.close_all().into_iter().map(|closing| ending(closing, deadline));
         let endings = join_all(endings).await.into_iter().collect();
         // They need nobody for that but the runtime, which callbacks may keep.
         let settled = join_all(routers.iter().map(|router| router.settled()));

@@ -41,6 +41,12 @@ struct State {
     watchers: Waiters,
 }
 
+impl State {
+    fn is_settled(&self, returns: &Returns) -> bool {
+        !self.busy && !self.burying && returns.is_empty()
+    }
+}
+
 /// It only goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -118,7 +124,13 @@ impl RouteQueue {
 
     /// Waits until all that was accepted is over, and what came back is where it goes.
     pub(crate) fn settled(&self) -> impl Future<Output = ()> {
-        self.watched(|state, returns| !state.busy && !state.burying && returns.is_empty())
+        self.watched(State::is_settled)
+    }
+
+    /// Whether it is so.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.state.lock();
+        state.is_settled(&self.returns) || state.phase == Phase::Over
     }
 
     /// Waits until the queues of the addresses have all that was accepted.

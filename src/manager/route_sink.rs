@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -76,19 +76,34 @@ impl RouteSink {
 /// Starts the task of a route. `false` if there is none.
 fn start(addresses: &Arc<Addresses>, route: &Route, codec: Codec, mark: usize, queue: &Arc<RouteQueue>) -> bool {
     let router = Router::new(addresses, route.clone(), codec, mark, queue.clone());
-    let (over, common) = (queue.clone(), addresses.common.clone());
-    let address = route.addresses()[0].clone();
+    let over = Over { queue: queue.clone(), addresses: Arc::downgrade(addresses) };
+    let (common, address) = (addresses.common.clone(), route.addresses()[0].clone());
     let running = async move {
+        let _over = over;
         if let Err(panic) = foreign::run(router.run(), drop).await {
             common.panicked(&address, PanicSource::Task, panic);
         }
-        over.over();
     };
     match foreign::call(|| addresses.common.config.runtime.spawn(running)) {
         Ok(task) => addresses.keep_router(queue.clone(), task),
         Err(panic) => {
             addresses.common.panicked(&route.addresses()[0], PanicSource::Logger, panic);
             false
+        }
+    }
+}
+
+/// Tells that the task has ended, also where its runtime has.
+struct Over {
+    queue: Arc<RouteQueue>,
+    addresses: Weak<Addresses>,
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.queue.over();
+        if let Some(addresses) = self.addresses.upgrade() {
+            addresses.look();
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Router {
     back: Option<Returned>,
     /// What was taken last from the queue, and waits in the same way.
     front: Option<Front>,
-    /// While a message waits: when an address is tried again that was left alone.
+    /// While a message waits: when that becomes another matter by itself.
     retry: Option<(Instant, Alarm)>,
     letters: VecDeque<Letter>,
     letter_bytes: usize,
@@ -130,6 +130,10 @@ impl Router {
             self.poll_letters(refuses, cx);
             let burying = self.burying.is_some();
             self.queue.tell(over, handed_over, burying);
+            if refuses && let Some(addresses) = self.addresses.upgrade() {
+                // It may be the last that a shutdown waits for.
+                addresses.look();
+            }
             if over && left && !burying && self.queue.pending() == 0 {
                 return Poll::Ready(());
             }
@@ -213,7 +217,7 @@ impl Router {
                         return true;
                     }
                     Way::Nowhere => {
-                        self.bury_new(std::mem::take(&mut front.message), 0, true);
+                        self.bury_new(std::mem::take(&mut front.message), 0, Verdict::closed(), true);
                         true
                     }
                 },
@@ -235,12 +239,23 @@ impl Router {
 
     /// Whether all have it.
     fn place_everywhere(&mut self, front: &mut Front, cx: &mut Context<'_>) -> bool {
-        let serves = self.lanes.iter().any(Lane::is_open);
+        let now = self.common.config.runtime.now();
+        let (open, serves) = (self.lanes.iter().any(Lane::is_open), self.lanes.iter().any(|lane| lane.is_usable(now)));
         for at in std::mem::take(&mut front.to) {
+            if let Some(error) = self.lanes[at].rests(now) {
+                // The others do not wait for a dial that may hang.
+                let verdict = Verdict { outcome: Outcome::NotSent, attempts: 0, error };
+                self.bury_new(front.message.clone(), at, verdict, !serves);
+                continue;
+            }
+            if self.lanes[at].is_tried() {
+                front.to.push(at);
+                continue;
+            }
             match self.lanes[at].is_open().then(|| self.lanes[at].poll_room(&[], self.mark, cx)) {
                 Some(Poll::Ready(true)) => self.give(at, front.message.clone(), &[]),
                 Some(Poll::Pending) => front.to.push(at),
-                Some(Poll::Ready(false)) | None => self.bury_new(front.message.clone(), at, !serves),
+                Some(Poll::Ready(false)) | None => self.bury_new(front.message.clone(), at, Verdict::closed(), !open),
             }
         }
         front.to.is_empty()
@@ -252,15 +267,20 @@ impl Router {
         let is_usable = |at: usize| !trail.contains(&at) && lanes[at].is_usable(now);
         // One that is down gives it back at once, and says why.
         let is_open = |at: usize| !trail.contains(&at) && lanes[at].is_open();
-        let picked = self.route.pick(key, self.turn, is_usable);
-        let Some(picked) = picked.or_else(|| self.route.pick(key, self.turn, is_open)) else { return Way::Nowhere };
-        let mut way = self.way_to(picked, trail, cx);
+        let mut way = match self.route.pick(key, self.turn, is_usable) {
+            Some(picked) if self.lanes[picked].is_tried() => Way::Wait,
+            Some(picked) => self.way_to(picked, trail, cx),
+            None => match self.route.pick(key, self.turn, is_open) {
+                Some(picked) => self.way_to(picked, trail, cx),
+                None => return Way::Nowhere,
+            },
+        };
         if self.route.passes_over() {
             for at in self.route.in_turn(self.turn) {
                 if !matches!(way, Way::Wait) {
                     break;
                 }
-                if !trail.contains(&at) && self.lanes[at].is_usable(now) {
+                if !trail.contains(&at) && self.lanes[at].is_usable(now) && !self.lanes[at].is_tried() {
                     way = self.way_to(at, trail, cx);
                 }
             }
@@ -271,11 +291,12 @@ impl Router {
         way
     }
 
-    /// Waits until an address may be tried again that was left alone, if there is one. Nobody else tells of that.
+    /// Waits until an address may be tried again that was left alone, or was tried for long enough, if there is one. Nobody else tells
+    /// of that.
     fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let runtime = &self.common.config.runtime;
         let now = runtime.now();
-        let Some(at) = self.lanes.iter().filter_map(|lane| lane.usable_from(now)).min() else { return Poll::Pending };
+        let Some(at) = self.lanes.iter().filter_map(|lane| lane.changes_at(now)).min() else { return Poll::Pending };
         if self.retry.as_ref().is_none_or(|(set, _)| *set != at) {
             self.retry = Some((at, runtime.timer(at)));
         }
@@ -291,7 +312,7 @@ impl Router {
     }
 
     fn give(&mut self, at: usize, mut message: Bytes, trail: &[usize]) {
-        self.lanes[at].accept(&mut message, trail);
+        self.lanes[at].accept(&mut message, trail, || self.common.config.runtime.now());
         // It may be memory of the program.
         if let Err(panic) = foreign::dispose(message) {
             self.common.panicked(&self.lanes[at].address, PanicSource::Drop, panic);
@@ -300,15 +321,17 @@ impl Router {
 
     // ---- dead letters
 
-    /// A message that no address had.
-    fn bury_new(&mut self, message: Bytes, at: usize, fails: bool) {
+    /// A message that no address had, or of a broadcast, not this one.
+    fn bury_new(&mut self, message: Bytes, at: usize, verdict: Verdict, fails: bool) {
         if let Some(addresses) = self.addresses.upgrade() {
             addresses.never_handed_over(1);
         }
         let address = self.lanes.get(at).map_or_else(|| Address::from(""), |lane| lane.address.clone());
-        let verdict = Verdict::closed();
         if fails {
-            self.queue.fail(Error::NotOpen { address: address.clone(), message: None });
+            self.queue.fail(match verdict.outcome {
+                Outcome::Closed => Error::NotOpen { address: address.clone(), message: None },
+                _ => Error::NotSent { address: address.clone(), message: None, source: verdict.error.clone() },
+            });
         }
         self.add(Letter { address, message, verdict, tried: Arc::default() });
     }

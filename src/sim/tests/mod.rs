@@ -40,6 +40,7 @@ mod producers;
 mod repeat;
 mod routes;
 mod routes_back;
+mod routes_hang;
 mod routes_seeds;
 mod session;
 mod shutdown;
