@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What is not in the package, so that its paths can be looked for in a clone alone.
-const NOT_PACKAGED: [&str; 5] = [".ci", "benches", "cli", "fuzz", "scripts"];
+const NOT_PACKAGED: [&str; 6] = [".ci", "benches", "cli", "fuzz", "nats", "scripts"];
 /// Where a path begins that stands in the text as code.
 const FOLDERS: [&str; 11] =
     [".ci/", "benches/", "cli/", "docs/", "examples/", "fuzz/", "model/", "scripts/", "src/", "tests/", "wireshark/"];
