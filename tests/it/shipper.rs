@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Stdio};
+use std::time::Duration;
 use std::{env, fs};
 
 use async_std::task::block_on;
@@ -78,5 +79,27 @@ fn the_example_ships_through_a_server_that_comes_late_dies_and_comes_back() {
         assert_eq!(in_file.len() as u32, kept);
         assert!(in_file.iter().all(|line| !received.contains(line)), "none is both: {in_file:?}");
         assert!(delivered >= LINES / 3 + received.len() as u32, "{delivered} of {LINES}");
+    });
+}
+
+#[test]
+fn a_line_that_is_too_long_is_kept_and_one_that_is_not_utf_8_is_delivered() {
+    let config = || Config::new().max_message_size(64 << 10);
+    block_on(async {
+        let server = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let letters = env::temp_dir().join(format!("shipper-{}-long.letters", std::process::id()));
+        let mut child = start(&letters, &[server.local_addr().to_string()]);
+        let (mut input, long) = (child.stdin.take().unwrap(), vec![b'l'; (64 << 10) + 1]);
+        let lines: [&[u8]; 4] = [b"first", &long, b"\xff\xfe", b"last"];
+        input.write_all(&lines.join(&b'\n')).unwrap();
+        drop(input);
+
+        let received = server.map(|(_, line)| line).take(3).collect::<Vec<_>>();
+        let received = async_std::future::timeout(Duration::from_secs(60), received).await.unwrap();
+        assert_eq!(received, [lines[0], lines[2], lines[3]]);
+        assert_eq!(async_std::task::spawn_blocking(move || report(child)).await, (3, 1));
+        let file = fs::read(&letters).unwrap();
+        fs::remove_file(&letters).unwrap();
+        assert!(file.strip_suffix(b"\n") == Some(&long), "{} bytes are kept", file.len());
     });
 }
