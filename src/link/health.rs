@@ -19,7 +19,8 @@ pub enum Health {
         since: Instant,
     },
     /// It was dialed in vain, and given up. With [`Config::reconnect`](crate::Config::reconnect), or a session, what is sent comes
-    /// back at once, and the address is dialed in the background; without either, the next message dials.
+    /// back at once, and the address is dialed in the background; without either, the next message dials. While
+    /// dead letters of the address wait for room, what is sent is held: see [`DeadLetters`](crate::DeadLetters).
     #[non_exhaustive]
     Down {
         /// Since when.

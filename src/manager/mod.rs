@@ -57,12 +57,13 @@ pub use sink::ManagerSink;
 /// noticed while nothing is sent, and looked for before each write. What was accepted and not handed whole to the kernel goes first,
 /// in order, and a frame that was cut goes again from its start. A peer that ends its sending direction counts as closed.
 ///
-/// With [`Config::reconnect`], or a session, it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held, and
-/// the sinks wait when that is full. When it gives up, every message held comes back, and the address is [down](Health::Down): what
-/// is sent to it comes back at once, with the last error, while it is dialed in the background, until it is up or closed. Without
-/// either, the first attempt that fails is the last, and so is the third connection in a row that breaks before it has taken one
-/// whole message (a peer that refuses a message does that); the next message tries again. Messages of `write` come back in its
-/// error, those of sinks as [`dead_letters`](Self::dead_letters).
+/// With [`Config::reconnect`], or a session, it is tried again and again, as the backoff says; meanwhile `queue_bytes` are held,
+/// and the sinks wait when that is full. When it gives up, every message held comes back, and the address is [down](Health::Down):
+/// what is sent to it comes back at once, with the last error, while it is dialed in the background, until it is up or closed.
+/// While dead letters of that address wait for room, because nobody takes them, what is sent to it is held: see [`DeadLetters`].
+/// Without a backoff and without a session, the first attempt that fails is the last, and so is the third connection in a row that
+/// breaks before it has taken one whole message (a peer that refuses a message does that); the next message tries again. Messages
+/// of `write` come back in its error, those of sinks as [`dead_letters`](Self::dead_letters).
 ///
 /// Order is that of one connection. What the kernel had taken of the old connection may still arrive beside the newer
 /// messages of the next one: for example after a `write_timeout`, when a peer that had stopped reads on.
@@ -169,7 +170,8 @@ impl Manager {
     ///
     /// While 60 KiB are in the queue, or `queue_bytes` with `reconnect` while the connection is down, it waits, in
     /// turn, before the message is accepted. Many `write`s at once share system calls, but each waits for its message;
-    /// for a stream of messages a [`sink`](Self::sink) is many times faster.
+    /// for a stream of messages a [`sink`](Self::sink) is many times faster. To an address that is down, it also waits while
+    /// dead letters of that address wait for room: see [`DeadLetters`].
     ///
     /// The errors give the message back: [`Error::NotOpen`] for an address that was never dialed or is closed,
     /// [`Error::MessageTooLarge`], and [`Error::NotSent`], whose source says why: the last error where the connection could not be
