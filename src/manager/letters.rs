@@ -38,7 +38,8 @@ impl DeadLetter {
     }
 
     /// The addresses that it was given to, in order. Only a message of a [`Route`](crate::Route) can have more than one: then
-    /// `address`, `outcome`, `attempts` and `error` are those of the last. If no address of the route was open, there is none.
+    /// `address`, `outcome`, `attempts` and `error` are those of the last. There is none if no address of the route was open, or if
+    /// it is the copy of a [broadcast](crate::Route::broadcast) for an address that was not.
     pub fn tried(&self) -> &[Address] {
         self.tried.as_deref().unwrap_or(std::slice::from_ref(&self.address))
     }
