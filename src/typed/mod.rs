@@ -33,10 +33,14 @@
 //!
 //! # What it costs
 //!
-//! A message is encoded straight into the batch of its connection, and decoded where it lies in the buffer that it was read into.
-//! So nothing is allocated for it but what the type itself holds. Four ways to send take memory for each message: a
-//! [`RouteSink`](crate::RouteSink), whose message may go to one address after another, the replies of an
-//! [`Outgoing`](crate::Outgoing), `write` of a manager, and a [`Connection`] without a session that
+//! A [`Connection`] without a session, and a [`Writer`], encode a message straight into the batch that is sent. A
+//! [`ManagerSink`](crate::ManagerSink), and a [`Connection`] in a session, encode it into a buffer of their own and put that behind
+//! the batch: below 4 KiB it is copied, and the buffer is used again; from there on it is not copied, and the next message may need
+//! a new buffer. A message is decoded where it lies in the buffer that it was read into. So nothing is allocated for a small
+//! message but what the type itself holds.
+//!
+//! Four ways to send take memory for each message: a [`RouteSink`](crate::RouteSink), whose message may go to one address after
+//! another, the replies of an [`Outgoing`](crate::Outgoing), `write` of a manager, and a [`Connection`] without a session that
 //! [lingers](crate::Config::linger).
 //!
 //! # Where the messages of a listener are decoded

@@ -1,4 +1,4 @@
-//! Sinks of typed messages, each encoded behind the others where it will be sent from; those of several connections, before that.
+//! Sinks of typed messages, each encoded in the batch that it will be sent from, or in a buffer before that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

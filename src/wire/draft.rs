@@ -7,7 +7,8 @@ use bytes::BufMut;
 use super::MAX_HEADER;
 use super::encoder::{KEEP_COPIED, Output, SEAL_FROM};
 
-/// Where a [`Codec`](crate::typed::Codec) writes a message: the connection's own batch, behind the messages before it.
+/// Where a [`Codec`](crate::typed::Codec) writes a message: the batch that is sent, behind the messages before it, or a buffer that
+/// is put behind that batch when the codec has returned. The module [`typed`](crate::typed) says which it is.
 ///
 /// It takes `max_message_size` bytes and no more, so a codec that writes on is stopped there. Nothing of it counts until the codec
 /// has returned. If that fails or panics, or the message was too long, the batch is as it was.
