@@ -1,6 +1,7 @@
 //! The messages of all peers, as one stream.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +34,8 @@ pub struct Incoming {
     /// The one that is being taken apart.
     batch: Option<Batch>,
     borrowed: Option<Borrowed>,
+    /// The session of the batch ends when its values are taken: the message behind them did not decode.
+    undecoded: bool,
 }
 
 /// What every form of listener stands on: it ends with this.
@@ -107,7 +110,7 @@ impl Drop for Arrivals {
 
 impl Incoming {
     pub(crate) fn new(arrivals: Arrivals) -> Self {
-        Self { arrivals, batch: None, borrowed: None }
+        Self { arrivals, batch: None, borrowed: None, undecoded: false }
     }
 
     /// Waits for the next batch; `false` when none comes any more.
@@ -166,11 +169,17 @@ impl Incoming {
         self.except_last(Settled::Refused);
         self.arrivals.shared.decode_failed(peer, error);
         if ends {
-            if let Some(batch) = &mut self.batch {
-                batch.received().settle_passed();
-            }
-            self.expel(peer, Reason::DecodeFailed);
+            self.expel_undecoded(peer);
         }
+    }
+
+    /// Ends the peer of this batch, of which the message that came last did not decode. Those before it are taken.
+    #[cold]
+    fn expel_undecoded(&mut self, peer: Peer) {
+        if let Some(batch) = &mut self.batch {
+            batch.received().settle_passed();
+        }
+        self.expel(peer, Reason::DecodeFailed);
     }
 
     /// Ends the peer of this batch, and drops its messages.
@@ -196,10 +205,15 @@ impl Incoming {
                 if let Some(values) = batch.take_values() {
                     return Poll::Ready(Some((peer, values)));
                 }
-                if !batch.frames().is_empty() {
+                if mem::take(&mut self.undecoded) {
+                    self.expel_undecoded(peer);
+                } else if !batch.frames().is_empty() {
                     let piece = batch.received().decode(decoding, |error| shared.decode_failed(peer, error));
                     match piece.end {
                         Ok(()) => {}
+                        // The program has not seen the values: they are taken when it asks for more, and only then is its
+                        // peer told that this is the end.
+                        Err(Undecoded::Failed) if batch.received().unsettled.is_some() => self.undecoded = true,
                         Err(Undecoded::Failed) => self.expel(peer, Reason::DecodeFailed),
                         Err(Undecoded::Panicked(panic)) => {
                             if shared.call_panicked_at(peer, panic) {

@@ -46,6 +46,8 @@ pub(super) struct SessionDelivery {
     share: Option<Share>,
     /// A callback's future, which is never dropped before its end: it may have done its work.
     call: Option<Call>,
+    /// A message did not decode, and that is the end.
+    undecoded: bool,
 }
 
 /// A batch that was received.
@@ -86,6 +88,7 @@ impl SessionDelivery {
             stash: VecDeque::new(),
             share: None,
             call: None,
+            undecoded: false,
         }
     }
 
@@ -244,6 +247,9 @@ impl SessionDelivery {
 
     /// Decodes the first batch, or the first piece of it.
     fn poll_decode(&mut self, decoding: &Decoding, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
+        if self.undecoded {
+            return self.poll_taken();
+        }
         let Some(most) = self.stash.front().map(|stashed| decoding.most_memory(stashed.frames.len())) else {
             return Poll::Ready(Ok(()));
         };
@@ -256,7 +262,9 @@ impl SessionDelivery {
         let mut received = Received::new(&self.member, Frames::new(frames.decoder(), Bytes::new()));
         received.unsettled = Some(decoded);
         received.values = piece.values;
-        if frames.is_empty() {
+        self.undecoded = matches!(piece.end, Err(Undecoded::Failed));
+        // What is left in front, even if it is empty, is looked at again.
+        if frames.is_empty() && !self.undecoded {
             self.stash.pop_front();
         }
         if received.values.is_some() {
@@ -270,13 +278,24 @@ impl SessionDelivery {
         } else {
             received.settle();
         }
-        Poll::Ready(piece.end.map_err(|undecoded| match undecoded {
-            Undecoded::Failed => Undelivered::Undecoded,
-            Undecoded::Panicked(panic) => {
+        match piece.end {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(Undecoded::Failed) => self.poll_taken(),
+            Err(Undecoded::Panicked(panic)) => {
                 self.running.call_panicked(peer, panic);
-                Undelivered::Panicked
+                Poll::Ready(Err(Undelivered::Panicked))
             }
-        }))
+        }
+    }
+
+    /// Waits until the program has taken the values in front of what did not decode: if the session ended before, they would be
+    /// in doubt for the peer, which may send them again. The task looks each time that it has an ACK to send.
+    fn poll_taken(&self) -> Poll<Result<(), Undelivered>> {
+        let behind: usize = self.stash.iter().map(|stashed| stashed.frames.slices().count()).sum();
+        if self.member.outbox.untaken().0 > behind as u64 {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(Undelivered::Undecoded))
     }
 
     /// The callback has come to its end with this message.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::stream::BoxStream;
+use futures::{AsyncReadExt, FutureExt, StreamExt};
 
 use super::acked_raw::{Raw, config, hello, listen, next, refused, sent, session};
 use crate::error::HandshakeErrorKind;
@@ -10,7 +11,7 @@ use crate::observe::{Event, Events, Reason};
 use crate::session::{Control, ErrorCode, Status, Why};
 use crate::sim::testing::{self, Sim, plant};
 use crate::typed::{Buffer, Codec};
-use crate::{Address, BoxError, Listener, ListenerStats};
+use crate::{Address, BoxError, Listener, ListenerStats, Peer};
 
 fn counts(stats: ListenerStats) -> (usize, usize, usize, u64) {
     (stats.connections, stats.sessions, stats.detached, stats.untaken)
@@ -83,36 +84,76 @@ impl Codec<usize> for Lengths {
     }
 }
 
+/// A listener of lengths that ends who sends "bad": typed or decoded, and polled as bytes before or not. It has been asked once.
+async fn lengths(typed: bool, polled: bool) -> (BoxStream<'static, (Peer, usize)>, Address, Events<Event>) {
+    let mut listener = Listener::bind("127.0.0.1:0", config(session())).await.unwrap();
+    let (address, events) = (Address::from(listener.local_addr()), listener.events());
+    assert!(!polled || listener.next().now_or_never().is_none());
+    let mut lengths = match typed {
+        true => listener.typed(Lengths).strict().boxed(),
+        false => listener.decode(|message| Lengths.decode(message)).strict().boxed(),
+    };
+    assert!(lengths.next().now_or_never().is_none());
+    (lengths, address, events)
+}
+
 /// The consumer ends it where it decodes the messages: as they are yielded, or in the task, if that was chosen before the first
-/// came.
+/// came. What comes in front is its own before that, and is taken when it asks for more.
 #[test]
 fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
     for (typed, polled) in [(true, true), (false, true), (false, false)] {
-        Sim::default().run(async {
-            let mut listener = Listener::bind("127.0.0.1:0", config(session())).await.unwrap();
-            let (address, mut events) = (Address::from(listener.local_addr()), listener.events());
-            assert!(!polled || listener.next().now_or_never().is_none());
-            let mut lengths = match typed {
-                true => listener.typed(Lengths).strict().boxed(),
-                false => listener.decode(|message| Lengths.decode(message)).strict().boxed(),
-            };
-            assert!(lengths.next().now_or_never().is_none());
-            let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
-            raw.write(b"\0\0\0\x04good\0\0\0\x03bad\0\0\0\x03bad").await;
-            assert_eq!(lengths.next().await.unwrap().1, 4);
-            assert!(testing::within(Some(Duration::from_secs(1)), lengths.next()).await.is_none());
-            if typed {
-                raw.hears(Control::Ack(1)).await;
-                raw.hears(Control::Refuse { first: 1, count: 1, why: Why::Refused }).await;
-                raw.hears(Control::Ack(2)).await;
-            }
-            raw.hears(Control::Error(ErrorCode::Gone)).await;
-            raw.ends().await;
-            assert!(matches!(disconnected(&mut events).await, Reason::DecodeFailed));
-            is_forgotten(&address, &mut events).await;
-            assert!(lengths.next().now_or_never().is_none());
-        });
+        // The bad one comes behind others in one read, or by itself.
+        for pause in [0, 1] {
+            Sim::default().run(async {
+                let (mut lengths, address, mut events) = lengths(typed, polled).await;
+                let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+                raw.write(b"\0\0\0\x04good\0\0\0\x06better").await;
+                testing::sleep(Duration::from_millis(pause)).await;
+                raw.write(b"\0\0\0\x03bad\0\0\0\x03bad").await;
+                for len in [4, 6] {
+                    assert_eq!(lengths.next().await.unwrap().1, len);
+                    let heard = testing::within(Some(Duration::from_secs(1)), raw.read(1)).await;
+                    assert!(heard.is_none(), "{typed} {polled} {pause}: {heard:x?} before the program has taken it");
+                }
+                assert!(testing::within(Some(Duration::from_secs(1)), lengths.next()).await.is_none());
+                // Of those in front it may hear before, or with the others.
+                let refused = Control::Refuse { first: 2, count: 1, why: Why::Refused };
+                let last = [refused, Control::Ack(3), Control::Error(ErrorCode::Gone)]
+                    .map(|control| control.encode().to_vec());
+                let mut heard = Vec::new();
+                raw.0.read_to_end(&mut heard).await.unwrap();
+                let in_front = heard.strip_suffix(&*last.concat()).expect("the last words");
+                assert!(
+                    in_front.is_empty() || *in_front == *Control::Ack(2).encode(),
+                    "{typed} {polled} {pause}: {heard:x?}"
+                );
+                assert!(matches!(disconnected(&mut events).await, Reason::DecodeFailed));
+                is_forgotten(&address, &mut events).await;
+                assert!(lengths.next().now_or_never().is_none());
+            });
+        }
     }
+}
+
+/// Its connection is gone before the program has taken what came in front: it is told of that when it comes back.
+#[test]
+fn a_session_that_does_not_decode_and_is_without_a_connection_is_told_when_it_comes_back() {
+    Sim::default().run(async {
+        let (mut lengths, address, mut events) = lengths(false, false).await;
+        let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+        raw.write(b"\0\0\0\x04good\0\0\0\x03bad\0\0\0\x03bad").await;
+        assert_eq!(lengths.next().await.unwrap().1, 4);
+        drop(raw);
+        while !matches!(next(&mut events).await, Event::Detached { .. }) {}
+        assert!(lengths.next().now_or_never().is_none());
+        let (mut raw, welcome) = Raw::greet(&address, hello(1, 2, sent(3, 0))).await;
+        assert_eq!((welcome.status, welcome.positions.taken), (Status::Resumed, 1));
+        raw.hears(Control::Refuse { first: 1, count: 1, why: Why::Refused }).await;
+        raw.hears(Control::Ack(2)).await;
+        raw.hears(Control::Error(ErrorCode::Gone)).await;
+        raw.ends().await;
+        assert!(matches!(disconnected(&mut events).await, Reason::DecodeFailed));
+    });
 }
 
 #[test]
