@@ -84,20 +84,29 @@ impl Codec<usize> for Lengths {
     }
 }
 
-/// A listener of lengths that ends who sends "bad": typed or decoded, and polled as bytes before or not. It has been asked once.
-async fn lengths(typed: bool, polled: bool) -> (BoxStream<'static, (Peer, usize)>, Address, Events<Event>) {
+/// A peer of a listener of lengths that ends who sends "bad": typed or decoded, and polled as bytes before, with that peer, or not.
+async fn lengths(typed: bool, polled: bool) -> (BoxStream<'static, (Peer, usize)>, Raw, Address, Events<Event>) {
     let mut listener = Listener::bind("127.0.0.1:0", config(session())).await.unwrap();
     let (address, events) = (Address::from(listener.local_addr()), listener.events());
-    assert!(!polled || listener.next().now_or_never().is_none());
+    let mut raw = None;
+    if polled {
+        assert!(listener.next().now_or_never().is_none());
+        raw = Some(Raw::greet(&address, hello(1, 1, None)).await.0);
+        testing::sleep(Duration::from_millis(1)).await;
+    }
     let mut lengths = match typed {
         true => listener.typed(Lengths).strict().boxed(),
         false => listener.decode(|message| Lengths.decode(message)).strict().boxed(),
     };
     assert!(lengths.next().now_or_never().is_none());
-    (lengths, address, events)
+    let raw = match raw {
+        Some(raw) => raw,
+        None => Raw::greet(&address, hello(1, 1, None)).await.0,
+    };
+    (lengths, raw, address, events)
 }
 
-/// The consumer ends it where it decodes the messages: as they are yielded, or in the task, if that was chosen before the first
+/// The consumer ends it where it decodes the messages: as they are yielded, or in the task, if that was chosen before the peer
 /// came. What comes in front is its own before that, and is taken when it asks for more.
 #[test]
 fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
@@ -105,8 +114,7 @@ fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
         // The bad one comes behind others in one read, or by itself.
         for pause in [0, 1] {
             Sim::default().run(async {
-                let (mut lengths, address, mut events) = lengths(typed, polled).await;
-                let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+                let (mut lengths, mut raw, address, mut events) = lengths(typed, polled).await;
                 raw.write(b"\0\0\0\x04good\0\0\0\x06better").await;
                 testing::sleep(Duration::from_millis(pause)).await;
                 raw.write(b"\0\0\0\x03bad\0\0\0\x03bad").await;
@@ -139,8 +147,7 @@ fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
 #[test]
 fn a_session_that_does_not_decode_and_is_without_a_connection_is_told_when_it_comes_back() {
     Sim::default().run(async {
-        let (mut lengths, address, mut events) = lengths(false, false).await;
-        let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+        let (mut lengths, mut raw, address, mut events) = lengths(false, false).await;
         raw.write(b"\0\0\0\x04good\0\0\0\x03bad\0\0\0\x03bad").await;
         assert_eq!(lengths.next().await.unwrap().1, 4);
         drop(raw);
