@@ -61,6 +61,16 @@ sink! {
 }
 
 impl<C: Codec<T>, T> Typed<Connection, C, T> {
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to return: see [`Connection::ready`].
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.ready()
+    }
+
+    /// Flushes, and waits until all that was accepted is acknowledged: see [`Connection::barrier`].
+    pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.barrier()
+    }
+
     /// Accepts a message that stays with the program, without waiting: see [`Connection::try_feed`]. Where it is not encoded, the
     /// error is [`Error::Encode`].
     #[inline]
@@ -70,6 +80,16 @@ impl<C: Codec<T>, T> Typed<Connection, C, T> {
 }
 
 impl<C: Codec<T>, T> Typed<WriteHalf, C, T> {
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to return: see [`WriteHalf::ready`].
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.ready()
+    }
+
+    /// Flushes, and waits until all that was accepted is acknowledged: see [`WriteHalf::barrier`].
+    pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.barrier()
+    }
+
     /// Accepts a message that stays with the program, without waiting: see [`WriteHalf::try_feed`]. Where it is not encoded, the
     /// error is [`Error::Encode`].
     #[inline]
@@ -87,6 +107,11 @@ fn try_feed<T, C: Codec<T>>(sink: &mut WriteHalf, codec: &C, message: &T) -> Res
 }
 
 impl<W: AsyncWrite + Unpin, C: Codec<T>, T> Typed<Writer<W>, C, T> {
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to return: see [`Writer::ready`].
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Unpin {
+        self.inner.ready()
+    }
+
     /// Accepts a message that stays with the program, without waiting: see [`Writer::try_feed`]. Where it is not encoded, the
     /// error is [`Error::Encode`].
     pub fn try_feed(&mut self, message: &T) -> Result<bool, Error> {
@@ -98,6 +123,16 @@ impl<W: AsyncWrite + Unpin, C: Codec<T>, T> Typed<Writer<W>, C, T> {
 }
 
 impl<C: Codec<T>, T> Typed<ManagerSink, C, T> {
+    /// Waits until [`try_feed`](Self::try_feed) accepts a message, or has an error to return: see [`ManagerSink::ready`].
+    pub fn ready(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.ready()
+    }
+
+    /// Flushes, and waits until all that came through this sink is acknowledged: see [`ManagerSink::barrier`].
+    pub fn barrier(&mut self) -> impl Future<Output = Result<(), Error>> + Send + Unpin {
+        self.inner.barrier()
+    }
+
     /// Accepts a message that stays with the program, without waiting: see [`ManagerSink::try_feed`]. Where it is not encoded, the
     /// error is [`Error::Encode`].
     pub fn try_feed(&mut self, address: &Address, message: &T) -> Result<bool, Error> {
