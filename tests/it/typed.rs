@@ -1,16 +1,23 @@
 //! Typed messages over sockets: on each kind of stream and sink.
 
-use std::net::Shutdown;
+use std::io::{self, Write};
+use std::iter::repeat_n;
+use std::net::{Shutdown, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
-use buffstreams::typed::{Json, Postcard, Prost};
-use buffstreams::{Address, Connection, Error, Event, Listener, Manager, Peer, Reason, Route};
+use buffstreams::typed::{BufferFull, Json, Postcard, Prost, Typed};
+use buffstreams::{Address, Config, Connection, Error, Event, Listener, Manager, Peer, Reason, Route, Session};
+use futures::future::join;
 use futures::stream::FusedStream;
 use futures::{FutureExt, Sink, SinkExt, StreamExt};
 
-use crate::net::{SOON, config, connected, disconnected, event, frame, next, put, raw, rest, run, until};
-use crate::typed_codecs::{Faulty, Reading, WRONGS, Wrong};
+use crate::counting::allocated;
+use crate::net::{
+    SOON, config, connected, defaults, disconnected, event, frame, next, put, raw, rest, run, until, within,
+};
+use crate::typed_codecs::{Fails, Faulty, Point, Reading, WRONGS, Wrong, bytes_of};
 
 fn reading(value: i64) -> Reading {
     Reading { sensor: "roof".into(), value, ..Reading::default() }
@@ -83,20 +90,173 @@ fn the_sink_of_a_manager_sends_types_to_each_address() {
 /// Less than what those want to write that do not notice when they are stopped.
 const WRONG_MAX: usize = 100_000;
 
-/// Feeds each message that is not encoded, and between them some that are. They have so many bytes.
+/// Feeds each message that is not encoded, and before, between and behind them some that are. They have so many bytes.
 async fn feed_wrongs<I>(sink: &mut (impl Sink<I, Error = Error> + Unpin), item: impl Fn(Wrong) -> I) -> Vec<usize> {
-    let mut sent = Vec::new();
-    for (wrong, len) in WRONGS.into_iter().zip(1..) {
+    let sent = Vec::from_iter(1..=WRONGS.len() + 1);
+    sink.feed(item(Wrong::Nothing(1))).await.unwrap();
+    for (wrong, len) in WRONGS.into_iter().zip(2..) {
         match (wrong, AssertUnwindSafe(sink.feed(item(wrong))).catch_unwind().await) {
             (Wrong::Panics(_) | Wrong::Overruns, Err(_)) => {}
-            (_, Ok(Err(Error::Encode { .. }))) => {}
+            (Wrong::Fails(_), Ok(Err(Error::Encode { source, .. }))) => assert!(source.is::<Fails>(), "{source:?}"),
+            (_, Ok(Err(Error::Encode { source, .. }))) => {
+                let max = source.downcast_ref::<BufferFull>().map(|full| full.max);
+                assert_eq!(max, Some(WRONG_MAX), "{wrong:?}: {source:?}");
+            }
             (_, other) => panic!("{wrong:?}: {other:?}"),
         }
         sink.feed(item(Wrong::Nothing(len))).await.unwrap();
-        sent.push(len);
     }
     sink.flush().await.unwrap();
     sent
+}
+
+/// Each way in which a connection keeps what it is fed.
+fn ways() -> [Config; 3] {
+    let config = defaults().max_message_size(WRONG_MAX);
+    [config.clone(), config.clone().linger(SOON), config.session(Session::new())]
+}
+
+async fn come(listener: &mut Typed<Listener, Faulty, Wrong>, lens: impl IntoIterator<Item = usize>) {
+    for len in lens {
+        assert_eq!(next(listener).await.unwrap().1, Wrong::Nothing(len));
+    }
+    // They are taken.
+    assert!(listener.next().now_or_never().is_none());
+}
+
+#[test]
+fn a_type_that_is_not_encoded_takes_nothing_of_others_along() {
+    run(async {
+        for config in ways() {
+            let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap().typed(Faulty);
+            let address = Address::from(listener.get_ref().local_addr());
+
+            let mut sink = Connection::dial(&address, config.clone()).await.unwrap().typed(Faulty);
+            let sent = feed_wrongs(&mut sink, |wrong| wrong).await;
+            come(&mut listener, sent).await;
+
+            let (_reading, writing) = sink.into_inner().split();
+            let mut sink = writing.typed(Faulty);
+            let sent = feed_wrongs(&mut sink, |wrong| wrong).await;
+            come(&mut listener, sent).await;
+
+            let manager = Manager::new(config);
+            manager.dial(&address).await.unwrap();
+            let mut sink = manager.sink().typed(Faulty);
+            let sent = feed_wrongs(&mut sink, |wrong| (address.clone(), wrong)).await;
+            come(&mut listener, sent).await;
+        }
+    });
+}
+
+/// Sends more than may be kept, without a copy of what is sent, and waits until it is acknowledged where that can be.
+macro_rules! sends_much {
+    ($sink:expr, $listener:expr, $has_session:expr, |$message:ident| $($args:expr),*) => {
+        let (sink, listener, $message) = (&mut $sink, &mut $listener, &Wrong::Nothing(10_000));
+        let sending = async {
+            let mut waits = 0;
+            for _ in 0..500 {
+                while !sink.try_feed($($args),*).unwrap() {
+                    waits += 1;
+                    within(SOON, sink.ready()).await.unwrap();
+                }
+            }
+            sink.flush().await.unwrap();
+            waits
+        };
+        // In a box, as a test has not much of a stack.
+        let (waits, ()) = join(sending, come(listener, repeat_n(10_000, 500))).boxed_local().await;
+        assert!(waits > 0);
+        match within(SOON, sink.barrier()).await {
+            Ok(()) => assert!($has_session),
+            Err(error) => assert!(!$has_session && matches!(error, Error::NoSession), "{error:?}"),
+        }
+    };
+}
+
+#[test]
+fn who_sends_types_in_place_waits_for_room_and_for_what_is_taken() {
+    run(async {
+        for (config, has_session) in ways().into_iter().zip([false, false, true]) {
+            let mut listener = Listener::bind("127.0.0.1:0", config.clone()).await.unwrap().typed(Faulty);
+            let address = Address::from(listener.get_ref().local_addr());
+            let mut sink = Connection::dial(&address, config.clone()).await.unwrap().typed(Faulty);
+            sends_much!(sink, listener, has_session, |message| message);
+            let (_reading, writing) = sink.into_inner().split();
+            let mut sink = writing.typed(Faulty);
+            sends_much!(sink, listener, has_session, |message| message);
+            let manager = Manager::new(config);
+            manager.dial(&address).await.unwrap();
+            let mut sink = manager.sink().typed(Faulty);
+            sends_much!(sink, listener, has_session, |message| &address, message);
+        }
+    });
+}
+
+/// The least that this thread allocates for one of many steps. Now and then it allocates for what is no message.
+async fn least_allocated(mut step: impl AsyncFnMut()) -> usize {
+    let mut least = usize::MAX;
+    for _ in 0..50 {
+        let before = allocated();
+        step().await;
+        least = least.min(allocated() - before);
+    }
+    least
+}
+
+#[test]
+fn a_type_without_memory_of_its_own_allocates_nothing_on_a_connection_or_at_a_listener() {
+    const STEP: usize = 10_000;
+    run(async {
+        let point = Point { id: 7, x: 0.5, valid: true };
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let reading = thread::spawn(move || io::copy(&mut socket.accept().unwrap().0, &mut io::sink()).unwrap());
+        let mut sink = Connection::dial(addr, config()).await.unwrap().typed(Postcard::<Point>::new());
+        let sending = least_allocated(async || {
+            for _ in 0..STEP {
+                sink.feed(point).await.unwrap();
+            }
+        });
+        assert_eq!(sending.await, 0, "sending");
+        sink.close().await.unwrap();
+        drop(sink);
+        let wire = frame(&bytes_of("postcard", &point)).repeat(STEP);
+        assert_eq!(reading.join().unwrap(), 50 * wire.len() as u64);
+
+        let send = |addr| {
+            let wire = wire.clone();
+            thread::spawn(move || {
+                let mut socket = raw(addr);
+                (0..50).for_each(|_| socket.write_all(&wire).unwrap());
+                socket
+            })
+        };
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let addr = listener.local_addr().ip().unwrap();
+        let mut points = listener.typed(Postcard::<Point>::new());
+        let peer_socket = send(addr);
+        let receiving = least_allocated(async || {
+            for _ in 0..STEP {
+                assert!(points.next().await.unwrap().1 == point);
+            }
+        });
+        assert_eq!(receiving.await, 0, "at a listener");
+        drop(peer_socket.join());
+
+        let listener = Listener::bind("127.0.0.1:0", config()).await.unwrap();
+        let addr = listener.local_addr().ip().unwrap();
+        let peer_socket = send(addr);
+        let connection = next(&mut listener.connections()).await.unwrap();
+        let mut points = connection.typed(Postcard::<Point>::new());
+        let receiving = least_allocated(async || {
+            for _ in 0..STEP {
+                assert!(points.next().await.unwrap().unwrap() == point);
+            }
+        });
+        assert_eq!(receiving.await, 0, "on a connection");
+        drop(peer_socket.join());
+    });
 }
 
 #[test]

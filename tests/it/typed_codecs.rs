@@ -30,13 +30,13 @@ pub(crate) struct Reading {
 
 /// Of no memory of its own.
 #[derive(Clone, Copy, PartialEq, Message, Serialize, Deserialize)]
-struct Point {
+pub(crate) struct Point {
     #[prost(uint64, tag = "1")]
-    id: u64,
+    pub(crate) id: u64,
     #[prost(double, tag = "2")]
-    x: f64,
+    pub(crate) x: f64,
     #[prost(bool, tag = "3")]
-    valid: bool,
+    pub(crate) valid: bool,
 }
 
 /// What each codec makes of a message, by the functions of its own crate.
@@ -73,7 +73,7 @@ fn as_bytes<C: Codec<Reading> + Unpin>(
         let sending = if *in_place {
             drive(async {
                 while !writer.try_feed(message)? {
-                    writer.get_mut().ready().await?;
+                    writer.ready().await?;
                 }
                 Ok(())
             })
