@@ -277,6 +277,7 @@ impl SessionDelivery {
             }
         } else {
             received.settle();
+            drop(received);
         }
         match piece.end {
             Ok(()) => Poll::Ready(Ok(())),
@@ -289,10 +290,9 @@ impl SessionDelivery {
     }
 
     /// Waits until the program has taken the values in front of what did not decode: if the session ended before, they would be
-    /// in doubt for the peer, which may send them again. The task looks each time that it has an ACK to send.
+    /// in doubt for the peer, which may send them again. The last of its batches calls the task.
     fn poll_taken(&self) -> Poll<Result<(), Undelivered>> {
-        let behind: usize = self.stash.iter().map(|stashed| stashed.frames.slices().count()).sum();
-        if self.member.outbox.untaken().0 > behind as u64 {
+        if !self.member.is_taken() {
             return Poll::Pending;
         }
         Poll::Ready(Err(Undelivered::Undecoded))

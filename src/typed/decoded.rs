@@ -84,10 +84,9 @@ impl<T: Send + 'static> Decoded<T> {
     /// Disconnects a peer whose message does not decode. Its messages before that are yielded, those behind it are gone; the reason
     /// is [`Reason::DecodeFailed`](crate::Reason::DecodeFailed).
     ///
-    /// A session ends with it, but not before the program has taken the values in front, which is when it asks for more: they count
-    /// as taken at the other end. That message comes back there as refused, and those behind it are in doubt. Where the session is
-    /// without a connection then, the other end is told when it comes back, if it does so in time and the values were not decoded
-    /// where this stream is polled; otherwise those in front are in doubt as well, and to send them again may deliver them twice.
+    /// A session ends once the program has taken the values in front, which is when it asks for more. The other end hears that they
+    /// are taken and has the message itself back as refused; those behind it are in doubt. If its connection is lost before it has
+    /// heard so, those in front are in doubt as well, and to send them again may deliver them twice.
     ///
     /// It counts from the first poll on: what is called later changes nothing.
     #[must_use]

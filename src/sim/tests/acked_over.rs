@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join;
 use futures::stream::BoxStream;
 use futures::{AsyncReadExt, FutureExt, StreamExt};
 
@@ -123,13 +124,18 @@ fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
                     let heard = testing::within(Some(Duration::from_secs(1)), raw.read(1)).await;
                     assert!(heard.is_none(), "{typed} {polled} {pause}: {heard:x?} before the program has taken it");
                 }
-                assert!(testing::within(Some(Duration::from_secs(1)), lengths.next()).await.is_none());
+                let (began, mut heard) = (testing::elapsed(), Vec::new());
+                let hearing = async {
+                    raw.0.read_to_end(&mut heard).await.unwrap();
+                    testing::elapsed() - began
+                };
+                let more = testing::within(Some(Duration::from_secs(1)), lengths.next());
+                let (more, took) = join(more, hearing).await;
+                assert!(more.is_none() && took < Duration::from_millis(10), "{typed} {polled} {pause}: {took:?}");
                 // Of those in front it may hear before, or with the others.
                 let refused = Control::Refuse { first: 2, count: 1, why: Why::Refused };
                 let last = [refused, Control::Ack(3), Control::Error(ErrorCode::Gone)]
                     .map(|control| control.encode().to_vec());
-                let mut heard = Vec::new();
-                raw.0.read_to_end(&mut heard).await.unwrap();
                 let in_front = heard.strip_suffix(&*last.concat()).expect("the last words");
                 assert!(
                     in_front.is_empty() || *in_front == *Control::Ack(2).encode(),
@@ -143,23 +149,20 @@ fn a_session_that_does_not_decode_is_told_its_end_and_forgotten() {
     }
 }
 
-/// Its connection is gone before the program has taken what came in front: it is told of that when it comes back.
+/// Its connection is gone before the program has taken what came in front.
 #[test]
-fn a_session_that_does_not_decode_and_is_without_a_connection_is_told_when_it_comes_back() {
+fn a_session_that_does_not_decode_and_is_without_a_connection_is_forgotten_when_that_is_taken() {
     Sim::default().run(async {
         let (mut lengths, mut raw, address, mut events) = lengths(false, false).await;
         raw.write(b"\0\0\0\x04good\0\0\0\x03bad\0\0\0\x03bad").await;
         assert_eq!(lengths.next().await.unwrap().1, 4);
         drop(raw);
         while !matches!(next(&mut events).await, Event::Detached { .. }) {}
+        assert!(testing::within(Some(Duration::from_secs(1)), events.next()).await.is_none());
         assert!(lengths.next().now_or_never().is_none());
-        let (mut raw, welcome) = Raw::greet(&address, hello(1, 2, sent(3, 0))).await;
-        assert_eq!((welcome.status, welcome.positions.taken), (Status::Resumed, 1));
-        raw.hears(Control::Refuse { first: 1, count: 1, why: Why::Refused }).await;
-        raw.hears(Control::Ack(2)).await;
-        raw.hears(Control::Error(ErrorCode::Gone)).await;
-        raw.ends().await;
-        assert!(matches!(disconnected(&mut events).await, Reason::DecodeFailed));
+        let gone = testing::within(Some(Duration::from_millis(10)), disconnected(&mut events)).await;
+        assert!(matches!(gone, Some(Reason::DecodeFailed)), "{gone:?}");
+        is_forgotten(&address, &mut events).await;
     });
 }
 
