@@ -144,10 +144,9 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let whole = self.take();
         // Without its buffer if that was frozen.
-        if !whole.is_empty() {
-            keep(whole, VecDeque::push_front);
+        if !self.buf.is_empty() {
+            keep(self.take(), VecDeque::push_front);
         }
     }
 }

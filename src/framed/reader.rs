@@ -254,7 +254,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         // A buffer of the pool may be many times larger than what was read into it.
         let whole = if end <= buf.len() / PIN && end <= CHUNK {
             let few = Lent::copy_of(&buf[..end]);
-            buf.copy_within(end..filled, 0);
+            // Mostly nothing is left, and a copy of nothing is a call.
+            if end < filled {
+                buf.copy_within(end..filled, 0);
+            }
             self.buffer = Buffer::of(buf, filled - end);
             few
         } else {

@@ -12,7 +12,8 @@ use crate::peer::Address;
 use crate::queue::{Batch, Fate, Offer, Place, Returned, Returns, Stage, Trail, Verdict};
 use crate::wire::{Codec, Output};
 
-/// For how long an address is left alone that gave messages back, and is dialed only for the next; longer, if it took longer to fail.
+/// For how long an address is left alone that gave messages back, and is dialed only for the next: or for as long as it took to fail,
+/// where that is longer.
 const ALONE: Duration = Duration::from_secs(1);
 /// For how long others wait for the message that tries an address: one that refuses does so at once, and the order stays.
 const TRIAL: Duration = Duration::from_millis(100);
@@ -55,6 +56,9 @@ impl Lane {
     /// Notices that the address was closed, or opened. How many messages have come back that it had not accepted.
     pub(super) fn follow(&mut self, open: impl FnOnce(&Address) -> Option<Arc<Link>>, cx: &mut Context<'_>) -> usize {
         let mut withdrawn = 0;
+        if self.tried.is_some() && self.dialed_for_messages().is_none() {
+            self.tried = None;
+        }
         if let Some(link) = self.link.clone()
             && link.outbox.is_closed()
         {
@@ -114,10 +118,10 @@ impl Lane {
         let is_left_alone = match link.pulse.get() {
             Health::Down { next_attempt: Some(_), .. } => true,
             // Its dial may hang: one message is enough to try it.
-            Health::Down { next_attempt: None, .. } => match self.tried {
-                Some(since) => now >= since + TRIAL,
-                None => self.alone_until.is_some_and(|until| now < until),
-            },
+            Health::Down { next_attempt: None, .. } => {
+                self.alone_until.is_some_and(|until| now < until)
+                    || self.tried.is_some_and(|since| now >= since + TRIAL)
+            }
             Health::Up | Health::Away { .. } => false,
         };
         !is_left_alone && !link.outbox.is_closed()
@@ -144,8 +148,9 @@ impl Lane {
 
     /// When it becomes one that may be given messages, or one for which nobody waits, of itself.
     pub(super) fn changes_at(&self, now: Instant) -> Option<Instant> {
-        let at = self.tried.map(|since| since + TRIAL).or(self.alone_until);
-        self.dialed_for_messages().and(at).filter(|at| now < *at)
+        self.dialed_for_messages()?;
+        let changes = [self.alone_until, self.tried.map(|since| since + TRIAL)];
+        changes.into_iter().flatten().filter(|at| now < *at).min()
     }
 
     /// It gave a message back.
@@ -209,7 +214,6 @@ impl Lane {
             true => ready!(link.outbox.poll_over(&mut self.place, cx)).unwrap_or_default(),
             false => ready!(link.outbox.poll_written(&mut self.place, cx)),
         }
-        self.tried = None;
         Poll::Ready(true)
     }
 }

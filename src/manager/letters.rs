@@ -39,7 +39,7 @@ impl DeadLetter {
 
     /// The addresses that it was given to, in order. Only a message of a [`Route`](crate::Route) can have more than one: then
     /// `address`, `outcome`, `attempts` and `error` are those of the last. There is none if no address of the route was open, or if
-    /// it is the copy of a [broadcast](crate::Route::broadcast) for an address that was not.
+    /// it is the copy of a [broadcast](crate::Route::broadcast) for an address that was not, or that was left alone.
     pub fn tried(&self) -> &[Address] {
         self.tried.as_deref().unwrap_or(std::slice::from_ref(&self.address))
     }

@@ -259,12 +259,13 @@ impl Manager {
     }
 
     /// Ends the manager: closes all connections, as [`close`](Self::close) does, side by side and within `deadline`, and
-    /// says how each of them ended. From the moment of the call nothing can be opened or dialed, and no [`RouteSink`] accepts anything.
+    /// says how each of them ended. From the first poll on nothing can be opened or dialed, and no [`RouteSink`] accepts anything.
     ///
     /// What a sink was fed before the call is delivered as well, whether or not it was flushed; what a `RouteSink` has accepted is
     /// first handed over to its addresses, within half of the deadline, and until then they accept messages. What could not be
-    /// delivered becomes dead letters, and when this has finished, their [stream](Self::dead_letters) ends behind the last. An address that another task is closing has its
-    /// report there. Listeners go on: see [`close_listener`](Self::close_listener). Dropping the future ends all connections at once.
+    /// delivered becomes dead letters, and when this has finished, their [stream](Self::dead_letters) ends behind the last. An address
+    /// that another task is closing has its report there. Listeners go on: see [`close_listener`](Self::close_listener). Dropping the
+    /// future ends all connections at once.
     ///
     /// ```
     /// # use buffstreams::{Bytes, Config, Manager};
@@ -312,7 +313,8 @@ impl Manager {
     /// The deadline is divided into equal shares: one for each address named, and one for all the others together. An address may use
     /// half of its share to deliver. The rest of the share is for waiting until the returned messages are dealt with. An address that
     /// is not open is left out, and time that is not used is for the others. Until the last address named is closed, the others
-    /// accept messages. Dropping the future ends the connections that it was closing, and leaves the rest as they are.
+    /// accept messages. Dropping the future ends the connections that it was closing, and leaves the rest as they are before these are
+    /// shut down together.
     pub async fn shutdown_in_order<A: Into<Address>>(
         &self,
         first: impl IntoIterator<Item = A>,

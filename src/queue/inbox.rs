@@ -332,11 +332,16 @@ impl State {
     }
 
     /// Grants what fits to those who have waited longest, and wakes them.
+    #[inline]
     fn grant(&mut self) {
-        // As mostly.
-        if self.waiting.is_empty() {
-            return;
+        // As mostly, nobody waits.
+        if !self.waiting.is_empty() {
+            self.grant_in_turn();
         }
+    }
+
+    #[inline(never)]
+    fn grant_in_turn(&mut self) {
         while let Some((number, first)) = self.waiting.range(self.next..).next()
             && self.fits(first.bytes)
         {

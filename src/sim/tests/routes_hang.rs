@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use futures::future::ready;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{SECOND, every};
 use crate::sim::testing::{self, Sim};
-use crate::{Config, DeadLetters, Error, Listener, Manager, Outcome, Route, RouteSink};
+use crate::{Config, DeadLetters, Error, Listener, Manager, ManagerEvent, Outcome, Route, RouteSink};
 
 const A: &str = "127.0.0.1:5001";
 const B: &str = "127.0.0.1:5002";
@@ -177,5 +178,27 @@ fn a_shutdown_that_has_begun_opens_nothing_and_ends_all_when_it_is_dropped() {
         // There is not room for all letters at once.
         assert_eq!(taken.len() as u64 + manager.stats().lost, u64::from(fed));
         assert_eq!(manager.addresses(), []);
+    });
+}
+
+/// With nobody else, what comes while an address rests is given to it as before, all at once.
+#[test]
+fn messages_for_nobody_but_one_that_refuses_are_not_a_dial_each() {
+    Sim::default().run(async {
+        let manager = Manager::new(config());
+        let mut letters = manager.dead_letters();
+        manager.open(A).unwrap();
+        testing::sleep(SECOND).await;
+        let events = manager.events();
+        let mut sink = manager.sink_to(Route::failover([A]));
+        for round in 0..3 {
+            feed(&mut sink, 0..100).await;
+            assert!(sink.flush().await.is_err());
+            assert_eq!(letters_so_far(&mut letters).len(), 100);
+            testing::sleep(SECOND * round).await;
+        }
+        drop((sink, manager));
+        let dials = events.filter(|event| ready(matches!(event, ManagerEvent::DialFailed { .. }))).count().await;
+        assert!(dials < 20, "{dials} dials for 300 messages");
     });
 }
