@@ -145,10 +145,11 @@ impl PeerTask {
     }
 
     fn visit(&self, reader: &mut PeerReader, callback: &Callback) -> Result<(), End> {
-        let (peer, seat) = (self.member.peer, &self.seat);
+        let (member, seat) = (&self.member, &self.seat);
         let visit = |message: &[u8]| {
-            if let Err(error) = callback(peer, message) {
-                seat.call_failed(peer, error);
+            // Not from a variable: the peer would be copied twice for each message.
+            if let Err(error) = callback(member.peer, message) {
+                seat.call_failed(member.peer, error);
             }
         };
         let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
