@@ -313,8 +313,7 @@ impl Manager {
     /// The deadline is divided into equal shares: one for each address named, and one for all the others together. An address may use
     /// half of its share to deliver. The rest of the share is for waiting until the returned messages are dealt with. An address that
     /// is not open is left out, and time that is not used is for the others. Until the last address named is closed, the others
-    /// accept messages. Dropping the future ends the connections that it was closing, and leaves the rest as they are before these are
-    /// shut down together.
+    /// accept messages. Dropping the future ends the connections that it was closing; the rest go on, until these are closed.
     pub async fn shutdown_in_order<A: Into<Address>>(
         &self,
         first: impl IntoIterator<Item = A>,
