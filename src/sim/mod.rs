@@ -14,7 +14,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use futures::future::BoxFuture;
 
 use crate::endpoint::Endpoint;
 use crate::foreign;
-use crate::runtime::{Acceptor, Socket, SocketOptions, Timer, sealed, yield_now};
+use crate::runtime::{Acceptor, Handle, Socket, SocketOptions, Timer, sealed, yield_now};
 use crate::sync::Lock;
 use cable::Cable;
 pub use cable::{Fault, Side};
@@ -137,24 +137,12 @@ impl Sim {
 
     /// Waits, in virtual time.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + Sync + use<> {
-        // What is further away than the clock can tell never comes.
-        let alarm = self.instant().checked_add(duration).map(|at| Alarm::new(self.0.clone(), at));
-        async move {
-            match alarm {
-                Some(alarm) => alarm.await,
-                None => std::future::pending().await,
-            }
-        }
+        Handle::new(self.clone()).sleep(duration)
     }
 
     /// Waits for a future, at most for `limit` of virtual time: `None` if that is over.
     pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        let (mut future, mut over) = (pin!(future), pin!(self.sleep(limit)));
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
-        })
-        .await
+        Handle::new(self.clone()).within(Some(limit), future).await
     }
 
     /// Lets the other tasks run.
