@@ -244,7 +244,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Takes all whole frames out of the buffer, without a copy if they are worth a buffer of their own.
     pub(crate) fn take(&mut self) -> Batch {
         let decoder = self.frames.decoder();
-        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else {
+        let Buffer::Lent { buf, filled } = self.buffer.replace() else {
             return Batch { frames: Frames::new(decoder, Bytes::new()), messages: 0, bytes: 0, memory: 0 };
         };
         let scan = decoder.scan(&buf[..filled], |_| {});
@@ -254,11 +254,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         // A buffer of the pool may be many times larger than what was read into it.
         let whole = if end <= buf.len() / PIN && end <= CHUNK {
             let few = Lent::copy_of(&buf[..end]);
-            // Mostly nothing is left, and a copy of nothing is a call.
-            if end < filled {
-                buf.copy_within(end..filled, 0);
-            }
-            self.buffer = Buffer::of(buf, filled - end);
+            self.buffer = Buffer::behind(end, buf, filled);
             few
         } else {
             if end < filled {
@@ -285,13 +281,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Shows each whole frame's message to `visit` where it lies, and forgets them. Returns how many it showed and their
     /// bytes, headers included.
     pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
-        let Buffer::Lent { mut buf, filled } = self.buffer.replace() else { return (0, 0) };
+        let Buffer::Lent { buf, filled } = self.buffer.replace() else { return (0, 0) };
         let decoder = self.frames.decoder();
         let scan = decoder.scan(&buf[..filled], visit);
         self.dialect.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         self.want = scan.want();
-        buf.copy_within(scan.end..filled, 0);
-        self.buffer = Buffer::of(buf, filled - scan.end);
+        self.buffer = Buffer::behind(scan.end, buf, filled);
         (scan.messages, scan.end)
     }
 }
@@ -299,6 +294,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 impl Buffer {
     fn of(buf: Lent, filled: usize) -> Self {
         if filled == 0 { Self::Empty } else { Self::Lent { buf, filled } }
+    }
+
+    /// What was received behind the first `end` bytes, moved to the start.
+    #[inline(always)]
+    fn behind(end: usize, mut buf: Lent, filled: usize) -> Self {
+        // Mostly nothing is left, and a copy of nothing is a call.
+        if end < filled {
+            buf.copy_within(end..filled, 0);
+        }
+        Self::of(buf, filled - end)
     }
 
     fn received(&self) -> &[u8] {
@@ -368,8 +373,7 @@ impl Buffer {
                         Ok((read, len)) if len <= filled => {
                             *control = read.map(Ok);
                             *want = 0;
-                            buf.copy_within(len..filled, 0);
-                            *self = Self::of(buf, filled - len);
+                            *self = Self::behind(len, buf, filled);
                             return Poll::Ready(Ok(true));
                         }
                         Ok((_, len)) => len,
