@@ -291,7 +291,9 @@ impl State {
         }
         let Some(number) = *place else {
             let is_free = !self.is_waited_for() && self.fits(bytes);
-            self.used += if is_free { bytes } else { 0 };
+            if is_free {
+                self.used += bytes;
+            }
             return is_free;
         };
         let is_granted = number < self.next;
@@ -342,12 +344,12 @@ impl State {
 
     #[inline(never)]
     fn grant_in_turn(&mut self) {
-        while let Some((number, first)) = self.waiting.range(self.next..).next()
-            && self.fits(first.bytes)
+        while let Some((&number, &Waiting { bytes, .. })) = self.waiting.range(self.next..).next()
+            && self.fits(bytes)
         {
-            self.used += first.bytes;
+            self.used += bytes;
             self.next = number + 1;
-            let waker = self.waiting.get_mut(&(self.next - 1)).and_then(|first| first.waker.take());
+            let waker = self.waiting.get_mut(&number).and_then(|first| first.waker.take());
             self.later.wake(waker);
         }
     }
