@@ -240,10 +240,11 @@ impl Router {
     /// Whether all have it.
     fn place_everywhere(&mut self, front: &mut Front, cx: &mut Context<'_>) -> bool {
         let now = self.common.config.runtime.now();
-        let (open, serves) = (self.lanes.iter().any(Lane::is_open), self.lanes.iter().any(|lane| lane.is_usable(now)));
+        let open = self.lanes.iter().any(Lane::is_open);
         for at in std::mem::take(&mut front.to) {
             if let Some(error) = self.lanes[at].rests(now) {
                 // The others do not wait for a dial that may hang.
+                let serves = self.lanes.iter().any(|lane| lane.is_usable(now));
                 let verdict = Verdict { outcome: Outcome::NotSent, attempts: 0, error };
                 self.bury_new(front.message.clone(), at, verdict, !serves);
                 continue;
