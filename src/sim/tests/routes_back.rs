@@ -11,8 +11,8 @@ use super::outages::SECOND;
 use crate::sim::testing::{self, Sim};
 use crate::{Backoff, Config, Listener, Manager, Outcome, Route, RouteSink};
 
-const A: &str = "127.0.0.1:5001";
-const B: &str = "127.0.0.1:5002";
+pub(super) const A: &str = "127.0.0.1:5001";
+pub(super) const B: &str = "127.0.0.1:5002";
 
 fn config() -> Config {
     Config::new().close_timeout(SECOND).max_message_size(64 << 10).queue_bytes(1000)
@@ -29,6 +29,11 @@ fn patient_later(hasty: usize) -> Config {
 
 fn message() -> Bytes {
     Bytes::from_static(&[7; 1000])
+}
+
+/// Of each rule that gives a message to one address, and the first message to `A`.
+pub(super) fn first_to_a() -> [Route; 3] {
+    [Route::failover([A, B]), Route::round_robin([A, B]), Route::by_key(|_| 2u8, [A, B])]
 }
 
 /// Feeds until the route waits.
@@ -49,13 +54,7 @@ async fn goes_on(sink: &mut RouteSink, limit: Duration) {
 /// The first is down, and the second breaks: it is away, and its queue fills.
 #[test]
 fn a_route_that_waits_for_an_address_goes_on_with_another_that_comes_up() {
-    let routes: [fn() -> Route; 3] = [
-        || Route::failover([A, B]),
-        || Route::round_robin([A, B]),
-        // The first of this key is the one that is down.
-        || Route::by_key(|_| 2u8, [A, B]),
-    ];
-    for route in routes {
+    for route in first_to_a() {
         Sim::default().run(async {
             let manager = Manager::new(patient_later(1));
             manager.open(A).unwrap();
@@ -64,7 +63,7 @@ fn a_route_that_waits_for_an_address_goes_on_with_another_that_comes_up() {
             testing::sleep(5 * SECOND).await;
             assert!(manager.health(A).unwrap().is_down());
             drop(b);
-            let mut sink = manager.sink_to(route());
+            let mut sink = manager.sink_to(route);
             fill(&mut sink).await;
             let mut a = Listener::bind(A, config()).await.unwrap();
             let _taking = testing::spawn(async move { while a.next().await.is_some() {} });

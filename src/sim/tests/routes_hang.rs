@@ -7,11 +7,9 @@ use futures::future::ready;
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::outages::{SECOND, every};
+use super::routes_back::{A, B, first_to_a};
 use crate::sim::testing::{self, Sim};
 use crate::{Config, DeadLetters, Error, Listener, Manager, ManagerEvent, Outcome, Route, RouteSink};
-
-const A: &str = "127.0.0.1:5001";
-const B: &str = "127.0.0.1:5002";
 
 fn config() -> Config {
     Config::new().dial_timeout(5 * SECOND).close_timeout(5 * SECOND)
@@ -54,17 +52,10 @@ async fn half_there() -> (Manager, Listener) {
 
 #[test]
 fn one_message_at_a_time_tries_an_address_whose_dial_hangs() {
-    let routes: [fn() -> Route; 3] = [
-        || Route::failover([A, B]),
-        // Its turn comes first.
-        || Route::round_robin([A, B]),
-        // The first of this key is the one that hangs.
-        || Route::by_key(|_| 2u8, [A, B]),
-    ];
-    for route in routes {
+    for route in first_to_a() {
         Sim::default().run(async {
             let (manager, mut listener) = half_there().await;
-            let mut sink = manager.sink_to(route());
+            let mut sink = manager.sink_to(route);
             feed(&mut sink, 0..100).await;
             testing::sleep(SECOND / 5).await;
             assert!(received(&mut listener).await.into_iter().eq(1..100), "they do not wait for the first");
