@@ -124,6 +124,7 @@ impl SessionTask {
     async fn connected(&mut self, offer: Offer, is_new: bool) -> Next {
         let Offer { place, mut stream, from, hello, taken } = offer;
         drop(taken);
+        self.delivery.stand_back();
         let (member, table) = (self.member.clone(), self.table.clone());
         let Some(seating) = &member.session else { return Next::Over(Reason::Stopped) };
         if !is_new && let Err(status) = table.attach(seating, &hello) {

@@ -7,6 +7,7 @@
 //! place already, and who receives leaves a waker here.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -268,10 +269,17 @@ impl Budget {
     }
 
     fn release(&self, bytes: usize) {
-        if bytes > 0 {
-            let mut state = self.lock();
+        if bytes == 0 {
+            return;
+        }
+        let is_waited_for = {
+            let mut state = self.state.lock();
             state.used -= bytes;
-            state.grant();
+            !state.waiting.is_empty()
+        };
+        // As mostly, nobody waits, and there is nobody to be woken.
+        if is_waited_for {
+            self.lock().grant();
         }
     }
 }
@@ -283,12 +291,7 @@ impl State {
 
     /// Takes what was granted to one in the line, or, for one who comes now, what fits and nobody waits for.
     fn take(&mut self, bytes: usize, place: &mut Option<u64>) -> bool {
-        if let Some(number) = *place
-            && self.waiting.get(&number).is_none_or(|waiting| waiting.bytes != bytes)
-        {
-            // It needs another amount by now, and waits anew.
-            self.leave(place);
-        }
+        self.change(bytes, place);
         let Some(number) = *place else {
             let is_free = !self.is_waited_for() && self.fits(bytes);
             if is_free {
@@ -302,6 +305,24 @@ impl State {
             *place = None;
         }
         is_granted
+    }
+
+    /// One in the line needs this amount, which may be another than it was. It keeps its place, unless it was granted less.
+    fn change(&mut self, bytes: usize, place: &mut Option<u64>) {
+        let Some(number) = *place else { return };
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        let before = mem::replace(&mut waiting.bytes, bytes);
+        if number >= self.next {
+            if bytes < before {
+                self.grant();
+            }
+        } else if bytes <= before {
+            self.used -= before - bytes;
+            self.grant();
+        } else {
+            waiting.bytes = before;
+            self.leave(place);
+        }
     }
 
     /// Joins the line, or stays in it.
@@ -334,16 +355,7 @@ impl State {
     }
 
     /// Grants what fits to those who have waited longest, and wakes them.
-    #[inline]
     fn grant(&mut self) {
-        // As mostly, nobody waits.
-        if !self.waiting.is_empty() {
-            self.grant_in_turn();
-        }
-    }
-
-    #[inline(never)]
-    fn grant_in_turn(&mut self) {
         while let Some((&number, &Waiting { bytes, .. })) = self.waiting.range(self.next..).next()
             && self.fits(bytes)
         {

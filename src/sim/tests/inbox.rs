@@ -45,25 +45,59 @@ fn room_that_is_given_back_lets_in_all_for_whom_it_does() {
 }
 
 #[test]
-fn what_was_granted_to_one_who_leaves_an_inbox_or_needs_another_amount_is_for_those_behind() {
+fn what_was_granted_to_one_who_leaves_an_inbox_or_needs_more_is_for_those_behind() {
     let (sender, receiver) = inbox(ROOM, None);
     for leaves in [false, true] {
         let all = reserve(sender.clone(), ROOM).now_or_never().expect("there is room");
         let mut sends = sender.clone();
         let mut poll = |bytes| sends.poll_reserve(bytes, &mut Context::from_waker(Waker::noop()));
-        assert!(poll(ROOM).is_pending());
+        assert!(poll(ITEM).is_pending());
         let mut behind = Waiting::new(reserve(sender.clone(), ROOM));
         drop(all);
-        assert!(behind.poll_if_called().is_pending(), "it was granted to the first");
+        assert!(behind.poll_if_called().is_pending(), "some was granted to the first");
         if leaves {
             sends.leave();
         } else {
-            assert!(poll(ITEM).is_pending(), "it waits anew");
+            assert!(poll(2 * ITEM).is_pending(), "it waits anew");
         }
         granted(behind.poll_if_called());
         drop(sends);
         assert!(receiver.reserve(ROOM).is_some(), "nothing is held any more");
     }
+}
+
+#[test]
+fn who_needs_less_of_an_inbox_than_was_granted_leaves_the_rest_to_those_behind() {
+    let (sender, receiver) = inbox(ROOM, None);
+    let all = reserve(sender.clone(), ROOM).now_or_never().expect("there is room");
+    let mut sends = sender.clone();
+    let mut poll = |bytes| sends.poll_reserve(bytes, &mut Context::from_waker(Waker::noop()));
+    assert!(poll(ROOM).is_pending());
+    let mut behind = Waiting::new(reserve(sender, 3 * ITEM));
+    drop(all);
+    let share = granted(poll(ITEM));
+    assert_eq!(share.bytes(), ITEM);
+    drop(granted(behind.poll_if_called()));
+    drop(share);
+    assert!(receiver.reserve(ROOM).is_some(), "nothing is held any more");
+}
+
+#[test]
+fn who_needs_another_amount_of_an_inbox_before_any_was_granted_keeps_its_place() {
+    let (sender, receiver) = inbox(ROOM, None);
+    let half = reserve(sender.clone(), 2 * ITEM).now_or_never().expect("there is room");
+    let mut sends = sender.clone();
+    let mut poll = |bytes| sends.poll_reserve(bytes, &mut Context::from_waker(Waker::noop()));
+    assert!(poll(3 * ITEM).is_pending());
+    let mut behind = Waiting::new(reserve(sender, 3 * ITEM));
+    assert!(poll(ROOM).is_pending(), "it needs more");
+    assert!(behind.poll_if_called().is_pending());
+    let share = granted(poll(ITEM));
+    assert!(behind.poll_if_called().is_pending(), "there is not room enough");
+    drop(half);
+    drop(granted(behind.poll_if_called()));
+    drop(share);
+    assert!(receiver.reserve(ROOM).is_some(), "nothing is held any more");
 }
 
 /// Its message is larger than what is left, and that of the next is not.
