@@ -153,6 +153,9 @@ impl Lingering {
         desk.take_in(half);
         let is_first = half.is_empty();
         let fed = feed(half, message);
+        if let Err(Error::NotSent { .. }) = &fed {
+            desk.rest();
+        }
         drop(guard);
         match &fed {
             Ok(_) => desk.fed(is_first),
@@ -165,20 +168,20 @@ impl Lingering {
         if !self.must_wait() {
             return Poll::Ready(Ok(()));
         }
-        Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_ready_unpin(cx))
+        Desk::poll(&self.desk, Who::Program, cx, |half, cx| self.desk.tell(half.poll_ready_unpin(cx)))
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Desk::poll(&self.desk, Who::Program, cx, |half, cx| half.poll_flush_unpin(cx))
+        Desk::poll(&self.desk, Who::Program, cx, |half, cx| self.desk.tell(half.poll_flush_unpin(cx)))
     }
 
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let begins = &mut self.begins_close;
-        let closed = Desk::poll(&self.desk, Who::Program, cx, |half, cx| {
+        let (begins, desk) = (&mut self.begins_close, &self.desk);
+        let closed = Desk::poll(desk, Who::Program, cx, |half, cx| {
             if mem::take(begins) {
                 half.closing().clear();
             }
-            half.poll_close_unpin(cx)
+            desk.tell(half.poll_close_unpin(cx))
         });
         self.closed |= matches!(closed, Poll::Ready(Ok(())));
         closed
@@ -295,6 +298,20 @@ impl Desk {
             drop(state);
             let _ = task.map(foreign::wake);
         }
+    }
+
+    /// What the program is told. After a failure the task rests.
+    fn tell(&self, told: Poll<Result<(), Error>>) -> Poll<Result<(), Error>> {
+        if let Poll::Ready(Err(_)) = &told {
+            self.rest();
+        }
+        told
+    }
+
+    /// The program was told that it failed, and decides what becomes of what is held: the task opens nothing before the next feed.
+    fn rest(&self) {
+        let mut state = self.state.lock();
+        (state.since, state.look, state.writes) = (None, None, false);
     }
 
     /// Writes what has lingered long enough, as long as there is a half.

@@ -154,6 +154,44 @@ fn a_connection_tells_what_a_write_failed_with_that_lingered_and_holds_the_messa
     });
 }
 
+/// The program decides what becomes of what is held: it may have been told that nothing was sent, and send it elsewhere.
+#[test]
+fn a_connection_that_lingers_is_not_opened_again_where_a_failure_was_told_before_the_next_feed() {
+    let limited = || lingering().linger(5 * SECOND).write_timeout(SECOND).close_timeout(SECOND);
+    for closes in [false, true] {
+        Sim { capacity: 1024, ..Sim::default() }.run(async move {
+            let (mut connection, acceptor, _far) = connected(limited()).await;
+            connection.feed(Bytes::from_static(&[9; 8000])).await.unwrap();
+            let told = if closes { connection.close().await } else { connection.flush().await };
+            assert!(matches!(told, Err(Error::Timeout { .. })), "{told:?}");
+            let opened = testing::within(Some(60 * SECOND), acceptor.accept(&lingering())).await;
+            assert!(opened.is_none(), "the task has opened it");
+            connection.feed(byte(1)).await.unwrap();
+            let opened = testing::within(Some(60 * SECOND), acceptor.accept(&lingering())).await;
+            opened.expect("what was fed then lingers for ever").unwrap();
+        });
+    }
+}
+
+/// The same where it is a message to be fed that is told of the failure.
+#[test]
+fn a_connection_that_lingers_is_not_opened_again_where_a_feed_was_refused() {
+    Sim { capacity: 1024, ..Sim::default() }.run(async {
+        let (mut connection, acceptor, _far) = connected(lingering().linger(5 * SECOND).write_timeout(SECOND)).await;
+        let mut fed = 0;
+        let error = loop {
+            match connection.feed(Bytes::from_static(&[9; 8000])).await {
+                Ok(()) => fed += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::NotSent { .. }), "{error:?}");
+        let opened = testing::within(Some(60 * SECOND), acceptor.accept(&lingering())).await;
+        assert!(opened.is_none(), "the task has opened it");
+        assert_eq!(connection.take_unsent().len(), fed, "one was sent in part");
+    });
+}
+
 #[test]
 fn a_connection_that_lingers_is_opened_again() {
     for config in [lingering(), lingering().reconnect(every(SECOND))] {
