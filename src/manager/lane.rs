@@ -129,7 +129,7 @@ impl Lane {
 
     /// Whether a message tries it: it is down, and may be up in a moment.
     pub(super) fn is_tried(&self) -> bool {
-        self.tried.is_some() && self.dialed_for_messages().is_some()
+        self.tried.is_some() && self.is_open() && self.dialed_for_messages().is_some()
     }
 
     /// Why it is down, where it is dialed only for messages, and not for one that comes now.

@@ -1,6 +1,7 @@
 //! Routes with an address whose dial hangs, and those whose manager is shut down meanwhile.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::future::ready;
@@ -116,6 +117,24 @@ fn a_broadcast_does_not_wait_for_a_dial_that_hangs() {
 }
 
 /// Another task closes the address when the manager is shut down, and has more time for it.
+#[test]
+fn a_broadcast_does_not_wait_for_an_address_that_is_closed_while_it_is_tried() {
+    Sim::default().run(async {
+        let (manager, mut listener) = half_there().await;
+        let mut letters = manager.dead_letters();
+        let mut sink = manager.sink_to(Route::broadcast([A, B]));
+        feed(&mut sink, 0..1).await;
+        assert_eq!(received(&mut listener).await, [0]);
+        let mut closing = pin!(manager.close(A));
+        assert!(testing::within(Some(SECOND / 100), &mut closing).await.is_none(), "it is dialed still");
+        feed(&mut sink, 1..5).await;
+        assert_eq!(received(&mut listener).await, [1, 2, 3, 4]);
+        assert_eq!(letters_so_far(&mut letters), [1, 2, 3, 4].map(|number| (A.to_owned(), number)));
+        sink.flush().await.expect("one of them takes all");
+        assert_eq!(letters_so_far(&mut letters), [(A.to_owned(), 0)]);
+    });
+}
+
 #[test]
 fn what_a_route_gets_back_behind_a_shutdown_is_a_letter() {
     Sim::default().run(async {
