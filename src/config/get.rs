@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::backoff::Backoff;
+use crate::runtime::Runtime;
 use crate::session::Session;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -11,6 +12,11 @@ use crate::wire::WireFormat;
 
 /// What it is set to, as it was given: nothing is checked, and `None` is no limit.
 impl Config {
+    /// See [`runtime`](Self::runtime). `None` where none was given. What it is, its `Debug` says.
+    pub fn get_runtime(&self) -> Option<&dyn Runtime> {
+        self.runtime.get()
+    }
+
     /// See [`wire_format`](Self::wire_format).
     pub fn get_wire_format(&self) -> WireFormat {
         self.wire_format

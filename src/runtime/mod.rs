@@ -164,12 +164,17 @@ pub struct SocketOptions {
 #[derive(Clone, Default)]
 pub(crate) struct Handle(
     /// `None` for the one that is used where none is given: async-std, where its feature is on.
-    Option<Arc<dyn sealed::Runtime>>,
+    Option<Arc<dyn Runtime>>,
 );
 
 impl Handle {
     pub(crate) fn new(runtime: impl Runtime) -> Self {
         Self(Some(Arc::new(runtime)))
+    }
+
+    /// The one that was given.
+    pub(crate) fn get(&self) -> Option<&dyn Runtime> {
+        self.0.as_deref()
     }
 
     /// Whether there is none at all.

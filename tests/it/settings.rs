@@ -56,6 +56,9 @@ fn each_setting_is_read_back() {
     assert_eq!(config.get_linger(), Some(Duration::from_millis(16)));
     #[cfg(feature = "tls")]
     assert_eq!(config.get_tls(), None);
+    assert!(config.get_runtime().is_none());
+    #[cfg(feature = "sim")]
+    assert!(format!("{:?}", config.runtime(buffstreams::Sim::new()).get_runtime().unwrap()).starts_with("Sim"));
 }
 
 /// That it was set is more than its value: a connection lingers then.
