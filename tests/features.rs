@@ -79,6 +79,7 @@ fn without_a_runtime_nothing_is_opened() {
         assert!(missing(Listener::bind("127.0.0.1:0", Config::new()).await.map(drop)));
         assert!(missing(Connection::dial("127.0.0.1:1", Config::new()).await.map(drop)));
         assert!(missing(Manager::new(Config::new()).dial("127.0.0.1:1").await));
+        assert!(missing(Manager::new(Config::new()).open("127.0.0.1:1")));
         assert!(missing(Manager::new(Config::new()).listen("127.0.0.1:0").await.map(drop)));
     });
 }

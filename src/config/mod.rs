@@ -18,7 +18,7 @@ use linger::Linger;
 
 /// The settings of a listener, a connection or a manager: the wire format, and every limit with its default.
 ///
-/// A builder by value; it is checked when it is used, by `bind`, `dial` and `Manager::listen`. A limit that is a time
+/// A builder by value; it is checked when it is used, by `bind`, `dial`, `Manager::open` and `Manager::listen`. A limit that is a time
 /// takes a `Duration`, or `None` for no limit. Zero is an error ([`ConfigError::Time`](crate::ConfigError::Time)), except for
 /// `close_timeout` and `drain_timeout`, where it means that a close waits for nothing, `message_ttl` and `linger`.
 ///
@@ -134,7 +134,7 @@ impl Config {
     }
 
     /// What the tasks, timers and sockets run on. Default: async-std, if the feature `async-std` is on. It is on by default. Without
-    /// it, and without a runtime given here, `bind`, `dial` and `Manager::listen` fail with
+    /// it, and without a runtime given here, `bind`, `dial`, `Manager::open` and `Manager::listen` fail with
     /// [`ConfigError::NoRuntime`](crate::ConfigError::NoRuntime).
     ///
     /// The streams, sinks and futures of this crate can be polled on any executor, whatever this is.

@@ -32,8 +32,8 @@ pub use tls::TlsError;
 /// An error of a callback: any error of the program.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, and the `wire` types. What is not PEM,
-/// and no name of a server, is an error of the methods of `Tls` themselves.
+/// A setting that cannot work. Returned when the configuration is used: by `bind`, `dial`, `open`, and the `wire` types. What is not
+/// PEM, and no name of a server, is an error of the methods of `Tls` themselves.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {

@@ -5,7 +5,7 @@ use futures::FutureExt;
 use super::handshake::{Greeted, greet};
 use super::session::{Dialed, Judged};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::peer::Address;
 use crate::session::Positions;
 use crate::transport;
@@ -33,10 +33,12 @@ pub(crate) struct First {
 }
 
 impl First {
-    /// One that is still to be made. `window` is what this end accepts in a session, in bytes.
-    pub(crate) fn later(config: &Config, codec: Codec, window: u32) -> Self {
+    /// One that is still to be made. `window` is what this end accepts in a session, in bytes. An error is that no attempt could
+    /// succeed.
+    pub(crate) fn later(config: &Config, codec: Codec, window: u32) -> Result<Self, ConfigError> {
+        transport::runtime_to_dial(config)?;
         let session = config.session.as_ref().map(|session| Dialed::new(session, config, codec, window));
-        Self { opened: None, session }
+        Ok(Self { opened: None, session })
     }
 
     /// Dials, as [`transport::dial`] does; in a session, greets as well. All that the other end can answer but a new session is

@@ -1,9 +1,10 @@
 //! How the task of a link opens its connection again.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -56,9 +57,15 @@ impl LinkTask {
             down.not_before = self.session.as_ref().and_then(Dialed::not_before);
             let next = self.dial();
             let progress = poll_fn(|cx| down.poll_attempts(retries, &runtime, || next.clone(), cx));
-            // A close cannot wait for the end of a long delay: it cuts the one short that it meets.
-            let was_closed = link.outbox.is_closed();
-            let closing = async { if was_closed { pending().await } else { link.outbox.closed().await } };
+            // A close cannot wait for the end of a long delay: it cuts the one short that it meets. Behind that, all may come back.
+            let (was_closed, resumes) = (link.outbox.is_closed(), self.resumes());
+            let closing = async {
+                if !was_closed {
+                    return link.outbox.closed().await;
+                }
+                let is_over = || !resumes && link.outbox.books().held == 0;
+                poll_fn(|_| if is_over() { Poll::Ready(()) } else { Poll::Pending }).await
+            };
             // Nor can the end of the session wait for a dial that hangs.
             let expires = self.session.as_ref().and_then(|session| session.expires(broke));
             let left = expires.map(|at| at.saturating_duration_since(runtime.now()));
@@ -66,6 +73,12 @@ impl LinkTask {
             let progress = match self.expiring(select(progress, closing)).await {
                 Either::Left((progress, _)) => progress,
                 Either::Right((Some(()), _)) => {
+                    if let Some(verdict) = self.given_up.clone()
+                        && self.is_free(Duration::ZERO).await
+                    {
+                        // The close accepts what was fed.
+                        self.give_back(verdict);
+                    }
                     if link.outbox.books().held == 0 && !self.resumes() {
                         down.stop();
                         link.socket.let_go();

@@ -361,7 +361,7 @@ impl LinkTask {
         }
     }
 
-    fn give_back(&mut self, verdict: Verdict) {
+    pub(super) fn give_back(&mut self, verdict: Verdict) {
         let messages = self.link.outbox.give_back(&verdict);
         self.bury(messages, verdict);
     }

@@ -162,7 +162,7 @@ impl Manager {
     pub fn open(&self, address: impl Into<Address>) -> Result<(), Error> {
         let (address, config) = (address.into(), &self.addresses.common.config);
         let codec = config.codec()?;
-        self.addresses.reserve(&address)?.keep(First::later(config, codec, 0), codec)
+        self.addresses.reserve(&address)?.keep(First::later(config, codec, 0)?, codec)
     }
 
     /// Sends one message, and waits until the kernel has taken it; with [`Config::session`], until the program at the other end

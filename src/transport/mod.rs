@@ -135,7 +135,7 @@ fn runtime_to_listen(config: &Config) -> Result<&Handle, ConfigError> {
 }
 
 /// The same, for the other side.
-fn runtime_to_dial(config: &Config) -> Result<&Handle, ConfigError> {
+pub(crate) fn runtime_to_dial(config: &Config) -> Result<&Handle, ConfigError> {
     let runtime = runtime_of(config)?;
     #[cfg(feature = "tls")]
     config.tls.as_ref().map_or(Ok(()), Tls::check_client)?;

@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use buffstreams::{
-    Bytes, Config, ConfigError, Connection, Error, Event, Limit, Listener, Reader, Reason, Sim, Tls, WireFormat,
+    Bytes, Config, ConfigError, Connection, Error, Event, Limit, Listener, Manager, Reader, Reason, Sim, Tls,
+    WireFormat,
 };
 use futures::{FutureExt, SinkExt, StreamExt};
 
@@ -202,5 +203,7 @@ fn a_side_that_is_missing_is_told_before_anything_is_done() {
         // Nobody listens there.
         let dialed = Connection::dial("127.0.0.1:1", net::config().tls(Tls::new())).await;
         assert!(matches!(dialed, Err(Error::Config(ConfigError::NoTlsClient))), "{dialed:?}");
+        let opened = Manager::new(net::config().tls(Tls::new())).open("127.0.0.1:1");
+        assert!(matches!(opened, Err(Error::Config(ConfigError::NoTlsClient))), "{opened:?}");
     });
 }

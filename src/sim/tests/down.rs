@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::io::AsyncReadExt;
 use futures::{FutureExt, SinkExt, StreamExt};
 
-use super::outages::{SECOND, config, dialed};
+use super::outages::{SECOND, config, dialed, every};
 use crate::observe::Events;
 use crate::sim::testing::{self, Acceptor, Sim, elapsed};
 use crate::{Address, Backoff, Error, Health, Manager, ManagerEvent, Outcome, Session};
@@ -189,5 +189,39 @@ fn a_session_that_was_given_up_is_begun_anew_in_the_background() {
         manager.sink().send(("127.0.0.1:5031".into(), message())).await.unwrap();
         assert_eq!(listener.next().await.unwrap().1, message());
         assert_eq!(manager.stats().total.sessions, 2);
+    });
+}
+
+/// What was fed is accepted by the close, and comes back at once: there is nothing left to dial for.
+#[test]
+fn a_close_does_not_wait_for_the_next_attempt_where_something_was_fed() {
+    Sim::default().run(async {
+        let (manager, address) = orphaned(Backoff::from_fn(|| [30 * SECOND])).await;
+        let (mut letters, mut sink) = (manager.dead_letters(), manager.sink());
+        assert!(matches!(manager.write(&address, message()).await, Err(Error::NotSent { .. })));
+        testing::sleep(SECOND).await;
+        sink.feed((address.clone(), message())).await.unwrap();
+        let began = elapsed();
+        let closed = manager.close(&address).await;
+        assert!(matches!(closed, Err(Error::NotSent { .. })), "{closed:?}");
+        assert_eq!(elapsed(), began);
+        assert_eq!(letters.next().now_or_never().expect("it is there").unwrap().outcome, Outcome::GaveUp);
+    });
+}
+
+/// The same where what is left grows too old while the close waits.
+#[test]
+fn a_close_does_not_wait_for_the_next_attempt_where_all_has_expired() {
+    Sim::default().run(async {
+        let config = config().reconnect(every(30 * SECOND)).message_ttl(4 * SECOND).close_timeout(20 * SECOND);
+        let (manager, address, acceptor, far) = dialed(config).await;
+        drop((acceptor, far));
+        let (mut letters, mut sink) = (manager.dead_letters(), manager.sink());
+        sink.feed((address.clone(), message())).await.unwrap();
+        let began = elapsed();
+        let closed = manager.close(&address).await;
+        assert!(matches!(closed, Err(Error::NotSent { .. })), "{closed:?}");
+        assert!(elapsed() - began < 5 * SECOND, "{:?}", elapsed() - began);
+        assert_eq!(letters.next().now_or_never().expect("it is there").unwrap().outcome, Outcome::Expired);
     });
 }
