@@ -105,6 +105,8 @@ impl Deadline {
         let error = ready!(self.poll(what, config, progress, cx));
         // A frame has its time as a whole.
         if what != Limit::FrameTimeout && has_unread() {
+            // A reactor that has not told of it may never do: it is for the next read to ask the system.
+            cx.waker().wake_by_ref();
             return self.poll(what, config, progress, cx);
         }
         Poll::Ready(error)

@@ -137,7 +137,8 @@ impl Listener {
 
     /// Goes on with a socket that listens already: a `TcpListener` or a `UnixListener` of the standard library, or a descriptor that
     /// the process was started with, as by systemd: see the example `systemd`. What waits in its queue is accepted, and the
-    /// file of a Unix socket stays when the listener is gone.
+    /// file of a Unix socket stays when the listener is gone. Where others have the same socket, as a supervisor or a copy by
+    /// `try_clone`, it goes on listening for them. It is set to be non-blocking, which is so for all of them.
     ///
     /// The errors are [`Error::Config`], and [`Error::Bind`] where it is no stream socket that listens, or the runtime is the
     /// simulator.

@@ -5,8 +5,9 @@ use std::io::{self, IoSlice, Read};
 use std::net::{Ipv6Addr, Shutdown};
 #[cfg(not(unix))]
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -144,7 +145,7 @@ pub(super) fn listen<R: Reactor>(reactor: R, at: &Endpoint, options: SocketOptio
         }
         Endpoint::Unix(path) => SocketFile::listen(&socket, path, &address, options.unix_mode, BACKLOG)?,
     };
-    listening(reactor, socket, options, file)
+    listening(reactor, socket, options, file, false)
 }
 
 /// Goes on with a socket that listens already. Its file, if it has one, is somebody else's.
@@ -164,7 +165,7 @@ pub(super) fn adopt<R: Reactor>(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no stream socket that listens"));
     }
     socket.set_nonblocking(true)?;
-    listening(reactor, socket, options, SocketFile::default())
+    listening(reactor, socket, options, SocketFile::default(), true)
 }
 
 fn listening<R: Reactor>(
@@ -172,6 +173,7 @@ fn listening<R: Reactor>(
     socket: Os,
     options: SocketOptions,
     file: SocketFile,
+    is_adopted: bool,
 ) -> io::Result<Arc<dyn Acceptor>> {
     let source = match reactor.register(socket) {
         Ok(source) => source,
@@ -180,7 +182,8 @@ fn listening<R: Reactor>(
             return Err(error);
         }
     };
-    Ok(Arc::new(Listening { reactor, source, waiting: Arc::default(), options, file }))
+    let (waiting, is_stopped) = Default::default();
+    Ok(Arc::new(Listening { reactor, source, waiting, options, file, is_adopted, is_stopped }))
 }
 
 fn new(domain: Domain) -> io::Result<Os> {
@@ -234,6 +237,8 @@ struct Stream<S> {
     reading: Arc<Forward>,
     /// Few wait to write.
     writing: OnceLock<Arc<Forward>>,
+    /// There is something to read, of which the reactor may not have told.
+    is_unread: AtomicBool,
     #[cfg(any(target_os = "linux", target_os = "android"))]
     is_unix: bool,
 }
@@ -247,6 +252,7 @@ impl<S: Source> Stream<S> {
             source,
             reading: Arc::default(),
             writing: OnceLock::new(),
+            is_unread: AtomicBool::new(false),
             #[cfg(any(target_os = "linux", target_os = "android"))]
             is_unix,
         }
@@ -328,6 +334,12 @@ fn peek(socket: &Os) -> Option<io::Result<usize>> {
 
 impl<S: Source> Socket for Stream<S> {
     fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.is_unread.load(Ordering::Relaxed) {
+            self.is_unread.store(false, Ordering::Relaxed);
+            if let Poll::Ready(result) = attempt(self.source.socket(), |mut socket| socket.read(buf)) {
+                return Poll::Ready(result);
+            }
+        }
         self.source.poll_read(&self.reading, cx, buf)
     }
 
@@ -368,14 +380,13 @@ impl<S: Source> Socket for Stream<S> {
         peek(self.source.socket()).is_some_and(|peeked| !matches!(peeked, Ok(1..)))
     }
 
-    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn has_unread(&self) -> bool {
-        is_ready(self.source.socket(), PollFlags::IN)
-    }
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn has_unread(&self) -> bool {
-        peek(self.source.socket()).is_some()
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let is_unread = is_ready(self.source.socket(), PollFlags::IN);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let is_unread = peek(self.source.socket()).is_some();
+        self.is_unread.store(is_unread, Ordering::Relaxed);
+        is_unread
     }
 
     fn local(&self) -> io::Result<Endpoint> {
@@ -401,16 +412,34 @@ struct Listening<R: Reactor> {
     waiting: Arc<Forward>,
     options: SocketOptions,
     file: SocketFile,
+    /// It was given: others may have the same socket, and listen at it when this has stopped.
+    is_adopted: bool,
+    is_stopped: AtomicBool,
+}
+
+impl<R: Reactor> Listening<R> {
+    /// Nothing more is accepted.
+    fn stopped<T>(&self) -> Poll<io::Result<T>> {
+        match self.is_stopped.load(Ordering::Acquire) {
+            true => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            false => Poll::Pending,
+        }
+    }
 }
 
 impl<R: Reactor> Acceptor for Listening<R> {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Arc<dyn Socket>, Endpoint)>> {
-        self.source.poll_io(Direction::Accept, &self.waiting, cx, |listening| {
+        if let Poll::Ready(stopped) = self.stopped() {
+            return Poll::Ready(stopped);
+        }
+        let accepted = self.source.poll_io(Direction::Accept, &self.waiting, cx, |listening| {
             let (socket, address) = listening.accept()?;
             socket.set_nonblocking(true)?;
             let stream = Stream::new(self.reactor.register(socket)?, self.options);
             Ok((Arc::new(stream) as Arc<dyn Socket>, endpoint_of(&address)))
-        })
+        });
+        // It may have been stopped before it could be woken.
+        if accepted.is_pending() { self.stopped() } else { accepted }
     }
 
     fn local(&self) -> io::Result<Endpoint> {
@@ -420,6 +449,10 @@ impl<R: Reactor> Acceptor for Listening<R> {
     fn stop(&self) {
         // While it still answers, nobody else takes its place.
         self.file.remove();
+        self.is_stopped.store(true, Ordering::Release);
+        if self.is_adopted {
+            return self.waiting.wake_by_ref();
+        }
         // Where the system cannot do this, the port is free when the descriptor is closed.
         let _ = self.source.socket().shutdown(Shutdown::Read);
     }

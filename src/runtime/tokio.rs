@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread::{Builder, sleep};
 use std::time::Instant;
 
 use futures::FutureExt;
@@ -21,6 +22,7 @@ use super::forward::Forward;
 use super::os::{self, Direction, Reactor, Source, attempt};
 use super::{Acceptor, OwnedSocket, Socket, SocketOptions, Timer, sealed};
 use crate::endpoint::Endpoint;
+use crate::foreign;
 
 /// The runtime tokio: one that the program has, with its reactor and its timer enabled (`enable_all`).
 ///
@@ -58,12 +60,14 @@ impl sealed::Runtime for Tokio {
 
     fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
         let _entered = self.0.enter();
-        Box::pin(TokioTimer { sleep: tokio::time::sleep_until(at.into()) })
+        Box::pin(TokioTimer { sleep: tokio::time::sleep_until(at.into()), without: None })
     }
 
     fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
-        let resolving = self.0.spawn_blocking(move || Ok((&*host, port).to_socket_addrs()?.collect()));
-        async { resolving.await.map_err(io::Error::other)? }.boxed()
+        // It panics where the system gives it no thread.
+        let resolving =
+            foreign::call(|| self.0.spawn_blocking(move || Ok((&*host, port).to_socket_addrs()?.collect())));
+        async { resolving.map_err(|panic| io::Error::other(panic.message))?.await.map_err(io::Error::other)? }.boxed()
     }
 
     fn connect(&self, to: Endpoint, options: SocketOptions) -> BoxFuture<'static, io::Result<Arc<dyn Socket>>> {
@@ -123,7 +127,8 @@ impl Source for AsyncFd<Os> {
             let mut ready = ready!(poll_ready(self, Direction::Read, forward, cx))?;
             let Ok(result) = ready.try_io(|fd| fd.get_ref().read(buf)) else { continue };
             if result.as_ref().is_ok_and(|read| (1..buf.len()).contains(read)) {
-                // Nothing is left. The selector tells each arrival once, so what comes from now on is told; and an end stays.
+                // Nothing is left. The selector tells each arrival once, so what comes from now on is told; and an end stays. Behind
+                // urgent data, which this library never sends, something may be left: it is found when the peer's time is over.
                 ready.clear_ready();
             }
             return Poll::Ready(result);
@@ -158,6 +163,8 @@ pin_project! {
     struct TokioTimer {
         #[pin]
         sleep: Sleep,
+        // The runtime has ended: for when a thread was started that wakes in its place.
+        without: Option<Instant>,
     }
 }
 
@@ -165,7 +172,35 @@ impl Future for TokioTimer {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.project().sleep.poll(cx)
+        let this = self.project();
+        let at = this.sleep.deadline().into_std();
+        if this.without.is_none() {
+            // It panics where the runtime has ended. The program may still wait for the end of what ran on it, and has its time.
+            match foreign::call(|| this.sleep.poll(cx)) {
+                Ok(polled) => return polled,
+                Err(panic) => drop(panic),
+            }
+        }
+        if at <= Instant::now() {
+            return Poll::Ready(());
+        }
+        if this.without.replace(at) != Some(at) {
+            wake_at(at, cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// Without a runtime. Where the system gives no thread, it is at once.
+fn wake_at(at: Instant, waker: Waker) {
+    let thread = Builder::new().name("buffstreams timer".to_owned());
+    let late = waker.clone();
+    let started = thread.spawn(move || {
+        sleep(at.saturating_duration_since(Instant::now()));
+        late.wake();
+    });
+    if started.is_err() {
+        waker.wake();
     }
 }
 

@@ -37,6 +37,8 @@ mod manager_breaks;
 mod manager_limits;
 mod manager_storm;
 mod net;
+#[cfg(feature = "tokio")]
+mod on_tokio;
 mod orphans;
 mod panics;
 mod peers;

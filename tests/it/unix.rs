@@ -11,7 +11,7 @@ use buffstreams::{
     Address, Backoff, Bytes, Config, Connection, Endpoint, Error, Event, FrameErrorKind, Listener, Manager,
     ManagerEvent, Reason,
 };
-use futures::{FutureExt, SinkExt, TryStreamExt};
+use futures::{FutureExt, SinkExt, StreamExt, TryStreamExt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::net::{SOON, alone, config, connected, event, frame, next, run, start, within};
@@ -307,6 +307,33 @@ fn a_socket_that_listens_already_is_taken_over_and_its_file_stays() {
         let mut connection = Connection::dial(addr, config()).await.unwrap();
         connection.send(Bytes::from_static(b"hello")).await.unwrap();
         assert_eq!(next(&mut listener).await.unwrap().1, "hello");
+    });
+}
+
+/// A supervisor has it as well, or the process that comes next.
+#[test]
+fn a_socket_that_was_taken_over_goes_on_listening_for_others() {
+    run(async {
+        let folder = Folder::new();
+        let (unix, tcp) =
+            (UnixListener::bind(folder.path()).unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [folder.address(), tcp.local_addr().unwrap().to_string()];
+        for (socket, address) in [OwnedFd::from(unix), OwnedFd::from(tcp)].into_iter().zip(addresses) {
+            for closes in [false, true] {
+                let mut listener = Listener::from_std(socket.try_clone().unwrap(), config()).unwrap();
+                let mut events = listener.events();
+                if closes {
+                    listener.close().await.unwrap();
+                }
+                drop(listener);
+                // Then the task has let it go.
+                while events.next().await.is_some() {}
+                let mut next_one = Listener::from_std(socket.try_clone().unwrap(), config()).unwrap();
+                let mut connection = Connection::dial(address.as_str(), config()).await.unwrap();
+                connection.send(Bytes::from_static(b"for the next one")).await.unwrap();
+                assert_eq!(next(&mut next_one).await.unwrap().1, "for the next one", "{address}, {closes}");
+            }
+        }
     });
 }
 
