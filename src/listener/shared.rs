@@ -242,8 +242,9 @@ impl Shared {
                 member.outbox.call_driver();
                 continue;
             }
-            // A peer that is gone has no use for it.
-            if stream.poll_half_close(&mut Context::from_waker(Waker::noop())).is_pending() {
+            // The end comes behind what is written. A peer that is gone has no use for it.
+            let is_writing = member.outbox.made().is_some_and(|outbox| outbox.books().held > 0);
+            if is_writing || stream.poll_half_close(&mut Context::from_waker(Waker::noop())).is_pending() {
                 member.half_closes.store(true, Ordering::Release);
                 member.outbox.call_driver();
             }

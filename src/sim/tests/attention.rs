@@ -105,6 +105,23 @@ fn a_close_of_the_replies_that_was_dropped_takes_nothing_of_the_next_ones_time()
     }
 }
 
+/// What is pending then is left to the peer's task, and the end comes behind it.
+#[test]
+fn a_close_of_the_replies_that_ran_out_of_time_cuts_none_of_them() {
+    small().run(async {
+        let listener = Listener::bind(ANYWHERE, config().close_timeout(LIMIT)).await.unwrap();
+        let address = Address::from(listener.local_addr());
+        let (mut incoming, mut outgoing) = listener.split();
+        let mut peer = Connection::dial(&address, config()).await.unwrap();
+        peer.send(Bytes::from_static(b"one")).await.unwrap();
+        let (from, _) = incoming.next().await.unwrap();
+        outgoing.feed((from, four_kib())).await.unwrap();
+        assert_timeout(&outgoing.close().await.unwrap_err(), Limit::CloseTimeout, elapsed());
+        assert_eq!(peer.next().await.unwrap().unwrap(), four_kib());
+        assert!(peer.next().await.is_none());
+    });
+}
+
 /// Whoever polls the sink cannot tell it that another close begins. But the time in between is nobody's wait.
 #[test]
 fn a_close_that_nobody_polls_does_not_run_out() {
