@@ -50,12 +50,8 @@ pub(crate) fn begin(running: &Running, guest: Guest, inbox: Sender<Arrival>) {
     if !running.greets() {
         return admit_plain(running, guest, inbox);
     }
-    let most = most_handshakes(running);
-    let Some((number, oldest)) = running.handshakes.begin(Handshake::new(guest.stream.clone()), most) else { return };
-    if let Some(oldest) = oldest {
-        oldest.give_way();
-    }
-    let unfinished = Unfinished { running: running.clone(), number, most };
+    let Some(unfinished) = Unfinished::begin(running, guest.stream.clone()) else { return };
+    let number = unfinished.number;
     // It has no part in what runs: a listener that is gone does not wait for those who part.
     let panicked = running.shared().clone();
     // What the program has given to `Tls::from_rustls` may panic.
@@ -89,6 +85,16 @@ struct Unfinished {
 }
 
 impl Unfinished {
+    /// Takes it in; the oldest gives way, where there are as many as there may be. `None` where the listener is gone.
+    fn begin(running: &Running, stream: Stream) -> Option<Self> {
+        let most = most_handshakes(running);
+        let (number, oldest) = running.handshakes.begin(Handshake::new(stream), most)?;
+        if let Some(oldest) = oldest {
+            oldest.give_way();
+        }
+        Some(Self { running: running.clone(), number, most })
+    }
+
     /// `None` if it had to give way, or was cut.
     fn finish(&self) -> Option<Handshake> {
         self.running.handshakes.finish(self.number)
@@ -319,9 +325,12 @@ fn welcome(running: &Running, mut guest: Guest, hello: Hello, inbox: Sender<Arri
                 return Next::Later(offered.boxed());
             }
             Judged::Tombstone(positions) => {
+                drop(inbox);
+                // It is no peer, and is cut with the handshakes.
+                let Some(unfinished) = Unfinished::begin(running, guest.stream.clone()) else { return Next::Over };
                 let served = async move {
                     tombstone::serve(running, &table, &key, guest, &hello, positions).await;
-                    drop(inbox);
+                    unfinished.finish().map(Handshake::let_go);
                     None
                 };
                 return Next::Later(served.boxed());

@@ -200,6 +200,37 @@ fn what_is_left_of_a_session_is_forgotten_after_a_violation() {
     }
 }
 
+/// It is no peer, and nobody waits for it: neither who closes the listener, nor who drops it.
+#[test]
+fn who_comes_back_to_a_session_that_is_over_and_stays_does_not_keep_the_listener() {
+    for closes in [false, true] {
+        Sim::default().run(async move {
+            let config = config(session()).dial_timeout(None).drain_timeout(Duration::from_secs(5));
+            let mut listener = Listener::bind("127.0.0.1:0", config).await.unwrap();
+            let (address, mut events) = (Address::from(listener.local_addr()), listener.events());
+            let (mut raw, _) = Raw::greet(&address, hello(1, 1, None)).await;
+            raw.write(&Control::Close(0).encode()).await;
+            assert!(listener.next().now_or_never().is_none());
+            raw.hears(Control::Close(0)).await;
+            drop(raw);
+            while !matches!(next(&mut events).await, Event::Disconnected { reason: Reason::Closed, .. }) {}
+            let (mut raw, _) = Raw::greet(&address, hello(1, 2, sent(0, 0))).await;
+            raw.hears(Control::Close(0)).await;
+            let began = testing::elapsed();
+            if closes {
+                listener.close().await.unwrap();
+                let ended = testing::within(Some(Duration::from_secs(6)), listener.next()).await;
+                assert!(ended.expect("it waits for the one that stays").is_none());
+            }
+            drop(listener);
+            let all = async { while events.next().await.is_some() {} };
+            testing::within(Some(Duration::from_secs(1)), all).await.expect("it is kept by the one that stays");
+            raw.ends().await;
+            assert!(testing::elapsed() - began <= Duration::from_secs(7));
+        });
+    }
+}
+
 /// Silent ones, and ones that begin a session and go: no session that has something loses its place, or cannot come back.
 #[test]
 fn a_flood_of_strangers_starves_no_session_that_has_anything() {
