@@ -12,6 +12,7 @@ use super::task::{LinkTask, Turn, Up};
 use super::{Break, Came};
 use crate::error::{Error, Limit};
 use crate::session::{ErrorCode, Violation};
+use crate::wire::Decoder;
 
 /// How often one poll reads replies that nobody wants before it lets other tasks run.
 const READS_PER_POLL: usize = 16;
@@ -142,6 +143,12 @@ impl LinkTask {
                 Ok(0) => return Poll::Ready(Ok(Turn::Closed)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // As the transport knows: the next header did not come.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    let codec = self.config.codec()?;
+                    let want = Decoder::with(codec).want(&[]).unwrap_or_default();
+                    return Poll::Ready(Err(Error::Truncated { got: 0, want, looks_like: None }));
+                }
                 Err(error) => return Poll::Ready(Err(Error::Read(error))),
             }
         }

@@ -1,7 +1,7 @@
 //! TLS that is not ours, by futures-rustls: a `Reader` and a `Writer` inside it, with one of our ends at the other side.
 
 use async_std::net::{TcpListener, TcpStream};
-use buffstreams::{Bytes, Connection, Error, Listener, Reader, Tls, Writer};
+use buffstreams::{Bytes, Connection, Error, Listener, Manager, ManagerEvent, Reader, Tls, Writer};
 use futures::io::AsyncReadExt;
 use futures::{SinkExt, StreamExt};
 use futures_rustls::server::TlsStream;
@@ -95,5 +95,33 @@ fn a_foreign_session_that_is_cut_is_truncated() {
         let (first, end) = within(SOON, serving).await;
         assert_eq!(first.unwrap().unwrap(), "whole");
         assert!(matches!(end, Some(Err(Error::Truncated { got: 0, want: 4, .. }))), "{end:?}");
+    });
+}
+
+/// A manager has no stream of replies, and tells it all the same.
+#[test]
+fn a_foreign_session_of_a_manager_that_is_cut_is_truncated() {
+    run(async {
+        let authority = Authority::new("the authority");
+        let own = authority.issue("localhost");
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        let cutting = async_std::task::spawn(async move {
+            let tls = accept(socket, &own).await;
+            tls.get_ref().0.shutdown(std::net::Shutdown::Write).unwrap();
+            tls
+        });
+        let tls = Tls::new().roots(authority.pem()).unwrap().server_name("localhost").unwrap();
+        let manager = Manager::new(config().tls(tls));
+        let mut events = manager.events();
+        manager.dial(addr).await.unwrap();
+        let _tls = within(SOON, cutting).await;
+        let broken = loop {
+            match next(&mut events).await.unwrap() {
+                ManagerEvent::Broken { error, .. } => break error,
+                _ => continue,
+            }
+        };
+        assert!(matches!(broken.as_deref(), Some(Error::Truncated { got: 0, want: 4, .. })), "{broken:?}");
     });
 }
