@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use buffstreams::{
-    Config, ConfigError, Connection, Error, Listener, Sim, Tls, TlsClientFiles, TlsFiles, TlsServerFiles,
+    Config, ConfigError, Connection, Error, Listener, Sim, Tls, TlsClientFiles, TlsError, TlsFiles, TlsServerFiles,
 };
 use futures::SinkExt;
 
 use super::certificates::{Authority, Pair};
-use super::net::{config, next, run};
+use super::net::{alone, config, next, run};
 
 /// What listening, or dialing, with these settings comes to.
 async fn used(tls: &Tls, listens: bool) -> Result<(), Error> {
@@ -253,4 +253,28 @@ fn a_file_of_settings_names_the_files_of_tls() {
         let error = toml::from_str::<Config>(text).unwrap_err().to_string();
         assert!(error.contains(named), "{text}: {error}");
     }
+}
+
+/// In a process of its own, whose environment says where the authorities of the system are.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_system_trusts_is_trusted_and_nobody_else() {
+    const NAME: &str = "settings::what_the_system_trusts_is_trusted_and_nobody_else";
+    alone(NAME, "export SSL_CERT_FILE=$(mktemp)", || {
+        run(async {
+            let [trusted, other] = ["trusted", "other"].map(Authority::new);
+            let file = PathBuf::from(std::env::var_os("SSL_CERT_FILE").unwrap());
+            fs::write(&file, trusted.pem()).unwrap();
+            let client = Tls::new().client().server_name("localhost").unwrap();
+            for (authority, is_trusted) in [(&trusted, true), (&other, false)] {
+                let Pair { cert, key } = authority.issue("localhost");
+                let server = config().tls(Tls::new().server(cert, key).unwrap());
+                let listener = Listener::bind("127.0.0.1:0", server).await.unwrap();
+                let dialed = Connection::dial(listener.local_addr(), config().tls(client.clone())).await;
+                let is_refused = matches!(&dialed, Err(Error::Tls { source: TlsError::UnknownIssuer, .. }));
+                assert_eq!((dialed.is_ok(), is_refused), (is_trusted, !is_trusted), "{dialed:?}");
+            }
+            fs::remove_file(file).unwrap();
+        });
+    });
 }
