@@ -164,10 +164,11 @@ fn sessions(results: &[GroupResult], out: &mut Vec<Target>) {
 fn tls_and_runtimes(results: &[GroupResult], out: &mut Vec<Target>) {
     const RATE: &str = "messages/s";
     let middle = Case::of(results, Scenario::Throughput, |trial| trial.size == 110);
+    let some = Case::of(results, Scenario::Connections, |trial| trial.connections == 16);
     let many = Case::of(results, Scenario::Connections, |trial| trial.connections == 1000);
     let tls = middle.ratio("buffstreams-tls", "raw-tls", "bytes/s");
     out.push(Target::least("TLS, 110 bytes, of raw-tls", tls, 0.9));
-    for (what, case) in [("110 bytes", &middle), ("1000 connections", &many)] {
+    for (what, case) in [("110 bytes", &middle), ("16 connections", &some), ("1000 connections", &many)] {
         let tokio = case.ratio("buffstreams-tokio", "buffstreams", RATE);
         out.push(Target::least(format!("stream, {what}, tokio of async-std"), tokio, 0.95));
     }
