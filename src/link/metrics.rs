@@ -10,7 +10,8 @@ impl Source for Link {
         into.add(
             ("address", self.address.to_string()),
             &[
-                (&metrics::SENT_MESSAGES, stats.written),
+                // A counter never goes back: what came back from a session was sent as well.
+                (&metrics::SENT_MESSAGES, stats.written + stats.in_doubt + stats.refused),
                 (&metrics::SENT_BYTES, stats.bytes),
                 (&metrics::LINKS, is_open),
                 (&metrics::HELD_MESSAGES, stats.held),

@@ -11,8 +11,8 @@ pub struct LinkStats {
     /// How many messages were accepted: by a `feed` of a [`ManagerSink`](crate::ManagerSink) when it returned, by a `write` when
     /// there was room for it, and by a [`RouteSink`](crate::RouteSink) when it has handed them over to this address.
     pub accepted: u64,
-    /// How many were handed whole to the kernel. Whether the peer took them is another matter: of one that takes 1,000 of 5,000
-    /// and quits, all 5,000 may be written.
+    /// How many were handed whole to the kernel, without those of a session that came back. Whether the peer took them is another
+    /// matter: of one that takes 1,000 of 5,000 and quits, all 5,000 may be written.
     pub written: u64,
     /// How many came back: as dead letters, to a `write` that waited, in its error, or to a
     /// [`RouteSink`](crate::RouteSink), which may have given them to another address.
