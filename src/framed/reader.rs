@@ -279,11 +279,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Shows each whole frame's message to `visit` where it lies, and forgets them. Returns how many it showed and their
-    /// bytes, headers included.
+    /// bytes, headers included. Where `visit` panics, none of them are forgotten.
     pub(crate) fn visit(&mut self, visit: impl FnMut(&[u8])) -> (usize, usize) {
-        let Buffer::Lent { buf, filled } = self.buffer.replace() else { return (0, 0) };
+        let Buffer::Lent { buf, filled } = &self.buffer else { return (0, 0) };
         let decoder = self.frames.decoder();
-        let scan = decoder.scan(&buf[..filled], visit);
+        let scan = decoder.scan(&buf[..*filled], visit);
+        let Buffer::Lent { buf, filled } = self.buffer.replace() else { return (0, 0) };
         self.dialect.start.pass(decoder, &buf[..filled], scan.end, scan.is_lost());
         self.want = scan.want();
         self.buffer = Buffer::behind(scan.end, buf, filled);

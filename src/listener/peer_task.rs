@@ -152,9 +152,11 @@ impl PeerTask {
                 seat.call_failed(member.peer, error);
             }
         };
-        let (messages, bytes) = foreign::call(|| reader.visit(visit)).map_err(End::Panicked)?;
+        let visited = foreign::call(|| reader.visit(visit));
+        // The messages of the read were received, also where a callback has panicked on one of them.
+        let (messages, bytes) = visited.as_ref().map_or_else(|_| reader.visit(|_| ()), |counts| *counts);
         seat.count(messages, bytes);
-        Ok(())
+        visited.map(drop).map_err(End::Panicked)
     }
 
     /// The callback's future for each message, one after the other.
