@@ -47,16 +47,26 @@ impl Listener {
     /// A closure that is in a variable first has to name the types of what it is called with. Without them the compiler takes it for
     /// one that borrows all its messages from the same place, and says that it is "not general enough".
     ///
-    /// ```no_run
-    /// use buffstreams::{Config, Error, Listener, Peer};
+    /// ```
+    /// use buffstreams::{Bytes, Config, Connection, Listener, Peer};
+    /// use futures::SinkExt;
     ///
-    /// # async fn serve() -> Result<(), Error> {
+    /// # async_std::task::block_on(async {
+    /// let listener = Listener::bind("127.0.0.1:0", Config::new()).await?;
+    /// let (address, closer) = (listener.local_addr(), listener.closer());
     /// let callback = |peer: Peer, message: &[u8]| {
     ///     println!("{peer} sent {} bytes", message.len());
     ///     Ok(())
     /// };
-    /// Listener::bind(":5031", Config::new()).await?.serve(callback).await
-    /// # }
+    /// let serving = async_std::task::spawn(listener.serve(callback));
+    ///
+    /// let mut connection = Connection::dial(address, Config::new()).await?;
+    /// connection.send(Bytes::from_static(b"hello")).await?;
+    /// connection.close().await?;
+    /// closer.close().await?; // When the callback has seen everything.
+    /// assert_eq!(closer.stats().messages, 1);
+    /// serving.await
+    /// # }).unwrap();
     /// ```
     pub fn serve<F>(self, callback: F) -> impl Future<Output = Result<(), Error>> + Send
     where

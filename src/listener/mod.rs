@@ -195,14 +195,21 @@ impl Listener {
 
     /// Splits it, for the messages to come in and the replies to go out.
     ///
-    /// ```no_run
-    /// use buffstreams::{Config, Listener};
-    /// use futures::StreamExt;
+    /// ```
+    /// use buffstreams::{Bytes, Config, Connection, Listener};
+    /// use futures::{SinkExt, StreamExt, TryStreamExt};
     ///
-    /// # async fn echo() -> Result<(), buffstreams::Error> {
-    /// let (incoming, outgoing) = Listener::bind(":5031", Config::new()).await?.split();
-    /// incoming.map(Ok).forward(outgoing).await
-    /// # }
+    /// # async_std::task::block_on(async {
+    /// let (incoming, outgoing) = Listener::bind("127.0.0.1:0", Config::new()).await?.split();
+    /// let (address, closer) = (incoming.local_addr(), incoming.closer());
+    /// let echo = async_std::task::spawn(incoming.map(Ok).forward(outgoing));
+    ///
+    /// let mut connection = Connection::dial(address, Config::new()).await?;
+    /// connection.send(Bytes::from_static(b"hello")).await?;
+    /// assert_eq!(connection.try_next().await?.unwrap(), "hello");
+    /// closer.close().await?;
+    /// echo.await
+    /// # }).unwrap();
     /// ```
     pub fn split(self) -> (Incoming, Outgoing) {
         let outgoing = Outgoing::new(self.shared().shared().clone());

@@ -396,29 +396,28 @@ impl Manager {
     /// Where [`Config::session`] is set, some of them were sent: look at the [`outcome`](DeadLetter::outcome) before one goes to
     /// another address, or it may be taken twice.
     ///
-    /// ```no_run
-    /// use buffstreams::{Config, Manager, Outcome};
+    /// ```
+    /// use buffstreams::{Address, Config, Manager, Outcome};
     /// use futures::{SinkExt, StreamExt};
     ///
-    /// # async fn failover() -> Result<(), buffstreams::Error> {
-    /// const SPARE: &str = "127.0.0.1:5032";
+    /// # async_std::task::block_on(async {
     /// let manager = Manager::new(Config::new());
     /// let (mut letters, mut sink) = (manager.dead_letters(), manager.sink());
-    /// manager.dial("127.0.0.1:5031").await?;
-    /// manager.dial(SPARE).await?;
-    /// while let Some(letter) = letters.next().await {
-    ///     match letter.outcome {
-    ///         // Nobody has it. The spare's own letters would come back to it again and again.
-    ///         Outcome::NotSent | Outcome::GaveUp if letter.address.as_str() != SPARE => {
-    ///             if let Err(error) = sink.send((SPARE.into(), letter.message)).await {
-    ///                 eprintln!("{SPARE}: {error}");
-    ///             }
-    ///         }
-    ///         outcome => eprintln!("{}: {outcome}", letter.address),
-    ///     }
+    /// let mut listener = manager.listen("127.0.0.1:0").await?;
+    /// let spare = Address::from(listener.local_addr());
+    /// manager.dial(&spare).await?;
+    /// # let gone = Address::from(manager.listen("127.0.0.1:0").await?.local_addr());
+    /// manager.open(&gone)?; // Nobody listens there.
+    /// assert!(sink.send((gone, "hello".into())).await.is_err());
+    ///
+    /// let letter = letters.next().await.unwrap(); // Mostly in a loop, in another task than that of the producer.
+    /// match letter.outcome {
+    ///     // Nobody has it. The spare's own letters would come back to it again and again.
+    ///     Outcome::NotSent | Outcome::GaveUp if letter.address != spare => sink.send((spare, letter.message)).await?,
+    ///     outcome => eprintln!("{}: {outcome}", letter.address),
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(listener.next().await.unwrap().1, "hello");
+    /// # Ok::<(), buffstreams::Error>(()) }).unwrap();
     /// ```
     pub fn dead_letters(&self) -> DeadLetters {
         self.addresses.common.dead_letters.subscribe()

@@ -36,13 +36,14 @@ const MAX_HANDSHAKES: usize = 1024;
 /// With it every connection uses TLS. There is never a plaintext connection. A listener without [`server`](Self::server), or a dial
 /// without [`client`](Self::client), is an error. The first bytes of a connection do not decide which it is.
 ///
-/// ```no_run
-/// use buffstreams::{Config, Listener, Tls};
-///
-/// # async fn listen(cert_pem: &[u8], key_pem: &[u8]) -> Result<(), buffstreams::Error> {
+/// ```
+/// # #[cfg(feature = "tls-ring")] async_std::task::block_on(async {
+/// # let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// # let (cert_pem, key_pem) = (cert.pem(), signing_key.serialize_pem());
+/// # use buffstreams::{Config, Listener, Tls};
 /// let tls = Tls::new().server(cert_pem, key_pem)?;
-/// let listener = Listener::bind(":5031", Config::new().tls(tls)).await?;
-/// # Ok(()) }
+/// let listener = Listener::bind("127.0.0.1:0", Config::new().tls(tls)).await?;
+/// # Ok::<(), buffstreams::BoxError>(()) }).unwrap();
 /// ```
 ///
 /// The certificates and keys that are given are kept in memory. What the system trusts is read from its files once, when the first

@@ -5,10 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What is not in the package, so that its paths can be looked for in a clone alone.
-const NOT_PACKAGED: [&str; 6] = [".ci", "benches", "cli", "fuzz", "nats", "scripts"];
+const NOT_PACKAGED: [&str; 7] = [".ci", "benches", "cli", "fuzz", "nats", "pages", "scripts"];
 /// Where a path begins that stands in the text as code.
-const FOLDERS: [&str; 11] =
-    [".ci/", "benches/", "cli/", "docs/", "examples/", "fuzz/", "model/", "scripts/", "src/", "tests/", "wireshark/"];
+const FOLDERS: [&str; 12] = [
+    ".ci/",
+    "benches/",
+    "cli/",
+    "docs/",
+    "examples/",
+    "fuzz/",
+    "model/",
+    "pages/",
+    "scripts/",
+    "src/",
+    "tests/",
+    "wireshark/",
+];
 
 #[test]
 fn the_readme_is_read_in_five_minutes() {

@@ -1,0 +1,3 @@
+//! The receiver of the page on delivery.
+
+include!(concat!(env!("OUT_DIR"), "/receiver.rs"));

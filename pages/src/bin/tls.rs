@@ -1,0 +1,3 @@
+//! The program for TLS of the README.
+
+include!(concat!(env!("OUT_DIR"), "/tls.rs"));
