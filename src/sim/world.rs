@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,8 @@ struct State {
 #[cfg(test)]
 type End = (Arc<Lock<super::cable::Cable>>, super::cable::Side);
 
-type Ready = Arc<Lock<VecDeque<Arc<Call>>>>;
+type Ready = Arc<Calls>;
+type Calls = Lock<VecDeque<Arc<Call>>>;
 
 struct Task {
     /// `None` while it is being polled.
@@ -66,12 +67,13 @@ struct Task {
 pub(super) struct Call {
     pub(super) task: u64,
     called: AtomicBool,
-    ready: Ready,
+    /// Not the queue itself, which holds this while it is there.
+    ready: Weak<Calls>,
 }
 
 impl Call {
     fn new(task: u64, ready: &Ready) -> Arc<Self> {
-        Arc::new(Self { task, called: AtomicBool::new(false), ready: ready.clone() })
+        Arc::new(Self { task, called: AtomicBool::new(false), ready: Arc::downgrade(ready) })
     }
 
     /// It is being answered: from now on, the task is called anew.
@@ -82,8 +84,10 @@ impl Call {
 
 impl Wake for Call {
     fn wake(self: Arc<Self>) {
-        if !self.called.swap(true, Ordering::Relaxed) {
-            self.ready.clone().lock().push_back(self);
+        if !self.called.swap(true, Ordering::Relaxed)
+            && let Some(ready) = self.ready.upgrade()
+        {
+            ready.lock().push_back(self);
         }
     }
 }
@@ -390,5 +394,20 @@ impl Timer for Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         self.world.forget(self.at, self.timer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept here because only the count of those who hold it shows what is left.
+    #[test]
+    fn a_task_that_has_not_run_at_the_end_leaves_nothing_behind() {
+        let world = World::new(1);
+        let ready = Arc::downgrade(&world.ready);
+        world.run(async { world.spawn(Box::pin(async {})) }, || {});
+        drop(world);
+        assert!(ready.upgrade().is_none());
     }
 }
