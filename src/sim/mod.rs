@@ -77,8 +77,13 @@ const CAPACITY: usize = 64 * 1024;
 /// # Panics
 ///
 /// `run` panics, and names the seed, when nothing can run and no timer is set: the program waits for something that is
-/// not in the simulator, and would hang for ever. It also panics after a million polls without any progress of the
-/// clock.
+/// not in the simulator, and would hang for ever. Timers of others, such as a heartbeat, do not hide that: it also panics
+/// after a million jumps of the clock during which the program, the future that was given to `run`, was not polled,
+/// unless it waits for a timer itself. So give a wait for tasks that take longer than that a [`timeout`](Self::timeout).
+/// And it panics after a million polls without any progress of the clock.
+///
+/// A program that waits for ever and is woken by its own timers meanwhile, as in a loop that sleeps, or in a
+/// [`Connection`](crate::Connection) that is opened again without an end, runs as long as these do: a `timeout` bounds it.
 #[derive(Clone)]
 pub struct Sim(Arc<World>);
 
@@ -109,7 +114,8 @@ impl Sim {
         self
     }
 
-    /// Runs the program to its end, and ends the world with it: what still runs there is dropped.
+    /// Runs the program to its end, and ends the world with it: what still runs there is dropped. It panics where the program
+    /// would never end: see [`Sim`](#panics).
     pub fn run<F: Future>(&self, program: impl FnOnce(Self) -> F) -> F::Output {
         self.run_watched(program, || {})
     }

@@ -20,6 +20,8 @@ use crate::sync::Lock;
 
 /// After so many polls at one moment something only goes in circles.
 const POLLS_AT_ONCE: u64 = 1_000_000;
+/// After so many jumps of the clock without a poll of the program, it is asked whether it waits for a time at all.
+const JUMPS_ALONE: u64 = 1_000_000;
 /// The future that was given to `run`.
 const MAIN: u64 = 0;
 /// Where the trace's hash begins: that of FNV.
@@ -169,10 +171,23 @@ impl World {
         let _fresh = FreshBuffers::begin();
         let mut main = pin!(main);
         let call = Call::new(MAIN, &self.ready);
-        call.clone().wake();
-        let mut polls = 0;
+        let waker = Waker::from(call.clone());
+        call.wake();
+        // Since the clock jumped, and since the program was polled.
+        let (mut polls, mut jumps) = (0, 0);
         loop {
             let Some(next) = self.next() else {
+                if jumps == JUMPS_ALONE {
+                    assert!(
+                        self.is_timed(&waker),
+                        "stalled after {:?}: the clock has jumped {JUMPS_ALONE} times, which woke others, and the program waits \
+                         for nothing that has a time; {}",
+                        self.elapsed(),
+                        self.told_seed()
+                    );
+                    jumps = 0;
+                }
+                jumps += 1;
                 assert!(
                     self.jump(),
                     "stalled after {:?}: nothing can run, no timer is set, and nothing in here will wake anybody; {}",
@@ -187,7 +202,8 @@ impl World {
             next.begin();
             self.trace(next.task, || format!("task {}", next.task));
             if next.task == MAIN {
-                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&call.clone().into())) {
+                jumps = 0;
+                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
                     return output;
                 }
             } else {
@@ -195,6 +211,11 @@ impl World {
             }
             watch();
         }
+    }
+
+    /// Whether a timer is set that wakes this one.
+    fn is_timed(&self, waker: &Waker) -> bool {
+        self.state.lock().timers.values().any(|set| set.data() == waker.data())
     }
 
     fn told_seed(&self) -> String {

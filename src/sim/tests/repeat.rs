@@ -14,6 +14,8 @@ use crate::sim::testing::{Fault, Side};
 use crate::sim::testing::{Sim, take_trace};
 use crate::{Address, Config, Connection, Listener, Manager};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Three listeners, five producers on one manager, and a connection cut in each way.
 fn trace(seed: Option<u64>) -> Vec<String> {
     Sim { capacity: CAPACITY, seed, traced: true }.run(async {
@@ -70,6 +72,39 @@ fn a_run_that_cannot_go_on_says_so() {
     let panic = std::panic::catch_unwind(run).unwrap_err();
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.starts_with("stalled after 0ns: ") && text.ends_with("the seed is 7"), "{text}");
+}
+
+/// A task that ticks for ever keeps the clock going, and nothing else.
+#[test]
+fn a_clock_that_others_keep_going_does_not_hide_that_main_waits_for_ever() {
+    let run = || {
+        Sim { seed: Some(7), ..Sim::default() }.run(async {
+            let _ticking = testing::spawn(async {
+                loop {
+                    testing::sleep(SECOND).await;
+                }
+            });
+            pending::<()>().await;
+        })
+    };
+    let panic = std::panic::catch_unwind(run).unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.starts_with("stalled after 1000000s: ") && text.ends_with("the seed is 7"), "{text}");
+}
+
+/// Kept here because it needs as many ticks as a test of a month has.
+#[test]
+fn main_may_wait_for_a_time_of_its_own_however_often_others_tick_meanwhile() {
+    Sim::default().run(async {
+        let _ticking = testing::spawn(async {
+            loop {
+                testing::sleep(SECOND).await;
+            }
+        });
+        let far = 1_100_000 * SECOND;
+        assert!(testing::within(Some(far), pending::<()>()).await.is_none());
+        assert_eq!(testing::elapsed(), far);
+    });
 }
 
 /// Of messages that need larger buffers than a read, which the process keeps for the next.
