@@ -231,7 +231,10 @@ fn the_output_of_a_task_comes_to_whoever_waits() {
 struct Outcomes {
     hash: u64,
     received: BTreeMap<usize, Vec<u32>>,
+    /// What came back: as letters, and in the errors of `write`.
     letters: Vec<u32>,
+    /// How many came back, as the managers have counted them.
+    dead_lettered: u64,
 }
 
 /// How many messages each producer sends to each address.
@@ -241,7 +244,7 @@ const MESSAGES: u32 = 12;
 fn many_ends(seed: u64) -> Outcomes {
     // So little that a stall is soon met.
     let sim = Sim::new().seed(seed).capacity(64);
-    let (received, letters) = sim.run(|sim| async move {
+    let (received, letters, dead_lettered) = sim.run(|sim| async move {
         let received = Arc::new(Mutex::new(BTreeMap::<usize, Vec<u32>>::new()));
         let mut addrs = Vec::new();
         for n in 0..3 {
@@ -278,8 +281,8 @@ fn many_ends(seed: u64) -> Outcomes {
             sim.sleep(Duration::from_millis(sim.random() % 9_000)).await;
             link.heal();
         }
-        let unsent = join_all(tasks).await.into_iter().flatten();
-        let mut came_back: Vec<u32> = unsent.collect();
+        let (unsent, counted): (Vec<_>, Vec<_>) = join_all(tasks).await.into_iter().unzip();
+        let mut came_back: Vec<u32> = unsent.into_iter().flatten().collect();
         for mut letters in letters {
             // Its manager is gone: what it has is all there will be.
             while let Some(letter) = letters.next().await {
@@ -289,9 +292,9 @@ fn many_ends(seed: u64) -> Outcomes {
         }
         sim.sleep(10 * SECOND).await;
         let received = std::mem::take(&mut *received.lock().unwrap());
-        (received, came_back)
+        (received, came_back, counted.into_iter().sum())
     });
-    Outcomes { hash: sim.hash(), received, letters }
+    Outcomes { hash: sim.hash(), received, letters, dead_lettered }
 }
 
 async fn collect(mut incoming: Incoming, n: usize, received: Arc<Mutex<BTreeMap<usize, Vec<u32>>>>) {
@@ -304,8 +307,8 @@ fn number(message: &[u8]) -> u32 {
     u32::from_be_bytes(*message.first_chunk().unwrap())
 }
 
-/// Returns what came back in an error.
-async fn produce(sim: &Sim, manager: &Manager, n: u32, addrs: &[SocketAddr]) -> Vec<u32> {
+/// Returns what came back in an error, and how many came back in any way.
+async fn produce(sim: &Sim, manager: &Manager, n: u32, addrs: &[SocketAddr]) -> (Vec<u32>, u64) {
     let mut unsent = Vec::new();
     for addr in addrs {
         while manager.dial(*addr).await.is_err() {
@@ -331,7 +334,7 @@ async fn produce(sim: &Sim, manager: &Manager, n: u32, addrs: &[SocketAddr]) -> 
     let total = manager.stats().total;
     assert_eq!(total.accepted, total.written + total.dead_lettered + total.held, "{before:?} {total:?}");
     assert_eq!((total.accepted, total.held), (u64::from(MESSAGES) * addrs.len() as u64, 0), "{total:?}");
-    unsent
+    (unsent, total.dead_lettered)
 }
 
 /// Every seed of these: `BUFFSTREAMS_SEEDS` says how many, 200 if it is not set.
@@ -340,7 +343,8 @@ fn no_seed_loses_a_message_without_a_word() {
     let seeds = std::env::var("BUFFSTREAMS_SEEDS").map_or(200, |seeds| seeds.parse().unwrap());
     let (mut came, mut came_back) = (0, 0);
     for seed in 0..seeds {
-        let Outcomes { received, letters, .. } = many_ends(seed);
+        let Outcomes { received, letters, dead_lettered, .. } = many_ends(seed);
+        assert_eq!(letters.len() as u64, dead_lettered, "seed {seed}: what was counted as come back must come back");
         let mut seen: Vec<u32> = received.into_values().flatten().chain(letters.iter().copied()).collect();
         came_back += letters.len();
         came += seen.len() - letters.len();
