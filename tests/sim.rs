@@ -12,8 +12,8 @@ use buffstreams::{
     Backoff, Bytes, Config, Connection, Error, Event, Fault, Incoming, Limit, Listener, Manager, Outcome, Reason, Side,
     Sim, WireFormat,
 };
-use futures::future::join_all;
-use futures::{SinkExt, StreamExt};
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, SinkExt, StreamExt};
 
 const ANYWHERE: &str = "10.0.0.1:0";
 const SECOND: Duration = Duration::from_secs(1);
@@ -365,6 +365,35 @@ fn the_same_seed_is_the_same_run_on_any_thread() {
         assert_eq!(here, std::thread::spawn(move || many_ends(seed)).join().unwrap());
         assert_ne!(here.hash, many_ends(seed + 1_000).hash);
     }
+}
+
+#[test]
+fn runs_that_differ_in_any_way_have_another_hash() {
+    let run = |program: fn(Sim, Connection) -> BoxFuture<'static, ()>| {
+        let sim = Sim::new().seed(3);
+        sim.run(|sim| async move {
+            let (mut listener, addr) = listening(&sim).await;
+            let connection = dialed(&sim, addr).await;
+            program(sim.clone(), connection).await;
+            sim.timeout(SECOND, listener.next()).await;
+        });
+        sim.hash()
+    };
+    let a: fn(Sim, Connection) -> BoxFuture<'static, ()> =
+        |_, mut connection| async move { connection.send(b"a"[..].into()).await.unwrap() }.boxed();
+    let hashes = [
+        run(a),
+        run(|_, mut connection| async move { connection.send(b"b"[..].into()).await.unwrap() }.boxed()),
+        run(|_, mut connection| async move { connection.send(b"abcdefgh1"[..].into()).await.unwrap() }.boxed()),
+        run(|_, mut connection| async move { connection.send(b"abcdefgh2"[..].into()).await.unwrap() }.boxed()),
+        run(|sim, _connection| async move { assert_ne!(sim.random(), 0) }.boxed()),
+        run(|_, _connection| async {}.boxed()),
+    ];
+    for (at, hash) in hashes.iter().enumerate() {
+        assert!(!hashes[..at].contains(hash), "{at}: {hashes:?}");
+    }
+    assert_eq!(run(a), hashes[0]);
+    assert_eq!(std::thread::spawn(move || run(a)).join().unwrap(), hashes[0]);
 }
 
 /// What is further away than the clock can tell never comes; nothing panics on the way there.

@@ -76,6 +76,8 @@ pub(super) struct Wire {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Cable {
+    /// Which one it is, counted from 0.
+    pub(super) number: usize,
     wire: Wire,
     ends: [End; 2],
     /// Nothing arrives in either direction until that is over.
@@ -113,13 +115,19 @@ struct End {
 }
 
 impl Cable {
-    pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, ends: Default::default(), parted: false, calls: Vec::new() }
+    pub(super) fn new(number: usize, wire: Wire) -> Self {
+        Self { number, wire, ends: Default::default(), parted: false, calls: Vec::new() }
     }
 
     /// Those who are to be woken, when the cable is not borrowed any more.
     pub(super) fn take_calls(&mut self) -> Vec<Waker> {
         mem::take(&mut self.calls)
+    }
+
+    /// What has ended: the lane of the dialer and that of the acceptor, and which of the two was reset.
+    pub(super) fn ended(&self) -> [bool; 4] {
+        let [dialer, acceptor] = &self.ends;
+        [dialer.fin_at.is_some(), acceptor.fin_at.is_some(), dialer.reset, acceptor.reset]
     }
 
     /// Plans the fault of the lane that `side` writes to.

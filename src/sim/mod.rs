@@ -30,7 +30,7 @@ use crate::sync::Lock;
 use cable::Cable;
 pub use cable::{Fault, Side};
 use network::{Backlog, Cut, Network, Which};
-use world::{Alarm, World, wake};
+use world::{Alarm, What, World, digest, wake};
 
 /// How many bytes each direction of a connection holds that were not read.
 const CAPACITY: usize = 64 * 1024;
@@ -181,13 +181,15 @@ impl Sim {
         SimLink { world: self.0.clone(), to: to.into() }
     }
 
-    /// A hash of all that has happened so far: two runs that differ anywhere have another.
+    /// A hash of what has happened so far: which task was polled, each jump of the clock, what was drawn, and on which
+    /// connection what was opened, accepted, read, written or ended, with each byte that was written. The same run has the
+    /// same hash, and two runs that differ in any of these have different ones, as far as 64 bits can tell.
     pub fn hash(&self) -> u64 {
         self.0.hash()
     }
 
-    /// What has happened since the last call, a line for each poll, read, write and jump of the clock. Empty unless it is
-    /// [`traced`](Self::traced).
+    /// What has happened since the last call, a line for each event that counts for the [`hash`](Self::hash). Empty unless it
+    /// is [`traced`](Self::traced).
     pub fn take_trace(&self) -> Vec<String> {
         self.0.take_trace()
     }
@@ -256,7 +258,7 @@ impl SimLink {
     /// What happens at once to each connection that there is.
     pub fn fail_now(&self, fault: Fault) -> &Self {
         for cable in self.cables() {
-            with(&cable, |cable| {
+            with(&self.world, &cable, |cable| {
                 let taken = cable.lane(Side::Dialer).0.len();
                 cable.plan(Side::Dialer, taken, fault);
             });
@@ -267,7 +269,7 @@ impl SimLink {
     /// Nothing arrives any more, in either direction, and who dials gets no answer, until it is [healed](Self::heal).
     pub fn part(&self) -> &Self {
         self.network(|network| network.parted.insert(self.to.clone()));
-        self.cables().iter().for_each(|cable| with(cable, |cable| cable.part(true)));
+        self.cables().iter().for_each(|cable| with(&self.world, cable, |cable| cable.part(true)));
         self
     }
 
@@ -285,7 +287,7 @@ impl SimLink {
             std::mem::take(&mut network.dialing)
         });
         wake(dialing);
-        self.cables().iter().for_each(|cable| with(cable, |cable| cable.part(false)));
+        self.cables().iter().for_each(|cable| with(&self.world, cable, |cable| cable.part(false)));
         self
     }
 
@@ -304,12 +306,17 @@ impl SimLink {
     }
 }
 
-/// Borrows a cable, and wakes those whom that concerns.
-fn with<T>(cable: &Lock<Cable>, visit: impl FnOnce(&mut Cable) -> T) -> T {
-    let (output, calls) = {
+/// Borrows a cable, notes what of it ends, and wakes those whom that concerns.
+fn with<T>(world: &World, cable: &Lock<Cable>, visit: impl FnOnce(&mut Cable) -> T) -> T {
+    let (output, calls, number, before, ended) = {
         let mut cable = cable.lock();
-        (visit(&mut cable), cable.take_calls())
+        let before = cable.ended();
+        (visit(&mut cable), cable.take_calls(), cable.number, before, cable.ended())
     };
+    if before != ended {
+        let bits = ended.iter().fold(0, |bits, ended| bits << 1 | u64::from(*ended));
+        world.trace(What::End, &[number as u64, bits], || format!("connection {number} ends: {ended:?}"));
+    }
     wake(calls);
     output
 }
@@ -357,7 +364,11 @@ impl sealed::Runtime for Sim {
                     }
                 })
             });
-            let made = made.await?;
+            let made = made.await;
+            let number = made.as_ref().ok().map(|made| made.cable.lock().number);
+            let numbers = [digest(to.to_string().as_bytes()), number.map_or(u64::MAX, |number| number as u64)];
+            world.trace(What::Connect, &numbers, || format!("connects to {to}: {number:?}"));
+            let made = made?;
             wake(made.calls);
             let socket = SimSocket { world, cable: made.cable, side: Side::Dialer, local: made.local, remote: to };
             Ok(Arc::new(socket) as Arc<dyn Socket>)
@@ -383,16 +394,17 @@ struct SimSocket {
 
 impl SimSocket {
     fn visit<T>(&self, visit: impl FnOnce(&mut Cable, Side) -> T) -> T {
-        with(&self.cable, |cable| visit(cable, self.side))
+        with(&self.world, &self.cable, |cable| visit(cable, self.side))
     }
 
-    fn trace(&self, what: &str, polled: &Poll<io::Result<usize>>) {
-        let number = match polled {
+    fn trace(&self, what: What, verb: &str, number: usize, polled: &Poll<io::Result<usize>>, bytes: u64) {
+        let outcome = match polled {
             Poll::Ready(Ok(n)) => *n as u64,
             Poll::Ready(Err(_)) => u64::MAX,
             Poll::Pending => u64::MAX - 1,
         };
-        self.world.trace(number, || format!("{} {what} {polled:?}", self.local));
+        let numbers = [number as u64, self.side as u64, outcome, bytes];
+        self.world.trace(what, &numbers, || format!("{} {verb} {polled:?}", self.local));
     }
 }
 
@@ -401,15 +413,16 @@ impl Socket for SimSocket {
         #[cfg(test)]
         self.world.does("read", Some(&(self.cable.clone(), self.side)));
         let now = self.world.elapsed();
-        let (polled, arrival) = self.visit(|cable, side| {
+        let (polled, arrival, number) = self.visit(|cable, side| {
             let polled = cable.poll_read(side, now, cx, buf);
             let arrival = if polled.is_pending() { cable.next_arrival(side, now) } else { None };
-            (polled, arrival)
+            (polled, arrival, cable.number)
         });
         if let Some(at) = arrival {
             self.world.wake_at(at, cx.waker());
         }
-        self.trace("reads", &polled);
+        // They are those that were written.
+        self.trace(What::Read, "reads", number, &polled, 0);
         polled
     }
 
@@ -417,8 +430,12 @@ impl Socket for SimSocket {
         #[cfg(test)]
         self.world.does("write", Some(&(self.cable.clone(), self.side)));
         let now = self.world.elapsed();
-        let polled = self.visit(|cable, side| cable.poll_write(side, now, cx, bufs));
-        self.trace("writes", &polled);
+        let (polled, number, bytes) = self.visit(|cable, side| {
+            let before = cable.lane(side).0.len();
+            let polled = cable.poll_write(side, now, cx, bufs);
+            (polled, cable.number, digest(&cable.lane(side).0[before..]))
+        });
+        self.trace(What::Write, "writes", number, &polled, bytes);
         polled
     }
 
@@ -482,6 +499,8 @@ impl Acceptor for SimAcceptor {
         self.world.does("accept", None);
         let polled = self.backlog.lock().poll_accept(cx);
         polled.map_ok(|(cable, remote)| {
+            let number = cable.lock().number;
+            self.world.trace(What::Accept, &[number as u64], || format!("{} accepts connection {number}", self.local));
             let (world, local) = (self.world.clone(), self.local.clone());
             let socket = SimSocket { world, cable, side: Side::Acceptor, local, remote: remote.clone() };
             (Arc::new(socket) as Arc<dyn Socket>, remote)
@@ -495,7 +514,7 @@ impl Acceptor for SimAcceptor {
     fn stop(&self) {
         self.world.network(|network| network.forget(&self.backlog));
         let (refused, calls) = self.backlog.lock().end();
-        refused.iter().for_each(|cable| with(cable, Cable::reset));
+        refused.iter().for_each(|cable| with(&self.world, cable, Cable::reset));
         wake(calls);
     }
 }

@@ -133,9 +133,8 @@ impl Network {
             },
             Endpoint::Unix(_) => Endpoint::Unix(Default::default()),
         };
-        let mut cable = Cable::new(self.wires.get(to).copied().unwrap_or(self.usual));
-        #[cfg(test)]
         let number = self.cables.len();
+        let mut cable = Cable::new(number, self.wires.get(to).copied().unwrap_or(self.usual));
         self.faults.retain(|cut| {
             let is_due = match &cut.connection {
                 #[cfg(test)]

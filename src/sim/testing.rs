@@ -135,7 +135,7 @@ pub(crate) fn plant(what: &'static str) {
 pub(crate) fn plant_at(connection: usize, side: Side, what: &'static str) {
     let cable = cables(|cables| cables[connection].clone());
     here().0.plant(what, Some((cable.clone(), side)));
-    super::with(&cable, |cable| cable.wake(side));
+    super::with(&here().0, &cable, |cable| cable.wake(side));
 }
 
 pub(crate) fn take_trace() -> Vec<String> {
@@ -181,7 +181,7 @@ pub(crate) fn name(name: &str, addr: IpAddr) {
 /// Nothing arrives on the connection with this number until it is called with `false`; then what was on its way does.
 pub(crate) fn part(connection: usize, parted: bool) {
     let cable = cables(|cables| cables[connection].clone());
-    super::with(&cable, |cable| cable.part(parted));
+    super::with(&here().0, &cable, |cable| cable.part(parted));
 }
 
 /// Shows the connections that were made so far, in order.
@@ -193,5 +193,5 @@ pub(crate) fn cables<T>(visit: impl FnOnce(&[Arc<Lock<Cable>>]) -> T) -> T {
 /// Resets the connection that was made last.
 pub(crate) fn reset_newest() {
     let newest = cables(|cables| cables.last().cloned()).expect("one was made");
-    super::with(&newest, Cable::reset);
+    super::with(&here().0, &newest, Cable::reset);
 }

@@ -24,8 +24,22 @@ const POLLS_AT_ONCE: u64 = 1_000_000;
 const JUMPS_ALONE: u64 = 1_000_000;
 /// The future that was given to `run`.
 const MAIN: u64 = 0;
-/// Where the trace's hash begins: that of FNV.
+/// Where the hash begins: that of FNV.
 const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// What happens in a world, for its hash.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    Poll,
+    Jump,
+    Draw,
+    Connect,
+    Accept,
+    Read,
+    Write,
+    /// A connection is closed or reset, at one of its ends or on the way.
+    End,
+}
 
 /// What the clones of a simulation share.
 pub(super) struct World {
@@ -99,6 +113,20 @@ fn scatter(seed: u64) -> u64 {
     seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
+/// No two numbers make the same of one hash.
+fn mix(hash: u64, number: u64) -> u64 {
+    (hash.rotate_left(5) ^ number).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// A number for these bytes, in words for speed.
+pub(super) fn digest(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let all = words.iter().copied().chain([last]);
+    all.fold(HASH_START ^ bytes.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(word)))
+}
+
 /// Marsaglia's xorshift.
 fn draw(random: &mut u64) -> u64 {
     *random ^= *random << 13;
@@ -149,7 +177,10 @@ impl World {
     }
 
     pub(super) fn draw(&self) -> u64 {
-        draw(&mut self.state.lock().random)
+        let mut state = self.state.lock();
+        let drawn = draw(&mut state.random);
+        state.note(What::Draw, &[drawn], || format!("draws {drawn}"));
+        drawn
     }
 
     pub(super) fn take_trace(&self) -> Vec<String> {
@@ -161,8 +192,8 @@ impl World {
     }
 
     /// Notes what happens: in numbers, and in words if anybody wants to read them.
-    pub(super) fn trace(&self, number: u64, line: impl FnOnce() -> String) {
-        self.state.lock().note(number, line);
+    pub(super) fn trace(&self, what: What, numbers: &[u64], line: impl FnOnce() -> String) {
+        self.state.lock().note(what, numbers, line);
     }
 
     /// Runs `main` to its end, and ends the world with it. `watch` is called after each poll of a task.
@@ -200,7 +231,7 @@ impl World {
             polls += 1;
             assert!(polls < POLLS_AT_ONCE, "livelock: tasks wake each other for ever; {}", self.told_seed());
             next.begin();
-            self.trace(next.task, || format!("task {}", next.task));
+            self.trace(What::Poll, &[next.task], || format!("task {}", next.task));
             if next.task == MAIN {
                 jumps = 0;
                 if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -248,7 +279,7 @@ impl World {
                 due.push(entry.remove());
             }
             let now = state.now;
-            state.note(now.as_nanos() as u64, || format!("clock {now:?}"));
+            state.note(What::Jump, &[now.as_nanos() as u64], || format!("clock {now:?}"));
         }
         wake(due);
         true
@@ -346,10 +377,8 @@ impl State {
         self.last
     }
 
-    fn note(&mut self, number: u64, line: impl FnOnce() -> String) {
-        for byte in number.to_le_bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+    fn note(&mut self, what: What, numbers: &[u64], line: impl FnOnce() -> String) {
+        self.hash = numbers.iter().fold(mix(self.hash, what as u64), |hash, number| mix(hash, *number));
         if let Some(trace) = &mut self.trace {
             trace.push(line());
         }
