@@ -144,7 +144,7 @@ impl Addresses {
         (links.collect(), state.retired)
     }
 
-    /// Enters messages that a sink had accepted for an address and not handed over before that was closed.
+    /// Enters messages that the sink of a route had accepted and that no queue of an address has.
     pub(crate) fn never_handed_over(&self, messages: usize) {
         let messages = messages as u64;
         let mut state = self.state.lock();

@@ -369,7 +369,6 @@ impl Producer {
         self.link.outbox.leave(&mut self.place);
         let Err(verdict) = self.link.outbox.part(&self.shelf, max) else { return };
         let messages = self.shelf.take();
-        addresses.never_handed_over(messages.len());
         let (common, address) = (addresses.common.clone(), self.link.address.clone());
         // Where the letters wait for room, they go on in the background.
         let _ = common.bury(address, messages, verdict).now_or_never();

@@ -47,6 +47,9 @@ pub(crate) struct Held<W> {
     pub(super) lingering: Lingering,
     /// How many bytes have come back and wait for the one who takes them. There is that much less room.
     pub(super) unburied: usize,
+    /// How many messages were on the shelves of sinks that went, and came back because there was no room for them. They have no
+    /// number in the books.
+    pub(super) unshelved: u64,
     waiters: Waiters<Wait>,
     driver: Option<Waker>,
     /// The driver is to be called when there is room.
@@ -92,6 +95,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
             line: Line::default(),
             lingering: Lingering::default(),
             unburied: 0,
+            unshelved: 0,
             waiters: Waiters::default(),
             driver: None,
             driver_wants_room: false,
@@ -270,10 +274,10 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let over = self.books.accepted() - self.books.given_back() - held;
         let (acked, sent) = self.session.as_ref().map_or((0, 0), |session| (over, session.sent() as u64));
         Totals {
-            accepted: self.books.accepted(),
+            accepted: self.books.accepted() + self.unshelved,
             written: over + sent,
             acked,
-            given_back: self.books.given_back(),
+            given_back: self.books.given_back() + self.unshelved,
             untaken: self.session.as_ref().map(|session| session.untaken()).unwrap_or_default(),
             held,
             held_bytes: self.held_bytes(),

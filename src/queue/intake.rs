@@ -234,6 +234,8 @@ impl<W: AsyncWrite + Unpin> Held<W> {
                 return Err(Verdict::closed());
             }
             if self.held_or_unburied() >= max {
+                // They were counted as accepted while they were on the shelf, and still are.
+                self.unshelved += shelved.batch.messages as u64;
                 return Err(Verdict::queue_full(max));
             }
             self.accept_shelved(shelved, false);

@@ -31,6 +31,9 @@ fn a_sink_for_each_message(manager: &Manager, address: &Address) {
     assert!((QUEUE..QUEUE + 1_004).contains(&total.held_bytes), "{total:?}");
     assert_eq!(total.accepted, SINKS);
     assert!(total.dead_lettered > SINKS - 300, "{total:?}");
+    // All of it is counted where it was sent to.
+    let counted = manager.stats().addresses[address];
+    assert_eq!((counted.accepted, counted.dead_lettered), (SINKS, total.dead_lettered));
 }
 
 #[test]
@@ -50,6 +53,8 @@ fn a_sink_for_each_message_is_bounded_while_the_address_is_down() {
             taken += 1;
         }
         assert_eq!(taken + manager.stats().lost, balanced(&manager).dead_lettered);
+        let ending = manager.shutdown(SECOND / 10).await.remove(&address).unwrap();
+        assert_eq!((ending.written, ending.dead_lettered), (0, 1_000));
     });
 }
 
