@@ -77,7 +77,8 @@ impl Route {
     ///
     /// `key` is called for each message, and again for one that came back, so it should be quick and always say the same; a panic
     /// in it ends the `start_send` that it was called in, or makes a dead letter of the message that came back. Which address a
-    /// key has depends on nothing but the key and the addresses, whatever their order.
+    /// key has depends on nothing but the key and the addresses, whatever their order, and is the same on all machines. Only
+    /// slices and arrays of numbers longer than a byte are not: the standard library hashes them as they are in memory.
     pub fn by_key<K: Hash, A: Into<Address>>(
         key: impl Fn(&[u8]) -> K + Send + Sync + 'static,
         addresses: impl IntoIterator<Item = A>,
@@ -187,6 +188,15 @@ impl fmt::Debug for Route {
     }
 }
 
+/// The provided methods hash a number in the byte order and the width of the machine: these do so in one order and one width.
+macro_rules! little_endian {
+    ($($method:ident: $number:ty as $wide:ty),* $(,)?) => {
+        $(fn $method(&mut self, number: $number) {
+            self.write(&(number as $wide).to_le_bytes());
+        })*
+    };
+}
+
 /// FNV-1a: that of the standard library may be another one in its next version.
 struct Fnv(u64);
 
@@ -199,6 +209,12 @@ impl Hasher for Fnv {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
+    }
+
+    little_endian! {
+        write_u16: u16 as u16, write_u32: u32 as u32, write_u64: u64 as u64, write_u128: u128 as u128,
+        write_i16: i16 as i16, write_i32: i32 as i32, write_i64: i64 as i64, write_i128: i128 as i128,
+        write_usize: usize as u64, write_isize: isize as i64,
     }
 }
 
@@ -249,6 +265,30 @@ mod tests {
     fn an_address_that_is_named_twice_counts_once() {
         assert_eq!(Route::round_robin(["a:1", "b:1", "a:1"]).addresses(), ["a:1", "b:1"].map(Address::from));
         assert_eq!(Route::round_robin(<[&str; 0]>::default()).in_turn(3).count(), 0);
+    }
+
+    /// Two machines that have the same route must agree on it, also where one of them runs another version. The numbers are those
+    /// of FNV-1a of the bytes in little-endian order, mixed.
+    #[test]
+    fn a_key_has_the_same_hash_on_all_machines() {
+        for (hash, expected) in [
+            (hash("10.0.0.1:5031"), 0x6e64_a01f_38a8_3bb7),
+            (hash(&[1_u8, 2, 3][..]), 0x811d_5e9e_16dc_59ab),
+            (hash(&0x0102_u16), 0xbdb8_bfd2_738f_4ddb),
+            (hash(&0x0102_0304_u32), 0x725d_cdce_c49f_151a),
+            (hash(&0x0102_0304_0506_0708_u64), 0x78ff_eaf7_3501_e948),
+            (hash(&(u128::MAX - 1)), 0x8a4f_8d6e_3f57_494d),
+            (hash(&-2_i8), 0xdf66_d0b2_40dd_99e1),
+            (hash(&-2_i16), 0x40f8_123d_1b97_8ead),
+            (hash(&-2_i32), 0xeb70_7ec1_52c4_2d09),
+            (hash(&-2_i64), 0x20a0_f5aa_c6d7_b092),
+            (hash(&-2_i128), 0x8a4f_8d6e_3f57_494d),
+            (hash(&0x0102_0304_usize), 0x7d12_1644_bb0d_7bef),
+            (hash(&-2_isize), 0x20a0_f5aa_c6d7_b092),
+            (hash(&Some(('k', true))), 0xbb99_0881_e8b2_6f19),
+        ] {
+            assert_eq!(hash, expected, "{hash:#018x}");
+        }
     }
 
     #[test]
