@@ -157,8 +157,10 @@ impl Address {
             let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
             let (ip, scope) = inner.map(|inner| inner.split_once('%').unwrap_or((inner, "0"))).unwrap_or_default();
             ip.parse::<Ipv6Addr>().map_err(|_| ParseAddressError::InBrackets)?;
-            // As the standard library reads it.
-            scope.parse::<u32>().map_err(|_| ParseAddressError::ScopeIsNoNumber)?;
+            // As the standard library reads it, which takes no sign there.
+            if !is_number(scope) || scope.parse::<u32>().is_err() {
+                return Err(ParseAddressError::ScopeIsNoNumber);
+            }
         } else if host.contains(':') {
             return Err(ParseAddressError::NoBrackets);
         }
@@ -225,11 +227,15 @@ fn port_of(text: &str) -> Result<u16, ParseAddressError> {
     if text.is_empty() {
         return Err(ParseAddressError::NoPort);
     }
-    // `parse` would take a sign.
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !is_number(text) {
         return Err(ParseAddressError::PortIsNoNumber);
     }
     text.parse().map_err(|_| ParseAddressError::PortOutOfRange)
+}
+
+/// Whether it is all digits: `parse` would take a sign.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl fmt::Display for Address {
@@ -360,6 +366,8 @@ mod tests {
             ("[]:80", InBrackets),
             ("[fe80::1%eth0]:80", ScopeIsNoNumber),
             ("[fe80::1%]:80", ScopeIsNoNumber),
+            ("[fe80::1%+2]:80", ScopeIsNoNumber),
+            ("[fe80::1%4294967296]:80", ScopeIsNoNumber),
             ("[fe80::1%2]:65536", PortOutOfRange),
             ("[::1:80", InBrackets),
             (" :80", WhiteSpace),
