@@ -330,7 +330,10 @@ fn welcome(running: &Running, mut guest: Guest, hello: Hello, inbox: Sender<Arri
                 let Some(unfinished) = Unfinished::begin(running, guest.stream.clone()) else { return Next::Over };
                 let served = async move {
                     tombstone::serve(running, &table, &key, guest, &hello, positions).await;
-                    unfinished.finish().map(Handshake::let_go);
+                    // Or its end would cut what it goes on in.
+                    if let Some(handshake) = unfinished.finish() {
+                        handshake.let_go();
+                    }
                     None
                 };
                 return Next::Later(served.boxed());
