@@ -75,7 +75,7 @@
 //! - Its end is one of three. It is *written*, handed whole to the kernel; or it *comes back*, as a [`DeadLetter`] with an
 //!   [`Outcome`] or in the error of the `write` that waited for it; or it is *held*. The counters of a [`Manager`] say
 //!   `accepted = written + dead_lettered + held` at every moment. In a session, a message is held until it is acknowledged, and
-//!   `acked` takes the place of `written`.
+//!   `acked` takes the place of `written`. What a [`RouteSink`] holds is counted from when an address has it.
 //! - When a connection breaks inside a frame, the receiver discards the part, with an [`Event`]. The sender sends that frame
 //!   again on the next connection, whole and first, and the others after it, in order.
 //! - A frame that was handed whole to the kernel is not sent again. TCP cannot tell whether the program of the peer got it: when

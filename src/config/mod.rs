@@ -310,7 +310,7 @@ impl Config {
     /// Zero wakes that task at once, for each message that finds nothing fed before it: that is for messages that are far between.
     ///
     /// The replies of an [`Outgoing`](crate::Outgoing) do not linger, and a [`RouteSink`](crate::RouteSink) does not need it: its
-    /// task hands on what is fed at once.
+    /// task hands on what is fed as soon as an address has room.
     #[must_use]
     pub fn linger(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.linger = Linger::Set(limit.into());

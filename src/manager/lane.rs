@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::link::{Health, Link};
 use crate::peer::Address;
-use crate::queue::{Batch, Fate, Offer, Place, Returned, Returns, Stage, Trail, Verdict};
+use crate::queue::{Ages, Batch, Fate, Offer, Place, Returned, Returns, Stage, Trail, Verdict};
 use crate::wire::{Codec, Output};
 
 /// For how long an address is left alone that gave messages back, and is dialed only for the next: or for as long as it took to fail,
@@ -22,6 +22,8 @@ pub(super) struct Lane {
     pub(super) address: Address,
     /// Which one it is.
     index: usize,
+    /// How old a message may be.
+    ttl: Option<Duration>,
     returns: Arc<Returns>,
     /// While the address is open, and until all is over that went through it.
     link: Option<Arc<Link>>,
@@ -38,11 +40,18 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(index: usize, address: Address, codec: Codec, returns: Arc<Returns>) -> Self {
+    pub(super) fn new(
+        index: usize,
+        address: Address,
+        codec: Codec,
+        ttl: Option<Duration>,
+        returns: Arc<Returns>,
+    ) -> Self {
         let batch = Batch::new(Output::new(codec), Fate::of(returns.clone(), Trail::default()));
         Self {
             address,
             index,
+            ttl,
             returns,
             link: None,
             batch,
@@ -84,10 +93,12 @@ impl Lane {
         let mut give_back = |batch: &mut Batch| {
             let trail = batch.fate.trail().cloned().unwrap_or_default();
             batch.messages = 0;
-            for message in batch.output.take_messages() {
+            let ages = batch.ages.take();
+            for (message, number) in batch.output.take_messages().into_iter().zip(1..) {
                 withdrawn += 1;
+                let since = ages.as_ref().and_then(|ages| ages.accepted_at(number));
                 // It is the task that asks: nobody is to be woken.
-                let _ = self.returns.put(Returned { message, verdict: Verdict::closed(), trail: trail.clone() });
+                let _ = self.returns.put(Returned { message, verdict: Verdict::closed(), trail: trail.clone(), since });
             }
         };
         if let Some(Offer::Batch(mut offered)) = offered {
@@ -174,8 +185,14 @@ impl Lane {
     }
 
     /// Accepts a message for which there is room, that others with this trail have had. It is not over the limit: that was
-    /// seen before. What it was copied from is left.
-    pub(super) fn accept(&mut self, message: &mut Bytes, trail: &[usize], now: impl FnOnce() -> Instant) {
+    /// seen before. What it was copied from is left. Its age is counted from `since` on, or else from now on.
+    pub(super) fn accept(
+        &mut self,
+        message: &mut Bytes,
+        trail: &[usize],
+        since: Option<Instant>,
+        now: impl Fn() -> Instant,
+    ) {
         if self.tried.is_none() && self.dialed_for_messages().is_some() {
             self.tried = Some(now());
         }
@@ -184,6 +201,10 @@ impl Lane {
             self.batch.fate = Fate::of(self.returns.clone(), trail);
         }
         let _ = self.batch.push_with(|output| output.push_from(message));
+        if let Some(ttl) = self.ttl {
+            let ages = self.batch.ages.get_or_insert_with(|| Ages::new(ttl));
+            ages.mark(self.batch.messages as u64, 0, since.unwrap_or_else(now));
+        }
     }
 
     /// Hands over what there is, and waits until it is accepted. `false` if the address was closed.

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -23,7 +24,7 @@ pub(crate) struct RouteQueue {
 
 #[derive(Default)]
 struct State {
-    messages: VecDeque<(Bytes, u64)>,
+    messages: VecDeque<Fed>,
     bytes: usize,
     phase: Phase,
     /// The manager is at its end, and accepts nothing more.
@@ -39,6 +40,14 @@ struct State {
     sink: Option<Waker>,
     task: Option<Waker>,
     watchers: Waiters,
+}
+
+/// A message as its sink has accepted it.
+pub(crate) struct Fed {
+    pub(crate) message: Bytes,
+    pub(crate) key: u64,
+    /// When that was, where messages have an age.
+    pub(crate) since: Option<Instant>,
 }
 
 impl State {
@@ -61,14 +70,14 @@ enum Phase {
 impl RouteQueue {
     // ---- as the sink
 
-    /// Accepts a message with its key. It comes back where nothing is accepted any more.
-    pub(crate) fn push(&self, message: Bytes, key: u64) -> Result<(), Bytes> {
+    /// Accepts a message. It comes back where nothing is accepted any more.
+    pub(crate) fn push(&self, fed: Fed) -> Result<(), Bytes> {
         let mut state = self.state.lock();
         if state.refuses || state.phase > Phase::Open {
-            return Err(message);
+            return Err(fed.message);
         }
-        state.bytes += cost(&message);
-        state.messages.push_back((message, key));
+        state.bytes += cost(&fed.message);
+        state.messages.push_back(fed);
         (state.busy, state.here) = (true, true);
         let task = state.task.take();
         drop(state);
@@ -164,14 +173,14 @@ impl RouteQueue {
     // ---- as the task
 
     /// The next message; where there is none, the task is woken when one comes.
-    pub(crate) fn next(&self, cx: &mut Context<'_>) -> Option<(Bytes, u64)> {
+    pub(crate) fn next(&self, cx: &mut Context<'_>) -> Option<Fed> {
         let mut state = self.state.lock();
         let Some(next) = state.messages.pop_front() else {
             drop(state);
             self.watch(cx);
             return None;
         };
-        state.bytes -= cost(&next.0);
+        state.bytes -= cost(&next.message);
         let sink = state.sink.take();
         drop(state);
         let _ = sink.map(foreign::wake);
@@ -234,7 +243,7 @@ impl RouteQueue {
 impl Drop for RouteQueue {
     fn drop(&mut self) {
         // Each may be memory of the program, and nobody is left to be told of a panic.
-        for (message, _) in mem::take(&mut self.state.get_mut().messages) {
+        for Fed { message, .. } in mem::take(&mut self.state.get_mut().messages) {
             let _ = foreign::dispose(message);
         }
     }

@@ -10,11 +10,12 @@ use futures::sink::{Sink, SinkExt};
 
 use super::addresses::{Addresses, Alive};
 use super::route::Route;
-use super::route_queue::RouteQueue;
+use super::route_queue::{Fed, RouteQueue};
 use super::router::Router;
 use crate::error::{ConfigError, Error};
 use crate::foreign::{self, PanicSource};
 use crate::framed::HIGH_WATER;
+use crate::runtime::Handle;
 use crate::wire::{Codec, Output};
 
 /// A `Sink` of `Bytes` to the addresses of a [`Route`], of [`Manager::sink_to`](crate::Manager::sink_to).
@@ -32,7 +33,9 @@ use crate::wire::{Codec, Output};
 /// A message goes to another address only if it was not sent: its address was given up or closed before the kernel had taken it
 /// whole. Each address has it once at the most. One that was sent in a session and is in doubt, that was refused,
 /// or that is too old goes nowhere else: it becomes a dead letter with its [`outcome`](crate::DeadLetter::outcome), as does one
-/// that every address gave back. [`tried`](crate::DeadLetter::tried) says which addresses had it.
+/// that every address gave back. [`tried`](crate::DeadLetter::tried) says which addresses had it. Its
+/// [age](crate::Config::message_ttl) begins when it is fed here, and goes on from one address to the next; at an address it is looked
+/// at when that has room for it.
 ///
 /// What one address is given keeps its order. A message that comes from another address stands behind what this one was
 /// given before, and in front of what comes through here later. There is no order between two addresses.
@@ -48,6 +51,8 @@ pub struct RouteSink {
     /// Checks the size of messages; nothing is put into it. Or why the configuration cannot work.
     output: Result<Output, ConfigError>,
     mark: usize,
+    /// Tells when a message comes, where messages have an age.
+    clock: Option<Handle>,
     closed: bool,
     _alive: Arc<Alive>,
 }
@@ -62,7 +67,8 @@ impl RouteSink {
             queue.over();
         }
         let output = codec.map(Output::new);
-        Self { queue, route, output, mark, closed: false, _alive: alive }
+        let clock = config.message_ttl.map(|_| config.runtime.clone());
+        Self { queue, route, output, mark, clock, closed: false, _alive: alive }
     }
 
     /// Accepts the message that `push` makes. It has memory of its own, as it may go to one address after another.
@@ -121,7 +127,8 @@ impl Sink<Bytes> for RouteSink {
             _ => return Err(Error::Closed { message: Some(message.into()) }),
         };
         let key = self.route.key(&message);
-        self.queue.push(message, key).map_err(|message| Error::Closed { message: Some(message.into()) })
+        let since = self.clock.as_ref().map(Handle::now);
+        self.queue.push(Fed { message, key, since }).map_err(|message| Error::Closed { message: Some(message.into()) })
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

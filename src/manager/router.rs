@@ -14,7 +14,7 @@ use super::addresses::Addresses;
 use super::common::Common;
 use super::lane::Lane;
 use super::route::Route;
-use super::route_queue::RouteQueue;
+use super::route_queue::{Fed, RouteQueue};
 use crate::error::Error;
 use crate::foreign::{self, PanicSource};
 use crate::peer::Address;
@@ -47,8 +47,7 @@ pub(super) struct Router {
 }
 
 struct Front {
-    message: Bytes,
-    key: u64,
+    fed: Fed,
     /// Of a broadcast: to whom it is still to be given.
     to: Vec<usize>,
 }
@@ -78,7 +77,8 @@ impl Router {
         mark: usize,
         queue: Arc<RouteQueue>,
     ) -> Self {
-        let lane = |(at, address): (usize, &Address)| Lane::new(at, address.clone(), codec, queue.returns.clone());
+        let ttl = addresses.common.config.message_ttl;
+        let lane = |(at, address): (usize, &Address)| Lane::new(at, address.clone(), codec, ttl, queue.returns.clone());
         Self {
             addresses: Arc::downgrade(addresses),
             common: addresses.common.clone(),
@@ -157,10 +157,13 @@ impl Router {
     /// Gives what came back to another address, if it was not sent, or to the dead letters. Whether there was any.
     fn place_returned(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while let Some(returned) = self.back.take().or_else(|| self.queue.returns.take(cx)) {
+        while let Some(mut returned) = self.back.take().or_else(|| self.queue.returns.take(cx)) {
             let now = self.common.config.runtime.now();
             if let Some(last) = returned.trail.last() {
                 self.lanes[*last].gave_back(now);
+            }
+            if let Some(expired) = self.expired(&returned, now) {
+                returned.verdict = expired;
             }
             // Of what was sent, nobody knows whether it was taken; and what is too old is so everywhere.
             let was_sent_or_too_late =
@@ -181,7 +184,7 @@ impl Router {
                     }
                 };
                 match self.way(key, &returned.trail, cx) {
-                    Way::To(lane) => self.give(lane, returned.message, &returned.trail),
+                    Way::To(lane) => self.give(lane, returned.message, &returned.trail, returned.since),
                     Way::Closed => {
                         self.back = Some(returned);
                         return true;
@@ -198,6 +201,14 @@ impl Router {
         moved
     }
 
+    /// Where a message that was not sent is too old by now, what becomes of it.
+    fn expired(&self, returned: &Returned, now: Instant) -> Option<Verdict> {
+        let was_unsent = matches!(returned.verdict.outcome, Outcome::NotSent | Outcome::GaveUp | Outcome::Closed);
+        let (ttl, since) = self.common.config.message_ttl.zip(returned.since)?;
+        let is_old = now.saturating_duration_since(since) >= ttl;
+        (was_unsent && is_old).then(|| Verdict::expired(ttl, returned.verdict.attempts))
+    }
+
     /// Gives new messages to addresses, as long as they have room. Whether there was any.
     fn place_new(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
@@ -206,9 +217,9 @@ impl Router {
             let Some(mut front) = self.front.take().or_else(|| self.next(cx)) else { break };
             let placed = match self.route.is_broadcast() {
                 true => self.place_everywhere(&mut front, cx),
-                false => match self.way(front.key, &[], cx) {
+                false => match self.way(front.fed.key, &[], cx) {
                     Way::To(lane) => {
-                        self.give(lane, std::mem::take(&mut front.message), &[]);
+                        self.give(lane, std::mem::take(&mut front.fed.message), &[], front.fed.since);
                         true
                     }
                     Way::Wait => false,
@@ -217,7 +228,7 @@ impl Router {
                         return true;
                     }
                     Way::Nowhere => {
-                        self.bury_new(std::mem::take(&mut front.message), 0, Verdict::closed(), true);
+                        self.bury_new(std::mem::take(&mut front.fed.message), 0, Verdict::closed(), true);
                         true
                     }
                 },
@@ -232,9 +243,9 @@ impl Router {
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Option<Front> {
-        let (message, key) = self.queue.next(cx)?;
+        let fed = self.queue.next(cx)?;
         let to = if self.route.is_broadcast() { (0..self.lanes.len()).collect() } else { Vec::new() };
-        Some(Front { message, key, to })
+        Some(Front { fed, to })
     }
 
     /// Whether all have it.
@@ -246,7 +257,7 @@ impl Router {
                 // The others do not wait for a dial that may hang.
                 let serves = self.lanes.iter().any(|lane| lane.is_usable(now));
                 let verdict = Verdict { outcome: Outcome::NotSent, attempts: 0, error };
-                self.bury_new(front.message.clone(), at, verdict, !serves);
+                self.bury_new(front.fed.message.clone(), at, verdict, !serves);
                 continue;
             }
             if self.lanes[at].is_tried() {
@@ -254,9 +265,11 @@ impl Router {
                 continue;
             }
             match self.lanes[at].is_open().then(|| self.lanes[at].poll_room(&[], self.mark, cx)) {
-                Some(Poll::Ready(true)) => self.give(at, front.message.clone(), &[]),
+                Some(Poll::Ready(true)) => self.give(at, front.fed.message.clone(), &[], front.fed.since),
                 Some(Poll::Pending) => front.to.push(at),
-                Some(Poll::Ready(false)) | None => self.bury_new(front.message.clone(), at, Verdict::closed(), !open),
+                Some(Poll::Ready(false)) | None => {
+                    self.bury_new(front.fed.message.clone(), at, Verdict::closed(), !open)
+                }
             }
         }
         front.to.is_empty()
@@ -312,8 +325,8 @@ impl Router {
         }
     }
 
-    fn give(&mut self, at: usize, mut message: Bytes, trail: &[usize]) {
-        self.lanes[at].accept(&mut message, trail, || self.common.config.runtime.now());
+    fn give(&mut self, at: usize, mut message: Bytes, trail: &[usize], since: Option<Instant>) {
+        self.lanes[at].accept(&mut message, trail, since, || self.common.config.runtime.now());
         // It may be memory of the program.
         if let Err(panic) = foreign::dispose(message) {
             self.common.panicked(&self.lanes[at].address, PanicSource::Drop, panic);
@@ -346,7 +359,7 @@ impl Router {
         self.bury(returned);
     }
 
-    fn bury(&mut self, Returned { message, verdict, trail }: Returned) {
+    fn bury(&mut self, Returned { message, verdict, trail, .. }: Returned) {
         let tried = trail.iter().map(|at| self.lanes[*at].address.clone()).collect();
         self.add(Letter { address: self.last(&trail), message, verdict, tried });
     }
@@ -386,7 +399,8 @@ impl Router {
 impl Drop for Router {
     fn drop(&mut self) {
         // Each may be memory of the program, and nobody is left to be told of a panic.
-        let (back, front) = (self.back.take().map(|back| back.message), self.front.take().map(|front| front.message));
+        let (back, front) =
+            (self.back.take().map(|back| back.message), self.front.take().map(|front| front.fed.message));
         let letters = std::mem::take(&mut self.letters).into_iter().map(|letter| letter.message);
         for message in letters.chain(back).chain(front) {
             let _ = foreign::dispose(message);

@@ -40,6 +40,12 @@ impl Ages {
         }
     }
 
+    /// When this message was accepted, about: not before. `None` where it is not known any more.
+    pub(crate) fn accepted_at(&self, number: u64) -> Option<Instant> {
+        let at = self.marks.partition_point(|mark| mark.last < number);
+        self.marks.get(at).map(|mark| mark.newest)
+    }
+
     /// It may be older than the one before it, if another producer has been faster.
     fn add(&mut self, mark: Mark) {
         match self.marks.back_mut() {

@@ -1,5 +1,6 @@
 //! What one producer has put together.
 
+use super::ages::Ages;
 use super::books::Fate;
 use crate::error::Error;
 use crate::wire::Output;
@@ -9,12 +10,14 @@ pub(crate) struct Batch {
     pub(crate) output: Output,
     pub(crate) messages: usize,
     pub(crate) fate: Fate,
+    /// Where they have an age from before they are accepted by a queue.
+    pub(crate) ages: Option<Ages>,
 }
 
 impl Batch {
     /// An empty one. Its producer is told the fate of what is put into it.
     pub(crate) fn new(output: Output, fate: Fate) -> Self {
-        Self { output, messages: 0, fate }
+        Self { output, messages: 0, fate, ages: None }
     }
 
     /// Accepts the message that `push` puts behind the others.

@@ -62,9 +62,9 @@ impl Fate {
 
     /// Brings a message back to its producer. What is returned is to be woken without any lock.
     #[must_use]
-    pub(crate) fn bring_home(&self, message: Bytes, verdict: &Verdict) -> Option<Waker> {
+    pub(crate) fn bring_home(&self, message: Bytes, verdict: &Verdict, since: Option<Instant>) -> Option<Waker> {
         let (returns, trail) = self.0.home.as_ref()?;
-        returns.put(Returned { message, verdict: verdict.clone(), trail: trail.clone() })
+        returns.put(Returned { message, verdict: verdict.clone(), trail: trail.clone(), since })
     }
 
     /// Why, if any were since this was asked last.
@@ -88,15 +88,15 @@ impl Fate {
 pub(crate) struct Back<M> {
     /// Those of producers that do not take them back.
     pub(crate) strays: Vec<M>,
-    /// The others.
-    pub(crate) home: Vec<(Fate, M)>,
+    /// The others, with the time of their acceptance where they have an age.
+    pub(crate) home: Vec<(Fate, M, Option<Instant>)>,
 }
 
 impl Back<Bytes> {
     /// Those of producers that take them back go there; returns the rest. Who is to be woken is put aside.
     pub(crate) fn send_home(self, verdict: &Verdict, later: &mut Later) -> Vec<Bytes> {
-        for (fate, message) in self.home {
-            later.wake(fate.bring_home(message, verdict));
+        for (fate, message, since) in self.home {
+            later.wake(fate.bring_home(message, verdict, since));
         }
         self.strays
     }
@@ -337,7 +337,10 @@ impl Books {
                 // It is not the last owner of what is dropped here: the producer has a copy.
                 Some(given_back) => *given_back = Some(verdict.clone()),
                 None => match self.owner_at_home(number) {
-                    Some(fate) => back.home.push((fate, message)),
+                    Some(fate) => {
+                        let since = self.ages.as_ref().and_then(|ages| ages.accepted_at(number));
+                        back.home.push((fate, message, since));
+                    }
                     None => back.strays.push(message),
                 },
             }

@@ -198,7 +198,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         let mut state = self.lock();
         // What was sent meanwhile does not count.
         state.expired();
-        // What is accepted after this look is due later.
+        // What is accepted after this look is due later; but for what was accepted elsewhere before, which is not sent either.
         let elsewhere = state.lingering.oldest().unwrap_or(now);
         let ttl = self.rules.ttl.as_ref()?.after;
         let overdue = now.saturating_duration_since(elsewhere) >= ttl;

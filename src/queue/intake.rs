@@ -52,6 +52,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let mut offer = spare.unwrap_or_else(|| Box::new(Batch::new(batch.output.another(), batch.fate.clone())));
         offer.fate = batch.fate.clone();
         mem::swap(&mut offer.output, &mut batch.output);
+        mem::swap(&mut offer.ages, &mut batch.ages);
         offer.messages = mem::take(&mut batch.messages);
         place.stage = Stage::InLine(self.line.join(Offer::Batch(offer)));
         true
@@ -78,7 +79,11 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     /// Accepts all that one producer has put together.
     fn accept_batch(&mut self, batch: &mut Batch) -> Ticket {
         self.pending.append(&mut batch.output);
-        let ticket = self.books.accept(mem::take(&mut batch.messages) as u64, Some(&batch.fate), self.rules.now());
+        let messages = mem::take(&mut batch.messages) as u64;
+        let ticket = match &mut batch.ages {
+            None => self.books.accept(messages, Some(&batch.fate), self.rules.now()),
+            ages => self.books.accept_aged(messages, Some(&batch.fate), ages.as_mut()),
+        };
         self.call_for_transport();
         ticket
     }
@@ -87,10 +92,10 @@ impl<W: AsyncWrite + Unpin> Held<W> {
     fn accept_shelved(&mut self, shelved: &mut Shelved, tells: bool) -> Ticket {
         shelved.at = At::Nowhere;
         shelved.mark_all(|| self.rules.now());
-        let Shelved { batch, ages, ticket: last, .. } = shelved;
+        let Shelved { batch, ticket: last, .. } = shelved;
         self.pending.append(&mut batch.output);
         let messages = mem::take(&mut batch.messages) as u64;
-        let ticket = self.books.accept_aged(messages, tells.then_some(&batch.fate), ages.as_mut());
+        let ticket = self.books.accept_aged(messages, tells.then_some(&batch.fate), batch.ages.as_mut());
         *last = Some(ticket);
         self.call_for_transport();
         ticket
@@ -167,7 +172,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         let linger = self.rules.linger();
         let now = (linger.is_some() || self.rules.ttl.is_some()).then(|| self.rules.clock());
         if let Some(ttl) = &self.rules.ttl {
-            shelved.ages.get_or_insert_with(|| Ages::new(ttl.after));
+            shelved.batch.ages.get_or_insert_with(|| Ages::new(ttl.after));
             shelved.marks = linger.is_none_or(|linger| !Ages::is_within_a_mark(ttl.after, linger));
         }
         let pushed = shelved.push(push, || now);
@@ -213,7 +218,7 @@ impl<W: AsyncWrite + Unpin> Held<W> {
         }
         // What comes from now on may wait for long.
         shelved.mark_all(|| self.rules.now());
-        shelved.marks = shelved.ages.is_some();
+        shelved.marks = shelved.batch.ages.is_some();
         let turn = self.line.join(Offer::Shelf(shelf.clone()));
         shelved.at = At::InLine(turn);
         Some(Stage::InLine(turn))

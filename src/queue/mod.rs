@@ -24,6 +24,7 @@ mod transport;
 mod unsettled;
 mod verdict;
 
+pub(crate) use ages::Ages;
 pub(crate) use batch::Batch;
 pub(crate) use books::Fate;
 #[cfg(feature = "metrics")]

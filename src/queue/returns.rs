@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -18,6 +19,8 @@ pub(crate) struct Returned {
     pub(crate) message: Bytes,
     pub(crate) verdict: Verdict,
     pub(crate) trail: Trail,
+    /// Where messages have an age: when it was accepted first, about.
+    pub(crate) since: Option<Instant>,
 }
 
 /// What came back to one producer, in order.

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::ages::Ages;
 use super::batch::Batch;
 use super::books::{Fate, Ticket};
 use super::place::Turn;
@@ -32,8 +31,6 @@ pub(crate) struct Shelf {
 /// What is on a shelf, and what became of what was.
 pub(super) struct Shelved {
     pub(super) batch: Batch,
-    /// Where messages have an age.
-    pub(super) ages: Option<Ages>,
     /// Each message is to be marked when it comes. If not, they are marked together when they are handed over, no later than they
     /// linger, which is as exact as ages are.
     pub(super) marks: bool,
@@ -66,7 +63,7 @@ impl Shelf {
 
     fn with(output: Output, fate: Fate, keeps: bool) -> Arc<Self> {
         let batch = Batch::new(output, fate);
-        let shelved = BriefLock::new(Shelved { batch, ages: None, marks: false, at: At::Nowhere, ticket: None });
+        let shelved = BriefLock::new(Shelved { batch, marks: false, at: At::Nowhere, ticket: None });
         Arc::new(Self { shelved, keeps })
     }
 
@@ -112,8 +109,8 @@ impl Shelf {
 
     /// Its queue is closed or has let go of it: takes all that is here.
     pub(crate) fn take(&self) -> Vec<Bytes> {
-        let Shelved { batch, ages, .. } = &mut *self.lock();
-        *ages = None;
+        let Shelved { batch, .. } = &mut *self.lock();
+        batch.ages = None;
         batch.messages = 0;
         batch.output.take_messages()
     }
@@ -147,7 +144,7 @@ impl Shelved {
     }
 
     fn mark(&mut self, now: impl FnOnce() -> Option<Instant>) {
-        if let Some(ages) = &mut self.ages
+        if let Some(ages) = &mut self.batch.ages
             && let Some(now) = now()
         {
             ages.mark(self.batch.messages as u64, 0, now);

@@ -39,6 +39,7 @@ mod outages;
 mod producers;
 mod repeat;
 mod routes;
+mod routes_ages;
 mod routes_back;
 mod routes_hang;
 mod routes_seeds;
