@@ -306,7 +306,8 @@ impl Config {
     /// fed goes with a flush, with a full batch, when the sink is dropped, or when the address is closed.
     ///
     /// It costs a manager a timer for each address, which is set while something is fed, once in this time at the most. A
-    /// plain `Connection` has a task of its own where it lingers, and a lock, which its two users hold for a write at the most.
+    /// plain `Connection` has a task of its own where it lingers, and a lock, which its two users hold for a write at the most. After
+    /// a failure that the program was told of, this task opens nothing before the next feed.
     /// Zero wakes that task at once, for each message that finds nothing fed before it: that is for messages that are far between.
     ///
     /// The replies of an [`Outgoing`](crate::Outgoing) do not linger, and a [`RouteSink`](crate::RouteSink) does not need it: its

@@ -12,7 +12,9 @@ use super::{Error, HandshakeErrorKind};
 /// The kind is that of the system's error, where it comes of one, be it inside [`Error::NotSent`]. Otherwise it is `InvalidInput` for
 /// a setting that cannot work and a message that is too long, `TimedOut`, `UnexpectedEof` for what was cut short, `InvalidData`
 /// for what makes no sense or cannot be encoded or decoded, `AlreadyExists`, `NotConnected`, `BrokenPipe` for what is closed,
-/// `QuotaExceeded` for a queue that is full, `ConnectionAborted` where a session is lost, and `Other` for a panic.
+/// `QuotaExceeded` for a queue that is full, `ConnectionAborted` where a session is lost or a message is in doubt,
+/// `ConnectionRefused` for a message that was refused, `Unsupported` where there is no session, `PermissionDenied` where the other
+/// end denies one, `ResourceBusy` where it takes none now, and `Other` for a panic.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(kind(&error), error)

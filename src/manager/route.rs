@@ -13,10 +13,11 @@ use crate::peer::Address;
 ///
 /// An address that is [down](crate::Health::Down) is given nothing while another may have it. One that is away, for which
 /// messages are held, counts as one that is there: [`Config::reconnect`](crate::Config::reconnect) with
-/// [`max_elapsed`](crate::Backoff::max_elapsed) says for how long. Without `reconnect`, an address whose dial failed is left alone
-/// for a second, or for as long as the dial took. Then one message tries it again, for which a flush waits; where the dial takes
-/// longer than 100 ms, the messages behind it go on without it. With a [`message_ttl`](crate::Config::message_ttl) shorter than the
-/// dial, it expires there. When all addresses are down, a message comes back from one after the other, and becomes a dead letter.
+/// [`max_elapsed`](crate::Backoff::max_elapsed) says for how long. Without `reconnect` and without a session, an address whose
+/// dial failed is left alone for a second, or for as long as the dial took. Then one message tries it again, for which a flush
+/// waits; where the dial takes longer than 100 ms, the messages behind it go on without it. With a
+/// [`message_ttl`](crate::Config::message_ttl) shorter than the dial, it expires there. When all addresses are down, a message
+/// comes back from one after the other, and becomes a dead letter.
 ///
 /// ```
 /// use buffstreams::Route;

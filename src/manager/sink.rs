@@ -31,19 +31,20 @@ const BATCHES_IN_A_ROW: u32 = 4;
 ///   not open in [`Error::NotOpen`]; the sink works on.
 /// - `poll_ready` waits, in turn, while the queue of the last address written to is full, and as much as a hand-over is collected
 ///   here; and now and then for a moment, so that a sink that never has to wait lets other tasks run.
-///   It is full when 60 KiB are pending, or, while the connection is down and is opened again by
-///   [`Config::reconnect`](crate::Config::reconnect), when `queue_bytes` are held.
+///   It is full when 60 KiB are pending. With [`Config::reconnect`](crate::Config::reconnect) or a
+///   [session](crate::Config::session), while the connection is down, it is full when `queue_bytes` are held instead. In a session
+///   that counts while it is up as well.
 /// - `poll_flush` waits for room in the same way, and is ready when the kernel has taken everything that came through
 ///   this sink. If messages that came through it since the last flush were not sent, it returns an error, one for each
 ///   address: [`Error::NotSent`]. They are dead letters.
 /// - `poll_close` flushes and ends this sink, not the connections. With [`Config::session`](crate::Config::session) it waits
 ///   as [`barrier`](Self::barrier) does: where `forward` into this sink returns `Ok`, all was taken.
 ///
-/// Small messages are put together here, under a lock that nobody else waits for, and handed over 60 KiB at a time, or
-/// `queue_bytes` with `reconnect` if that is less; a flush hands over what there is. What nobody flushes is handed over by the task
-/// of its address, 5 ms after the first of it came: see [`Config::linger`](crate::Config::linger). A message is accepted, and
-/// its [age](crate::Config::message_ttl) begins, when it is put in here. Closing its address delivers it. Dropping a future
-/// loses nothing that was accepted.
+/// Small messages are put together here, under a lock that nobody else waits for, and handed over 60 KiB at a time, or with
+/// `reconnect` or a session `queue_bytes` if that is less; a flush hands over what there is. What nobody flushes is handed over
+/// by the task of its address, 5 ms after the first of it came: see [`Config::linger`](crate::Config::linger). A message is
+/// accepted, and its [age](crate::Config::message_ttl) begins, when it is put in here. Closing its address delivers it. Dropping
+/// a future loses nothing that was accepted.
 ///
 /// Dropping the sink leaves what is pending to the background. It cannot wait: where `queue_bytes` are held already, what
 /// was not handed over becomes dead letters, with [`Outcome::QueueFull`](crate::Outcome::QueueFull).

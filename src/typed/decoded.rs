@@ -40,7 +40,8 @@ impl Listener {
     /// `T`, if that is more. What a `T` has allocated beyond that is not known here.
     ///
     /// The messages are decoded in the tasks from the first poll on. Where the listener has been polled as a stream of bytes
-    /// before, or was closed, they are decoded where this stream is polled. For replies, [`split`](Self::split) it first, and take
+    /// before, or was closed, the messages of the peers that were there before are decoded where this stream is polled. Those of peers
+    /// that connect afterwards are decoded in their tasks. For replies, [`split`](Self::split) it first, and take
     /// [`Incoming::decode`], of a half that has not been polled.
     ///
     /// ```
