@@ -36,7 +36,7 @@ pub(crate) fn of(error: &Error, settings: &Settings) -> Option<String> {
 /// What to do about a setting that cannot work.
 pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     let option = match error {
-        ConfigError::Zero { name } | ConfigError::Time { name, .. } => match *name {
+        ConfigError::Zero { name, .. } | ConfigError::Time { name, .. } => match *name {
             "max_message_size" => "--max".to_owned(),
             name => format!("--{}", name.replace('_', "-")),
         },

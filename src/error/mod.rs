@@ -39,12 +39,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum ConfigError {
     /// The length field of a fixed header has from 1 to 8 bytes.
     #[error("a length field of {width} bytes: it has from 1 to 8")]
+    #[non_exhaustive]
     LengthWidth {
         /// The width asked for, in bytes.
         width: u8,
     },
     /// The length field of a fixed header starts at most 8 bytes into it.
     #[error("a length field at offset {offset}: at most {max}")]
+    #[non_exhaustive]
     LengthOffset {
         /// The offset asked for, in bytes.
         offset: u8,
@@ -56,6 +58,7 @@ pub enum ConfigError {
     NoRuntime,
     /// Permissions that a file cannot have.
     #[error("unix_mode is {given:#o}: it is at most 0o777")]
+    #[non_exhaustive]
     UnixMode {
         /// The permissions asked for.
         given: u32,
@@ -76,6 +79,7 @@ pub enum ConfigError {
     /// What should be certificates, or a private key, in the PEM format cannot be read.
     #[cfg(feature = "tls")]
     #[error("no {what} in PEM: {problem}")]
+    #[non_exhaustive]
     Pem {
         /// What was expected: `certificate`, `authority` or `private key`.
         what: &'static str,
@@ -85,6 +89,7 @@ pub enum ConfigError {
     /// A file with certificates or a key cannot be read.
     #[cfg(feature = "tls")]
     #[error("cannot read {path}: {kind}")]
+    #[non_exhaustive]
     TlsFile {
         /// The file.
         path: String,
@@ -94,6 +99,7 @@ pub enum ConfigError {
     /// A certificate is named without its private key, or the key without its certificate.
     #[cfg(feature = "tls")]
     #[error("tls.client names its {given}, and not its {missing}")]
+    #[non_exhaustive]
     TlsPair {
         /// What is there.
         given: &'static str,
@@ -107,6 +113,7 @@ pub enum ConfigError {
     /// What should be the name of a server is no host name and no IP address.
     #[cfg(feature = "tls")]
     #[error("{name:?} is no name of a server: that is a host name or an IP address")]
+    #[non_exhaustive]
     TlsServerName {
         /// The name.
         name: String,
@@ -114,18 +121,21 @@ pub enum ConfigError {
     /// The settings of TLS cannot work for another reason.
     #[cfg(feature = "tls")]
     #[error("TLS cannot be set up: {problem}")]
+    #[non_exhaustive]
     Tls {
         /// What is wrong.
         problem: String,
     },
     /// A limit of zero would let nothing through.
     #[error("{name} is zero: it must be at least 1")]
+    #[non_exhaustive]
     Zero {
         /// The setting.
         name: &'static str,
     },
     /// A time that cannot be a limit.
     #[error("{name} is {given:?}: it is from {least:?} to {most:?}, or None for no limit")]
+    #[non_exhaustive]
     Time {
         /// The setting.
         name: &'static str,
@@ -140,6 +150,7 @@ pub enum ConfigError {
     #[error(
         "window_bytes is {given}: it is from {least}, which is 64 KiB and a frame of max_message_size, {max_message_size}, to {most}"
     )]
+    #[non_exhaustive]
     Window {
         /// The window asked for, in bytes.
         given: usize,
@@ -152,6 +163,7 @@ pub enum ConfigError {
     },
     /// A time that a session cannot have.
     #[error("{name} of a session is {given:?}: it is at {} {bound:?}", if given < bound { "least" } else { "most" })]
+    #[non_exhaustive]
     SessionTime {
         /// The setting.
         name: &'static str,
@@ -164,6 +176,7 @@ pub enum ConfigError {
     #[error(
         "or_plain: in this format ({wire_format}), a frame of up to {max_message_size} bytes may begin with {byte:#04x}, as a session does"
     )]
+    #[non_exhaustive]
     Ambiguous {
         /// What prints the format that was asked for.
         wire_format: String,
@@ -174,6 +187,7 @@ pub enum ConfigError {
     },
     /// The wire format cannot write a length this large.
     #[error("max_message_size is {asked} bytes: this wire format holds at most {max}")]
+    #[non_exhaustive]
     MessageSize {
         /// The limit asked for, in bytes.
         asked: usize,

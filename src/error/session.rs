@@ -23,6 +23,7 @@ pub enum HandshakeErrorKind {
     NoAnswer,
     /// The two ends speak no common version of the protocol. No older one is tried.
     #[error("the highest version of the protocol is {ours} here and {theirs} there")]
+    #[non_exhaustive]
     Version {
         /// The highest that this end speaks.
         ours: u8,
@@ -31,6 +32,7 @@ pub enum HandshakeErrorKind {
     },
     /// One end may send longer messages than the other takes.
     #[error("a message has at most {ours} bytes here and {theirs} there: is max_message_size the same at both ends?")]
+    #[non_exhaustive]
     Limits {
         /// The longest that this end sends and takes, in bytes.
         ours: usize,
@@ -39,18 +41,21 @@ pub enum HandshakeErrorKind {
     },
     /// Its handshake ended before it was whole.
     #[error("the connection ended after {got} bytes of a handshake")]
+    #[non_exhaustive]
     Truncated {
         /// How many bytes had come.
         got: usize,
     },
     /// Its handshake took longer than it may: see [`Config::dial_timeout`](crate::Config::dial_timeout).
     #[error("the handshake took longer than {after:?}")]
+    #[non_exhaustive]
     Timeout {
         /// The limit in force.
         after: Duration,
     },
     /// There were too many unfinished handshakes, and this was the oldest.
     #[error("it had to give way: there are {max_handshakes} unfinished handshakes")]
+    #[non_exhaustive]
     GaveWay {
         /// How many there may be.
         max_handshakes: usize,
@@ -69,6 +74,7 @@ pub enum HandshakeErrorKind {
     Denied,
     /// The other end takes no new session for now: it has as many as it may, or is being closed.
     #[error("the other end takes none now, and asks to be dialed again in {retry_in:?}")]
+    #[non_exhaustive]
     Busy {
         /// When it asks to be dialed again.
         retry_in: Duration,

@@ -99,7 +99,7 @@ fn a_setting_that_cannot_work_is_refused_before_dialing() {
     run(async {
         let nowhere = "no.such.host.invalid:1";
         let error = Connection::dial(nowhere, config().queue_bytes(0)).await.expect_err("zero");
-        assert!(matches!(error, Error::Config(ConfigError::Zero { name: "queue_bytes" })), "{error:?}");
+        assert!(matches!(error, Error::Config(ConfigError::Zero { name: "queue_bytes", .. })), "{error:?}");
         let wide = defaults().max_message_size(usize::MAX);
         let error = Connection::dial(nowhere, wide).await.expect_err("no Go varint has that many bits");
         assert!(matches!(error, Error::Config(ConfigError::MessageSize { asked: usize::MAX, .. })), "{error:?}");

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use buffstreams::{
     Bytes, Config, Connection, Error, Event, Events, HandshakeErrorKind, Listener, LooksLike, Loss, Reason, Session,
@@ -97,7 +96,8 @@ fn a_handshake_that_ends_too_early_is_told_with_its_length() {
             stream.write_all(&hello(1, &[])[..got]).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
             assert_eq!(rest(&mut stream), b"", "{got}");
-            assert_eq!(site.refused().await, HandshakeErrorKind::Truncated { got });
+            let told = site.refused().await;
+            assert!(matches!(told, HandshakeErrorKind::Truncated { got: told, .. } if told == got), "{got}: {told:?}");
         }
         site.goes_on().await;
     });
@@ -148,13 +148,13 @@ enum Said {
 
 #[test]
 fn a_hello_that_cannot_be_gets_the_answer_that_the_protocol_has_for_it() {
-    use HandshakeErrorKind::{Limits, Unknown, Version, Violation};
     use Said::Status;
     use SessionErrorCode::{Malformed, Position};
-    let malformed = || (Said::Error(Malformed), Some(Violation(Malformed)));
-    let position = || (Said::Error(Position), Some(Violation(Position)));
-    let version = |theirs| (Status(5), Some(Version { ours: 1, theirs }));
-    let limits = |theirs| (Status(6), Some(Limits { ours: MAX as usize, theirs }));
+    // Only the library makes such a kind: it is compared as `Debug` has it.
+    let malformed = || (Said::Error(Malformed), Some("Violation(Malformed)".to_owned()));
+    let position = || (Said::Error(Position), Some("Violation(Position)".to_owned()));
+    let version = |theirs: u8| (Status(5), Some(format!("Version {{ ours: 1, theirs: {theirs} }}")));
+    let limits = |theirs: u16| (Status(6), Some(format!("Limits {{ ours: {MAX}, theirs: {theirs} }}")));
     let one: &[u8] = &[1];
     let most: &[u8] = &[0xff; 32];
     /// Bytes, each with where they take the place of good ones.
@@ -183,8 +183,8 @@ fn a_hello_that_cannot_be_gets_the_answer_that_the_protocol_has_for_it() {
         (&[(13, one), (63, &[2]), (71, one)], position()),
         (&[(13, one), (79, one), (87, &[2])], position()),
         // One that there is not.
-        (&[(13, one)], (Status(2), Some(Unknown))),
-        (&[(13, one), (56, most)], (Status(2), Some(Unknown))),
+        (&[(13, one)], (Status(2), Some("Unknown".to_owned()))),
+        (&[(13, one), (56, most)], (Status(2), Some("Unknown".to_owned()))),
     ];
     run(async {
         let mut site = Site::new(config()).await;
@@ -201,8 +201,8 @@ fn a_hello_that_cannot_be_gets_the_answer_that_the_protocol_has_for_it() {
                     assert_eq!(answer[56..], [0; 32], "{changes:x?}");
                 }
             }
-            let told = site.refused().await;
-            assert!(kind.as_ref().is_none_or(|kind| *kind == told), "{changes:x?}: {told:?}");
+            let told = format!("{:?}", site.refused().await);
+            assert!(kind.as_ref().is_none_or(|kind| *kind == told), "{changes:x?}: {told}");
         }
         site.goes_on().await;
     });
@@ -435,52 +435,47 @@ fn changed(hello: &[u8], at: usize, change: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_dialer_says_what_is_wrong_with_an_answer() {
-    use HandshakeErrorKind::*;
-    use SessionErrorCode::{Malformed, Position};
-    let cases: [(&str, Answering, HandshakeErrorKind); 18] = [
-        ("nothing", |_| Vec::new(), NoAnswer),
-        ("a part", |hello| hello[..87].to_vec(), NoAnswer),
-        ("another id", |hello| changed(hello, 16, &[0; 16]), Violation(Malformed)),
-        ("another epoch", |hello| changed(hello, 35, &[2]), Violation(Malformed)),
-        ("RESUMED", |hello| changed(hello, 13, &[1]), Violation(Malformed)),
-        ("no status", |hello| changed(hello, 13, &[8]), Violation(Malformed)),
-        ("reserved", |hello| changed(hello, 15, &[1]), Violation(Malformed)),
-        ("a message first", |_| vec![0x80, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0], Violation(Malformed)),
-        ("sent", |hello| changed(hello, 71, &[1]), Violation(Position)),
-        ("received", |hello| changed(hello, 79, &[1]), Violation(Position)),
-        ("acked", |hello| changed(hello, 63, &[1]), Violation(Position)),
-        ("too short", |hello| changed(hello, 36, &[0, 0, 0, 9]), Limits { ours: 4096, theirs: 9 }),
-        ("LIMITS", |hello| changed(hello, 13, &[6]), Limits { ours: 4096, theirs: 4096 }),
-        ("DENIED", |hello| changed(hello, 13, &[7]), Denied),
-        ("UNKNOWN", |hello| changed(hello, 13, &[2]), Unknown),
-        ("VERSION", |hello| changed(hello, 12, &[9, 5]), Version { ours: 1, theirs: 9 }),
-        ("another version", |hello| changed(hello, 12, &[9]), Violation(Malformed)),
-        (
-            "BUSY",
-            |hello| changed(&changed(hello, 13, &[4]), 48, &[0, 0, 0, 250]),
-            Busy { retry_in: Duration::from_millis(250) },
-        ),
+    // Only the library makes such a kind: it is compared as `Debug` has it.
+    let cases: [(&str, Answering, &str); 18] = [
+        ("nothing", |_| Vec::new(), "NoAnswer"),
+        ("a part", |hello| hello[..87].to_vec(), "NoAnswer"),
+        ("another id", |hello| changed(hello, 16, &[0; 16]), "Violation(Malformed)"),
+        ("another epoch", |hello| changed(hello, 35, &[2]), "Violation(Malformed)"),
+        ("RESUMED", |hello| changed(hello, 13, &[1]), "Violation(Malformed)"),
+        ("no status", |hello| changed(hello, 13, &[8]), "Violation(Malformed)"),
+        ("reserved", |hello| changed(hello, 15, &[1]), "Violation(Malformed)"),
+        ("a message first", |_| vec![0x80, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0], "Violation(Malformed)"),
+        ("sent", |hello| changed(hello, 71, &[1]), "Violation(Position)"),
+        ("received", |hello| changed(hello, 79, &[1]), "Violation(Position)"),
+        ("acked", |hello| changed(hello, 63, &[1]), "Violation(Position)"),
+        ("too short", |hello| changed(hello, 36, &[0, 0, 0, 9]), "Limits { ours: 4096, theirs: 9 }"),
+        ("LIMITS", |hello| changed(hello, 13, &[6]), "Limits { ours: 4096, theirs: 4096 }"),
+        ("DENIED", |hello| changed(hello, 13, &[7]), "Denied"),
+        ("UNKNOWN", |hello| changed(hello, 13, &[2]), "Unknown"),
+        ("VERSION", |hello| changed(hello, 12, &[9, 5]), "Version { ours: 1, theirs: 9 }"),
+        ("another version", |hello| changed(hello, 12, &[9]), "Violation(Malformed)"),
+        ("BUSY", |hello| changed(&changed(hello, 13, &[4]), 48, &[0, 0, 0, 250]), "Busy { retry_in: 250ms }"),
     ];
     run(async {
         for (name, answer, expected) in cases {
             match dialed(answer).await {
-                Error::Handshake { kind, .. } => assert_eq!(kind, expected, "{name}"),
+                Error::Handshake { kind, .. } => assert_eq!(format!("{kind:?}"), expected, "{name}"),
                 other => panic!("{name}: {other:?}"),
             }
         }
         match dialed(|_| b"HTTP/1.1 400 Bad Request\r\n".to_vec()).await {
-            Error::Handshake { kind: NotASession { looks_like, .. }, .. } => {
+            Error::Handshake { kind: HandshakeErrorKind::NotASession { looks_like, .. }, .. } => {
                 assert_eq!(looks_like, Some(LooksLike::Http));
             }
             other => panic!("{other:?}"),
         }
         match dialed(|_| b"\0\0\0\x01a".to_vec()).await {
-            Error::Handshake { kind: NotASession { .. }, .. } => {}
+            Error::Handshake { kind: HandshakeErrorKind::NotASession { .. }, .. } => {}
             other => panic!("a message before the WELCOME: {other:?}"),
         }
         let over: [(Answering, _); 2] = [
             (|hello| changed(hello, 13, &[3]), Loss::Fenced),
-            (|_| error(SessionErrorCode::Malformed), Loss::Violation(Malformed)),
+            (|_| error(SessionErrorCode::Malformed), Loss::Violation(SessionErrorCode::Malformed)),
         ];
         for (answer, expected) in over {
             match dialed(answer).await {

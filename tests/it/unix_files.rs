@@ -188,7 +188,7 @@ fn the_file_has_the_permissions_that_were_asked_for() {
         assert_eq!(mode() & 0o666, left_by_umask, "without one it is the umask's");
 
         let error = Listener::bind("127.0.0.1:0", config().unix_mode(0o1777)).await.unwrap_err();
-        assert!(matches!(error, Error::Config(ConfigError::UnixMode { given: 0o1777 })), "{error:?}");
+        assert!(matches!(error, Error::Config(ConfigError::UnixMode { given: 0o1777, .. })), "{error:?}");
     });
 }
 

@@ -205,17 +205,20 @@ fn a_setting_that_cannot_work_is_named_with_its_figures() {
         decoder
     };
     let width = refused(WireFormat::fixed(0).into(), 100);
-    assert_eq!(width, ConfigError::LengthWidth { width: 0 });
-    assert_eq!(refused(WireFormat::fixed(9).into(), 100), ConfigError::LengthWidth { width: 9 });
-    assert_eq!(refused(WireFormat::fixed(255).offset(255).into(), 100), ConfigError::LengthWidth { width: 255 });
+    assert!(matches!(width, ConfigError::LengthWidth { width: 0, .. }));
+    let wide = refused(WireFormat::fixed(9).into(), 100);
+    assert!(matches!(wide, ConfigError::LengthWidth { width: 9, .. }), "{wide:?}");
+    let widest = refused(WireFormat::fixed(255).offset(255).into(), 100);
+    assert!(matches!(widest, ConfigError::LengthWidth { width: 255, .. }), "{widest:?}");
     let offset = refused(WireFormat::fixed(4).offset(9).into(), 100);
-    assert_eq!(offset, ConfigError::LengthOffset { offset: 9, max: 8 });
+    assert!(matches!(offset, ConfigError::LengthOffset { offset: 9, max: 8, .. }));
     for format in presets() {
-        assert_eq!(refused(format, 0), ConfigError::Zero { name: "max_message_size" });
+        assert_eq!(refused(format, 0).to_string(), "max_message_size is zero: it must be at least 1");
     }
     // At 2^55 a buffstreams header has no room for the varint of its own limit.
     let size = refused(WireFormat::buffstreams(), 1 << 55);
-    assert_eq!(size, ConfigError::MessageSize { asked: 1 << 55, max: (1 << 55) - 1 });
+    let ConfigError::MessageSize { asked, max, .. } = size else { panic!("{size:?}") };
+    assert_eq!((asked, max), (1 << 55, (1 << 55) - 1));
     assert_eq!(Decoder::new(WireFormat::buffstreams(), (1 << 55) - 1).unwrap().max_message_size(), (1 << 55) - 1);
 
     let config = config(WireFormat::u8(), 10);
@@ -224,12 +227,12 @@ fn a_setting_that_cannot_work_is_named_with_its_figures() {
         ("queue_bytes", config.clone().queue_bytes(0)),
         ("max_connections", config.clone().max_connections(0)),
     ] {
-        assert_eq!(Reader::new(Source::whole(b""), &config).unwrap_err(), ConfigError::Zero { name });
+        let zero = Reader::new(Source::whole(b""), &config).unwrap_err();
+        assert_eq!(zero.to_string(), format!("{name} is zero: it must be at least 1"));
     }
 
     assert_eq!(width.to_string(), "a length field of 0 bytes: it has from 1 to 8");
     assert_eq!(offset.to_string(), "a length field at offset 9: at most 8");
-    assert_eq!(ConfigError::Zero { name: "inbox_bytes" }.to_string(), "inbox_bytes is zero: it must be at least 1");
     let text = "max_message_size is 36028797018963968 bytes: this wire format holds at most 36028797018963967";
     assert_eq!(size.to_string(), text);
 }

@@ -32,7 +32,7 @@ fn refused(used: Result<(), Error>) -> ConfigError {
 }
 
 fn is_pem(error: &ConfigError, of: &str) -> bool {
-    matches!(error, ConfigError::Pem { what, problem } if *what == of && !problem.is_empty())
+    matches!(error, ConfigError::Pem { what, problem, .. } if *what == of && !problem.is_empty())
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn what_is_not_there_or_cannot_be_read_is_an_error_that_says_so() {
     assert_eq!(Tls::new().client_auth(authority.pem()).unwrap_err(), ConfigError::NoTlsServer);
     for name in ["", "a name", "host:5031", "-", "a..b", "300.1.1.1x/"] {
         let error = Tls::new().server_name(name).unwrap_err();
-        assert_eq!(error, ConfigError::TlsServerName { name: name.to_owned() });
+        assert!(matches!(&error, ConfigError::TlsServerName { name: told, .. } if told == name), "{error:?}");
     }
 }
 
@@ -90,11 +90,12 @@ fn what_cannot_be_used_is_an_error_of_whoever_binds_or_dials() {
             ("nothing of rustls, to dial", Tls::from_rustls(None, None), false, ConfigError::NoTlsClient),
             ("another key, to listen", Tls::new().server(&cert, &other.key).unwrap(), true, ConfigError::TlsKey),
             ("another key, to dial", client.clone().identity(&cert, &other.key).unwrap(), false, ConfigError::TlsKey),
-            ("no handshakes", server.clone().max_handshakes(0), true, ConfigError::Zero { name: "max_handshakes" }),
         ];
         for (name, tls, listens, expected) in cases {
             assert_eq!(refused(used(&tls, listens).await), expected, "{name}");
         }
+        let error = refused(used(&server.clone().max_handshakes(0), true).await);
+        assert!(matches!(error, ConfigError::Zero { name: "max_handshakes", .. }), "{error:?}");
         // What is no certificate, but well-formed PEM, is found when it is used.
         let no_cert = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let error = refused(used(&Tls::new().server(no_cert, &key).unwrap(), true).await);
@@ -115,7 +116,7 @@ fn a_host_that_cannot_be_the_name_of_a_server_is_an_error_of_the_dial() {
         sim.name("a..b", listener.local_addr().ip().unwrap().ip());
         let config = config.tls(Tls::new().roots(authority.pem()).unwrap());
         let error = refused(Connection::dial("a..b:5031", config).await.map(drop));
-        assert_eq!(error, ConfigError::TlsServerName { name: "a..b".to_owned() });
+        assert!(matches!(&error, ConfigError::TlsServerName { name, .. } if name == "a..b"), "{error:?}");
     });
 }
 
@@ -224,11 +225,13 @@ fn a_file_that_cannot_be_read_and_half_a_pair_are_named() {
     ];
     for change in paths {
         let error = with(&|server, client| change(server, client, missing()));
-        let ConfigError::TlsFile { path, kind } = &error else { panic!("{error}") };
+        let ConfigError::TlsFile { path, kind, .. } = &error else { panic!("{error}") };
         assert_eq!((Path::new(path), *kind), (&*missing(), std::io::ErrorKind::NotFound));
     }
-    assert_eq!(with(&|_, client| client.key = None), ConfigError::TlsPair { given: "cert", missing: "key" });
-    assert_eq!(with(&|_, client| client.cert = None), ConfigError::TlsPair { given: "key", missing: "cert" });
+    let no_key = with(&|_, client| client.key = None);
+    assert!(matches!(no_key, ConfigError::TlsPair { given: "cert", missing: "key", .. }), "{no_key:?}");
+    let no_cert = with(&|_, client| client.cert = None);
+    assert!(matches!(no_cert, ConfigError::TlsPair { given: "key", missing: "cert", .. }), "{no_cert:?}");
     let garbage = folder.file("garbage.pem", "no certificate");
     assert!(is_pem(&with(&|server, _| server.cert = garbage.clone()), "certificate"));
 }
