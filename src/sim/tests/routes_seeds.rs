@@ -1,8 +1,9 @@
-//! Routes over addresses that die and come back and connections that break, at random: each message has one end, none goes to
-//! two addresses that should go to one, and each address has what it was given in order.
+//! Routes over addresses that die and come back, are closed and opened, or give no answer, and connections that break, at random:
+//! each message has one end, none goes to two addresses that should go to one, and each address has what it was given in order.
 
 use std::collections::BTreeMap;
 use std::env;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,12 +15,15 @@ use super::cuts::named;
 use super::number;
 use crate::sim::testing::{self, Cut, Fault, Side, Sim};
 use crate::{
-    Address, Backoff, Bytes, Config, DeadLetter, DeadLetters, Listener, Manager, Outcome, Route, RouteSink, Session,
+    Address, Backoff, Bytes, Config, DeadLetter, DeadLetters, Error, Listener, Manager, ManagerSink, Outcome, Route,
+    RouteSink, Session,
 };
 
 const MILLI: Duration = Duration::from_millis(1);
 const FAULTS: usize = 4;
 const LONGEST: usize = 4 << 10;
+/// Where the numbers of those messages begin that do not go through the route.
+const BESIDE: u32 = 1_000;
 
 /// What one seed draws.
 struct Draw(fastrand::Rng);
@@ -34,13 +38,24 @@ impl Draw {
         let backoff = Backoff::exponential(10 * MILLI, 100 * MILLI).max_elapsed(MILLI * self.0.u32(50..800));
         let config = config.reconnect(Some(backoff).filter(|_| self.0.u8(..4) > 0));
         let ttl = Some(MILLI * self.0.u32(100..2_000)).filter(|_| self.0.u8(..6) == 0);
-        config.message_ttl(ttl).session(Some(Session::new()).filter(|_| self.0.u8(..3) == 0))
+        let close = MILLI * [5_000, self.0.u32(..500)][self.0.usize(..2)];
+        config.close_timeout(close).message_ttl(ttl).session(Some(Session::new()).filter(|_| self.0.u8(..3) == 0))
     }
 
     fn cut(&mut self) -> Cut {
         let side = if self.0.bool() { Side::Dialer } else { Side::Acceptor };
         let fault = [Fault::Fin, Fault::Rst][self.0.usize(..2)];
         Cut { connection: self.0.usize(..8), side, after: self.0.usize(..20_000), fault }
+    }
+
+    fn outages(&mut self, addresses: usize) -> Vec<Outage> {
+        let outage = |draw: &mut fastrand::Rng| Outage {
+            after: MILLI * draw.u32(..400),
+            address: draw.usize(..addresses),
+            kind: [Kind::Opened, Kind::Dialed, Kind::NoAnswer][draw.usize(..3)],
+            length: MILLI * draw.u32(..800),
+        };
+        (0..self.0.usize(..5)).map(|_| outage(&mut self.0)).collect()
     }
 
     fn route(&mut self, addresses: &[Address]) -> Route {
@@ -61,6 +76,45 @@ impl Draw {
     async fn dawdle(&mut self, most: u32) {
         if self.0.u8(..6) == 0 {
             testing::sleep(MILLI * self.0.u32(..most)).await;
+        }
+    }
+}
+
+/// What becomes of an address in the middle.
+struct Outage {
+    after: Duration,
+    address: usize,
+    kind: Kind,
+    length: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is closed, and opened again.
+    Opened,
+    /// It is closed, and dialed again, or opened where nobody answers.
+    Dialed,
+    /// Nobody there answers who dials.
+    NoAnswer,
+}
+
+/// One after the other. Where the manager has been shut down meanwhile, an address stays closed.
+async fn disturb(manager: Manager, addrs: Vec<SocketAddr>, outages: Vec<Outage>) {
+    for Outage { after, address, kind, length } in outages {
+        let addr = addrs[address];
+        testing::sleep(after).await;
+        if kind == Kind::NoAnswer {
+            testing::black_hole(addr);
+            testing::sleep(length).await;
+            testing::heal(addr);
+            continue;
+        }
+        // What it could not deliver are letters.
+        let _ = manager.close(addr).await;
+        testing::sleep(length).await;
+        if kind == Kind::Opened || manager.dial(addr).await.is_err() {
+            let opened = manager.open(addr);
+            assert!(matches!(opened, Ok(()) | Err(Error::Closed { .. })), "{opened:?}");
         }
     }
 }
@@ -102,6 +156,24 @@ async fn produce(mut sink: RouteSink, messages: u32, mut draw: Draw) {
     }
 }
 
+/// Another producer for the same addresses. How many messages it sent; those to an address that is closed come back at once.
+async fn produce_beside(mut sink: ManagerSink, addresses: &[Address], mut draw: Draw) -> u32 {
+    let mut accepted = 0;
+    for number in BESIDE..BESIDE + draw.0.u32(..40) {
+        let to = addresses[draw.0.usize(..addresses.len())].clone();
+        match sink.feed((to, draw.message(number))).await {
+            Ok(()) => accepted += 1,
+            Err(error) => assert!(matches!(error, Error::NotOpen { .. }), "{error}"),
+        }
+        draw.dawdle(150).await;
+    }
+    match draw.0.bool() {
+        true => drop(sink.flush().await),
+        false => drop(sink),
+    }
+    accepted
+}
+
 async fn take(mut letters: DeadLetters, mut draw: Draw) -> Vec<DeadLetter> {
     let mut taken = Vec::new();
     while let Some(letter) = letters.next().await {
@@ -127,6 +199,9 @@ fn longest_decrease(numbers: &[u32]) -> usize {
 struct Books {
     route: Route,
     messages: u32,
+    beside: u32,
+    /// Whether an address was closed in the middle.
+    closed: bool,
     received: BTreeMap<Address, Vec<(u64, u32)>>,
     letters: Vec<DeadLetter>,
     delivered: u64,
@@ -135,7 +210,7 @@ struct Books {
 
 fn check(books: &Books) {
     let copies = if books.route.is_broadcast() { books.route.addresses().len() as u64 } else { 1 };
-    let accepted = u64::from(books.messages) * copies;
+    let accepted = u64::from(books.messages) * copies + u64::from(books.beside);
     assert_eq!(accepted, books.delivered + books.letters.len() as u64 + books.lost, "each has one end");
 
     // Who had it, of a broadcast at each address by itself.
@@ -147,9 +222,16 @@ fn check(books: &Books) {
             *ends.entry((*number, of(address))).or_default() += 1;
             connections.entry(*peer).or_default().push(*number);
         }
-        let trails = if books.route.is_broadcast() { 1 } else { [0, 1, 2, 5][books.route.addresses().len()] };
+        // An address that is closed gives back at once what it has not accepted, and later the rest: as two addresses do.
+        let trails = match (books.route.is_broadcast(), books.closed) {
+            (true, _) => 1,
+            (false, false) => [0, 1, 2, 5][books.route.addresses().len()],
+            (false, true) => [0, 1, 3, 13][books.route.addresses().len()],
+        };
         for numbers in connections.values() {
-            assert!(longest_decrease(numbers) <= trails, "{address}: {numbers:?}");
+            let (routed, beside): (Vec<_>, Vec<_>) = numbers.iter().partition(|number| **number < BESIDE);
+            assert!(longest_decrease(&routed) <= trails, "{address}: {numbers:?}");
+            assert!(beside.is_sorted(), "{address}: {numbers:?}");
         }
     }
     assert!(ends.values().all(|times| *times == 1), "none is taken twice");
@@ -170,7 +252,8 @@ async fn run(manager: Manager, config: Config, mut draw: Draw) {
     for _ in 0..FAULTS {
         testing::plan(draw.cut());
     }
-    let addresses: Vec<_> = (1..=draw.0.u16(1..=3)).map(|n| Address::from(("127.0.0.1", 5000 + n))).collect();
+    let addrs: Vec<_> = (1..=draw.0.u16(1..=3)).map(|n| SocketAddr::from(([127, 0, 0, 1], 5000 + n))).collect();
+    let addresses: Vec<_> = addrs.iter().map(|addr| Address::from(*addr)).collect();
     let stays = Arc::new(AtomicBool::new(false));
     let mut received = BTreeMap::<Address, Received>::new();
     let mut serving = Vec::new();
@@ -180,21 +263,34 @@ async fn run(manager: Manager, config: Config, mut draw: Draw) {
     }
     let (letters, route, messages) = (manager.dead_letters(), draw.route(&addresses), draw.0.u32(1..60));
     addresses.iter().for_each(|address| manager.open(address).unwrap());
-    let (producing, taking) = (draw.fork(), draw.fork());
+    let outages = draw.outages(addresses.len());
+    let closed = outages.iter().any(|outage| outage.kind != Kind::NoAnswer);
+    let mut disturbing = testing::spawn(disturb(manager.clone(), addrs, outages));
+    let (producing, beside, taking) = (draw.fork(), draw.0.bool().then(|| draw.fork()), draw.fork());
     let sending = async {
-        produce(manager.sink_to(route.clone()), messages, producing).await;
+        let producing = produce(manager.sink_to(route.clone()), messages, producing);
+        let beside = async {
+            match beside {
+                Some(draw) => produce_beside(manager.sink(), &addresses, draw).await,
+                None => 0,
+            }
+        };
+        let ((), beside) = join(producing, beside).await;
         stays.store(true, Ordering::Relaxed);
         testing::sleep(MILLI * draw.0.u32(..1_000)).await;
         match draw.0.bool() {
             true => drop(manager.shutdown_in_order(&addresses, 20_000 * MILLI).await),
             false => drop(manager.shutdown(20_000 * MILLI).await),
         }
+        beside
     };
-    let ((), letters) = join(sending, take(letters, taking)).await;
+    let (beside, letters) = join(sending, take(letters, taking)).await;
+    disturbing.join().await;
     let stats = manager.stats();
     let delivered = if config.get_session().is_some() { stats.total.acked } else { stats.total.written };
     let received = received.into_iter().map(|(address, received)| (address, received.lock().unwrap().clone()));
-    check(&Books { route, messages, received: received.collect(), letters, delivered, lost: stats.lost });
+    let (received, lost) = (received.collect(), stats.lost);
+    check(&Books { route, messages, beside, closed, received, letters, delivered, lost });
 }
 
 /// Every seed of these: `BUFFSTREAMS_SEEDS` says how many, 1,000 if it is not set.
