@@ -300,8 +300,8 @@ impl LinkTask {
     pub(super) async fn expiring<T>(&mut self, future: impl Future<Output = T>) -> T {
         let (mut future, runtime) = (pin!(future), self.runtime().clone());
         loop {
-            let due = self.link.outbox.next_expiry();
-            let left = due.map(|due| due.saturating_duration_since(runtime.now()).max(TICK));
+            let at = self.link.outbox.next_expiry();
+            let left = at.map(|at| at.saturating_duration_since(runtime.now()).max(TICK));
             let mut due = pin!(OptionFuture::from(left.map(|left| runtime.sleep(left))));
             let output = poll_fn(|cx| {
                 if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -310,6 +310,10 @@ impl LinkTask {
                 ready!(self.poll_buried(cx));
                 self.poll_lingering(cx);
                 if self.given_up.is_some() && self.link.outbox.poll_wanted(cx) == Poll::Ready(true) {
+                    return Poll::Ready(None);
+                }
+                // What another address had before is older than the time at which it comes.
+                if at.zip(self.link.outbox.next_expiry()).is_some_and(|(at, now)| now < at) {
                     return Poll::Ready(None);
                 }
                 match due.as_mut().poll(cx) {

@@ -55,14 +55,22 @@ fn messages_that_are_fed_together_are_too_old_together() {
 /// Both that was accepted by the first, and what still waits for room there.
 #[test]
 fn a_message_does_not_grow_young_at_the_next_address() {
-    for queue in [1000, 1 << 20] {
-        Sim::default().run(async {
+    for (queue, is_late) in [(1000, false), (1 << 20, false), (1000, true), (1 << 20, true)] {
+        Sim::default().run(async move {
             let manager = Manager::new(config().queue_bytes(queue).close_timeout(SECOND / 10));
             let mut letters = manager.dead_letters();
-            [A, B].iter().for_each(|address| manager.open(*address).unwrap());
+            manager.open(A).unwrap();
+            if !is_late {
+                manager.open(B).unwrap();
+            }
             let mut sink = manager.sink_to(Route::failover([A, B]));
             feed(&mut sink).await;
             testing::sleep(SECOND / 2).await;
+            if is_late {
+                // It has looked for what is too old, and found nothing, before any of it comes.
+                manager.open(B).unwrap();
+                testing::sleep(SECOND / 4).await;
+            }
             manager.close(A).await.unwrap_err();
             assert!(testing::elapsed() < SECOND);
             let (mut numbers, by_both) = expired(&mut letters).await;
