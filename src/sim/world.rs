@@ -50,8 +50,10 @@ pub(super) struct World {
 
 struct State {
     now: Duration,
-    timers: BTreeMap<(Duration, u64), Waker>,
+    timers: BTreeMap<(Duration, u64), Set>,
     tasks: BTreeMap<u64, Task>,
+    /// The task that is being polled, or was last.
+    polled: u64,
     /// The last number that was given to a task or a timer.
     last: u64,
     seed: Option<u64>,
@@ -65,6 +67,13 @@ struct State {
     network: Network,
     #[cfg(test)]
     planted: Option<(&'static str, Option<End>)>,
+}
+
+/// A timer that is set.
+struct Set {
+    /// By whom.
+    task: u64,
+    waker: Waker,
 }
 
 /// One end of a connection.
@@ -141,6 +150,7 @@ impl World {
             now: Duration::ZERO,
             timers: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            polled: MAIN,
             last: MAIN,
             seed: None,
             order: 0,
@@ -202,15 +212,14 @@ impl World {
         let _fresh = FreshBuffers::begin();
         let mut main = pin!(main);
         let call = Call::new(MAIN, &self.ready);
-        let waker = Waker::from(call.clone());
-        call.wake();
+        call.clone().wake();
         // Since the clock jumped, and since the program was polled.
         let (mut polls, mut jumps) = (0, 0);
         loop {
             let Some(next) = self.next() else {
                 if jumps == JUMPS_ALONE {
                     assert!(
-                        self.is_timed(&waker),
+                        self.is_timed(MAIN),
                         "stalled after {:?}: the clock has jumped {JUMPS_ALONE} times, which woke others, and the program waits \
                          for nothing that has a time; {}",
                         self.elapsed(),
@@ -231,10 +240,14 @@ impl World {
             polls += 1;
             assert!(polls < POLLS_AT_ONCE, "livelock: tasks wake each other for ever; {}", self.told_seed());
             next.begin();
-            self.trace(What::Poll, &[next.task], || format!("task {}", next.task));
+            {
+                let mut state = self.state.lock();
+                state.polled = next.task;
+                state.note(What::Poll, &[next.task], || format!("task {}", next.task));
+            }
             if next.task == MAIN {
                 jumps = 0;
-                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&call.clone().into())) {
                     return output;
                 }
             } else {
@@ -244,9 +257,9 @@ impl World {
         }
     }
 
-    /// Whether a timer is set that wakes this one.
-    fn is_timed(&self, waker: &Waker) -> bool {
-        self.state.lock().timers.values().any(|set| set.data() == waker.data())
+    /// Whether this task has set a timer. That timer's waker does not tell: it may wake the task by way of others.
+    fn is_timed(&self, task: u64) -> bool {
+        self.state.lock().timers.values().any(|set| set.task == task)
     }
 
     fn told_seed(&self) -> String {
@@ -272,11 +285,11 @@ impl World {
         let mut due = Vec::new();
         {
             let mut state = self.state.lock();
-            let Some(((at, _), waker)) = state.timers.pop_first() else { return false };
+            let Some(((at, _), set)) = state.timers.pop_first() else { return false };
             state.now = state.now.max(at);
-            due.push(waker);
+            due.push(set.waker);
             while let Some(entry) = state.timers.first_entry().filter(|entry| entry.key().0 <= at) {
-                due.push(entry.remove());
+                due.push(entry.remove().waker);
             }
             let now = state.now;
             state.note(What::Jump, &[now.as_nanos() as u64], || format!("clock {now:?}"));
@@ -318,7 +331,7 @@ impl World {
                 return Poll::Ready(());
             }
             let timer = *timer.get_or_insert_with(|| state.number());
-            state.timers.insert((at, timer), waker.clone())
+            state.set(at, timer, waker)
         };
         let _ = foreign::dispose(replaced);
         Poll::Pending
@@ -355,7 +368,7 @@ impl World {
         }
         let mut state = self.state.lock();
         let timer = state.number();
-        state.timers.insert((at, timer), waker.clone());
+        let _ = state.set(at, timer, waker);
     }
 
     fn forget(&self, at: Duration, timer: Option<u64>) {
@@ -375,6 +388,11 @@ impl State {
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    /// Who is woken no more is handed out, to be dropped elsewhere.
+    fn set(&mut self, at: Duration, timer: u64, waker: &Waker) -> Option<Set> {
+        self.timers.insert((at, timer), Set { task: self.polled, waker: waker.clone() })
     }
 
     fn note(&mut self, what: What, numbers: &[u64], line: impl FnOnce() -> String) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join;
+use futures::future::{join, join3};
 use futures::{SinkExt, StreamExt};
 
 use super::cuts::named;
@@ -98,8 +98,8 @@ enum Kind {
     NoAnswer,
 }
 
-/// One after the other. Where the manager has been shut down meanwhile, an address stays closed.
-async fn disturb(manager: Manager, addrs: Vec<SocketAddr>, outages: Vec<Outage>) {
+/// One after the other.
+async fn disturb(manager: &Manager, addrs: Vec<SocketAddr>, outages: Vec<Outage>) {
     for Outage { after, address, kind, length } in outages {
         let addr = addrs[address];
         testing::sleep(after).await;
@@ -109,8 +109,10 @@ async fn disturb(manager: Manager, addrs: Vec<SocketAddr>, outages: Vec<Outage>)
             testing::heal(addr);
             continue;
         }
-        // What it could not deliver are letters.
-        let _ = manager.close(addr).await;
+        // What it could not deliver are letters. Where the shutdown has begun with it, it stays closed.
+        if let Err(Error::NotOpen { .. }) = manager.close(addr).await {
+            return;
+        }
         testing::sleep(length).await;
         if kind == Kind::Opened || manager.dial(addr).await.is_err() {
             let opened = manager.open(addr);
@@ -265,7 +267,7 @@ async fn run(manager: Manager, config: Config, mut draw: Draw) {
     addresses.iter().for_each(|address| manager.open(address).unwrap());
     let outages = draw.outages(addresses.len());
     let closed = outages.iter().any(|outage| outage.kind != Kind::NoAnswer);
-    let mut disturbing = testing::spawn(disturb(manager.clone(), addrs, outages));
+    let disturbing = disturb(&manager, addrs, outages);
     let (producing, beside, taking) = (draw.fork(), draw.0.bool().then(|| draw.fork()), draw.fork());
     let sending = async {
         let producing = produce(manager.sink_to(route.clone()), messages, producing);
@@ -284,8 +286,7 @@ async fn run(manager: Manager, config: Config, mut draw: Draw) {
         }
         beside
     };
-    let (beside, letters) = join(sending, take(letters, taking)).await;
-    disturbing.join().await;
+    let (beside, letters, ()) = join3(sending, take(letters, taking), disturbing).await;
     let stats = manager.stats();
     let delivered = if config.get_session().is_some() { stats.total.acked } else { stats.total.written };
     let received = received.into_iter().map(|(address, received)| (address, received.lock().unwrap().clone()));
