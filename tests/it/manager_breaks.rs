@@ -220,7 +220,9 @@ fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
     for (queue_bytes, at_close) in [(4 * 1024, 0), (100 * 1024, 100)] {
         run(async {
             let limit = Duration::from_millis(200);
-            let (manager, _events, addr) = down(config().queue_bytes(queue_bytes).close_timeout(limit)).await;
+            // What is fed waits for the close, and is not tried before.
+            let config = config().queue_bytes(queue_bytes).close_timeout(limit).linger(None);
+            let (manager, _events, addr) = down(config).await;
             let mut dead = manager.dead_letters();
             let mut sink = manager.sink();
             for n in 0..100 {
@@ -230,7 +232,6 @@ fn a_close_does_not_wait_for_the_taker_of_dead_letters() {
             for n in 100..100 + at_close {
                 sink.feed((addr.into(), numbered(n, 500))).await.unwrap();
             }
-            drop(sink);
             let closed = within(SOON, "the close", manager.close(addr)).await;
             assert_eq!(closed.is_err(), at_close > 0, "it is told of those that came with the close: {closed:?}");
             assert!(manager.addresses().is_empty());
