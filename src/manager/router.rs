@@ -162,13 +162,11 @@ impl Router {
             if let Some(last) = returned.trail.last() {
                 self.lanes[*last].gave_back(now);
             }
-            if let Some(expired) = self.expired(&returned, now) {
-                returned.verdict = expired;
-            }
             // Of what was sent, nobody knows whether it was taken; and what is too old is so everywhere.
-            let was_sent_or_too_late =
-                !matches!(returned.verdict.outcome, Outcome::NotSent | Outcome::GaveUp | Outcome::Closed);
-            if was_sent_or_too_late {
+            let was_unsent = matches!(returned.verdict.outcome, Outcome::NotSent | Outcome::GaveUp | Outcome::Closed);
+            let expired = self.expired(&returned, now).filter(|_| was_unsent);
+            if expired.is_some() || !was_unsent {
+                returned.verdict = expired.unwrap_or(returned.verdict);
                 self.bury(returned);
             } else if self.route.is_broadcast() {
                 let serves = self.lanes.iter().any(|lane| lane.is_usable(now));
@@ -201,12 +199,11 @@ impl Router {
         moved
     }
 
-    /// Where a message that was not sent is too old by now, what becomes of it.
+    /// Where a message is too old by now, what becomes of it if it was not sent.
     fn expired(&self, returned: &Returned, now: Instant) -> Option<Verdict> {
-        let was_unsent = matches!(returned.verdict.outcome, Outcome::NotSent | Outcome::GaveUp | Outcome::Closed);
         let (ttl, since) = self.common.config.message_ttl.zip(returned.since)?;
         let is_old = now.saturating_duration_since(since) >= ttl;
-        (was_unsent && is_old).then(|| Verdict::expired(ttl, returned.verdict.attempts))
+        is_old.then(|| Verdict::expired(ttl, returned.verdict.attempts))
     }
 
     /// Gives new messages to addresses, as long as they have room. Whether there was any.
