@@ -184,24 +184,27 @@ impl Future for TokioTimer {
         if at <= Instant::now() {
             return Poll::Ready(());
         }
-        if this.without.replace(at) != Some(at) {
-            wake_at(at, cx.waker().clone());
+        if this.without.replace(at) != Some(at) && wake_at(at, cx.waker().clone()).is_err() {
+            // The system gives no thread, so this one waits.
+            sleep_until(at);
+            return Poll::Ready(());
         }
         Poll::Pending
     }
 }
 
-/// Without a runtime. Where the system gives no thread, it is at once.
-fn wake_at(at: Instant, waker: Waker) {
+/// Without a runtime: wakes it in a thread.
+fn wake_at(at: Instant, waker: Waker) -> io::Result<()> {
     let thread = Builder::new().name("buffstreams timer".to_owned());
-    let late = waker.clone();
     let started = thread.spawn(move || {
-        sleep(at.saturating_duration_since(Instant::now()));
-        late.wake();
-    });
-    if started.is_err() {
+        sleep_until(at);
         waker.wake();
-    }
+    });
+    started.map(drop)
+}
+
+fn sleep_until(at: Instant) {
+    sleep(at.saturating_duration_since(Instant::now()));
 }
 
 impl Timer for TokioTimer {
