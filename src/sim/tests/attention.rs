@@ -9,7 +9,7 @@ use futures::{Sink, SinkExt, StreamExt};
 use crate::observe::{Event, Reason};
 use crate::sim::testing::{self, Acceptor};
 use crate::sim::testing::{Sim, block, elapsed};
-use crate::{Address, Config, Connection, Error, Limit, Listener, Manager, WireFormat};
+use crate::{Address, Config, Connection, Error, Incoming, Limit, Listener, Manager, Outgoing, WireFormat};
 
 /// An odd time, that nothing else comes to by chance.
 const LIMIT: Duration = Duration::from_millis(7_013);
@@ -84,17 +84,23 @@ fn a_close_that_was_dropped_takes_nothing_of_the_next_ones_time() {
     }
 }
 
+/// A listener that was split and has a reply to send for which there is no room, and its peer.
+async fn answered() -> (Incoming, Outgoing, Connection) {
+    let listener = Listener::bind(ANYWHERE, config().close_timeout(LIMIT)).await.unwrap();
+    let address = Address::from(listener.local_addr());
+    let (mut incoming, mut outgoing) = listener.split();
+    let mut peer = Connection::dial(&address, config()).await.unwrap();
+    peer.send(Bytes::from_static(b"one")).await.unwrap();
+    let (from, _) = incoming.next().await.unwrap();
+    outgoing.feed((from, four_kib())).await.unwrap();
+    (incoming, outgoing, peer)
+}
+
 #[test]
 fn a_close_of_the_replies_that_was_dropped_takes_nothing_of_the_next_ones_time() {
     for pause in PAUSES {
         small().run(async {
-            let listener = Listener::bind(ANYWHERE, config().close_timeout(LIMIT)).await.unwrap();
-            let address = Address::from(listener.local_addr());
-            let (mut incoming, mut outgoing) = listener.split();
-            let mut peer = Connection::dial(&address, config()).await.unwrap();
-            peer.send(Bytes::from_static(b"one")).await.unwrap();
-            let (from, _) = incoming.next().await.unwrap();
-            outgoing.feed((from, four_kib())).await.unwrap();
+            let (_incoming, mut outgoing, _peer) = answered().await;
             for _ in 0..3 {
                 assert!(testing::within(Some(BEFORE), outgoing.close()).await.is_none(), "after {pause:?}");
                 testing::sleep(pause).await;
@@ -109,13 +115,7 @@ fn a_close_of_the_replies_that_was_dropped_takes_nothing_of_the_next_ones_time()
 #[test]
 fn a_close_of_the_replies_that_ran_out_of_time_cuts_none_of_them() {
     small().run(async {
-        let listener = Listener::bind(ANYWHERE, config().close_timeout(LIMIT)).await.unwrap();
-        let address = Address::from(listener.local_addr());
-        let (mut incoming, mut outgoing) = listener.split();
-        let mut peer = Connection::dial(&address, config()).await.unwrap();
-        peer.send(Bytes::from_static(b"one")).await.unwrap();
-        let (from, _) = incoming.next().await.unwrap();
-        outgoing.feed((from, four_kib())).await.unwrap();
+        let (_incoming, mut outgoing, mut peer) = answered().await;
         assert_timeout(&outgoing.close().await.unwrap_err(), Limit::CloseTimeout, elapsed());
         assert_eq!(peer.next().await.unwrap().unwrap(), four_kib());
         assert!(peer.next().await.is_none());
